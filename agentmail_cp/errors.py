@@ -1,0 +1,106 @@
+"""What can go wrong for a caller, in the words of the API, and never in those of HTTP or SQL.
+
+Each error says what happened (`message`) and, where the caller can do something, what (`fix`).
+`name` and `code` are the contract's (reference: AgentMail error codes). `web/errors.py` gives each its
+status and body; nothing here knows about either.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+
+class AgentMailError(Exception):
+    """Something the caller asked for cannot be done."""
+
+    name: ClassVar[str] = "InternalError"
+    code: ClassVar[str] = "internal_error"
+
+    def __init__(
+        self, message: str, *, fix: str | None = None, field: str | None = None, code: str | None = None
+    ) -> None:
+        super().__init__(message)
+        self.message = message
+        self.fix = fix
+        self.field = field
+        self.reason = code or self.code
+
+
+class Invalid(AgentMailError):
+    """A value does not fit. `field` is where, `detail` a code from `docs/guide/errors.md`."""
+
+    name = "ValidationError"
+    code = "validation_error"
+
+    def __init__(
+        self, field: str, message: str, *, fix: str | None = None, detail: str = "INVALID_VALUE"
+    ) -> None:
+        super().__init__(message, fix=fix, field=field)
+        self.detail = detail
+
+
+class Unauthorized(AgentMailError):
+    """There is no valid API key."""
+
+    name = "UnauthorizedError"
+    code = "unauthorized"
+
+
+class Forbidden(AgentMailError):
+    """The key is valid but may not do this."""
+
+    name = "ForbiddenError"
+    code = "forbidden"
+
+
+class Taken(AgentMailError):
+    """The address belongs to somebody, or once did."""
+
+    name = "IsTakenError"
+    code = "resource_taken"
+
+
+class MessageRejected(AgentMailError):
+    """The mail server refused the message; nothing was sent."""
+
+    name = "MessageRejectedError"
+    code = "message_rejected"
+
+
+class NotFound(AgentMailError):
+    """There is no such thing, or not for this key."""
+
+    name = "NotFoundError"
+    code = "not_found"
+
+
+class Conflict(AgentMailError):
+    """The request contradicts another one."""
+
+    name = "ConflictError"
+    code = "conflict"
+
+
+class Unprocessable(AgentMailError):
+    """The request is well formed but makes no sense."""
+
+    name = "UnprocessableError"
+    code = "unprocessable"
+
+
+class TooLarge(AgentMailError):
+    """The request is larger than the limit."""
+
+    name = "ValidationError"
+    code = "validation_error"
+
+
+class Unavailable(AgentMailError):
+    """Something this service needs is away. `retry_after` is in seconds."""
+
+    name = "ServiceUnavailableError"
+    code = "service_unavailable"
+
+    def __init__(self, message: str, *, retry_after: float = 5.0, fix: str | None = None) -> None:
+        super().__init__(message, fix=fix)
+        self.retry_after = retry_after

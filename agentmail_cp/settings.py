@@ -1,0 +1,172 @@
+"""Settings: every knob of the service as one struct, read once from environment variables.
+
+Each field is the variable `AGENTMAIL_CP_<FIELD>` in upper case; the prefix keeps the official SDK's and
+CLI's own variables (`AGENTMAIL_API_KEY`, `AGENTMAIL_BASE_URL`) from being mistaken for ours. For any
+field, `AGENTMAIL_CP_<FIELD>_FILE` names a file that holds the value, as container secrets do. A value
+that does not fit raises `SettingsError`, which names the variable. Nothing else reads the environment.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import msgspec
+from msgspec import Meta
+
+PREFIX = "AGENTMAIL_CP_"
+
+Port = Annotated[int, Meta(ge=1, le=65535)]
+Seconds = Annotated[float, Meta(gt=0)]
+Count = Annotated[int, Meta(ge=1)]
+Tls = Literal["implicit", "starttls", "none"]
+
+
+class SettingsError(Exception):
+    """A setting is missing or wrong. The message names the variable and what it should be."""
+
+
+class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Every setting with its default. Times are seconds, sizes are bytes."""
+
+    database_url: Annotated[str, Meta(pattern="^postgres(ql)?://")]
+    """PostgreSQL 15 to 18, as postgresql://user:password@host:port/database."""
+
+    database_pool_size: Count = 10
+    """Connections one process may hold."""
+
+    stalwart_url: Annotated[str, Meta(pattern="^https?://")] | None = None
+    """Base URL of the Stalwart HTTP listener, for example http://stalwart:8080."""
+
+    stalwart_key: str | None = None
+    """API key of our service account in Stalwart (`API_…`), made by `agentmail-cp stalwart apply`."""
+
+    stalwart_connections: Count = 16
+    """HTTP connections one process may hold to Stalwart."""
+
+    stalwart_connect_timeout: Seconds = 1.5
+    """How long to wait for a connection before Stalwart counts as away."""
+
+    stalwart_timeout: Seconds = 10.0
+    """How long to wait for an answer."""
+
+    stalwart_admin: str | None = None
+    """`user:password` of a Stalwart administrator; only `agentmail-cp stalwart apply` uses it."""
+
+    stalwart_webhook_url: Annotated[str, Meta(pattern="^https?://")] | None = None
+    """Where Stalwart reaches this service, for example http://api:8000; None leaves the webhook off."""
+
+    stalwart_webhook_secret: str | None = None
+    """Key of the HMAC with which Stalwart signs its webhook."""
+
+    stalwart_webhook_throttle: Seconds = 0.02
+    """Shortest time between two batches of Stalwart's webhook."""
+
+    host: str = "127.0.0.1"
+    """Address the API listens on."""
+
+    port: Port = 8000
+    """Port the API listens on."""
+
+    public_url: Annotated[str, Meta(pattern="^https?://")] | None = None
+    """Base URL under which clients reach the API; by default http://host:port."""
+
+    domain: str = "agents.test"
+    """The mail domain of inboxes that are created without one."""
+
+    domain_shared: bool = True
+    """Whether `domain` is shared by organisations: its addresses then get a random suffix."""
+
+    imap_host: str | None = None
+    """Host name mail clients use for IMAP; by default the host of `public_url`."""
+
+    imap_port: Port = 993
+    imap_tls: Tls = "implicit"
+
+    smtp_host: str | None = None
+    """Host name mail clients use to submit mail; by default the host of `public_url`."""
+
+    smtp_port: Port = 587
+    smtp_tls: Tls = "starttls"
+
+    key_prefix: Annotated[str, Meta(pattern="^[A-Za-z0-9]+_$")] = "inai_"
+    """What new API keys start with. Keys are recognised by their hash, whatever their prefix."""
+
+    sweep_interval: Seconds = 60.0
+    """Every inbox is compared with Stalwart at least this often, announced or not."""
+
+    intake_batch: Annotated[int, Meta(ge=1, le=200)] = 50
+    """Inboxes read in one request to Stalwart."""
+
+    settle_interval: Annotated[float, Meta(gt=0, le=60)] = 15.0
+    """How often interrupted sends and inbox creations are looked for."""
+
+    deleted_inbox_retention_days: Annotated[int, Meta(ge=1)] | None = None
+    """Days after which a deleted inbox's mail is erased; None keeps it until it is erased by hand."""
+
+    max_message_size: Count = 25_000_000
+    """Largest message accepted for sending."""
+
+    log_level: Literal["debug", "info", "warning", "error"] = "info"
+    log_format: Literal["json", "text"] = "json"
+
+    @property
+    def base_url(self) -> str:
+        return (self.public_url or f"http://{self.host}:{self.port}").rstrip("/")
+
+
+SECRETS = frozenset(
+    {"database_url", "stalwart_key", "stalwart_admin", "stalwart_webhook_secret"},
+)
+"""Fields whose values never appear in a message."""
+
+
+def load(environ: Mapping[str, str] | None = None) -> Settings:
+    """Read the settings; raises `SettingsError` naming the first variable that does not fit."""
+    values = _collect(os.environ if environ is None else environ)
+    try:
+        return msgspec.convert(values, Settings, strict=False)
+    except msgspec.ValidationError as error:
+        raise SettingsError(_explain(error, values)) from None
+
+
+def _collect(environ: Mapping[str, str]) -> dict[str, Any]:
+    known = set(Settings.__struct_fields__)
+    values: dict[str, Any] = {}
+    for name, value in environ.items():
+        if not name.startswith(PREFIX) or value == "":
+            continue
+        field = name.removeprefix(PREFIX).lower()
+        if field in known:
+            values[field] = value
+        elif field.endswith("_file") and field.removesuffix("_file") in known:
+            values.setdefault(field.removesuffix("_file"), _read(name, value))
+        else:
+            raise SettingsError(f"{name} is not a setting; see the list in agentmail_cp/settings.py.")
+    return values
+
+
+def _read(name: str, path: str) -> str:
+    try:
+        return Path(path).read_text(encoding="utf-8").strip()
+    except OSError as error:
+        raise SettingsError(f"{name} names {path}, which cannot be read: {error.strerror}.") from None
+
+
+def _explain(error: msgspec.ValidationError, values: Mapping[str, Any]) -> str:
+    text = str(error)
+    if "missing required field" in text:
+        field = text.split("`")[1]
+        return f"{PREFIX}{field.upper()} is not set. {_purpose(field)}".strip()
+    reason, _, place = text.partition(" - at `$.")
+    field = place.rstrip("`")
+    shown = "" if field in SECRETS else f" (now {values.get(field)!r})"
+    return f"{PREFIX}{field.upper()} does not fit: {reason}{shown}."
+
+
+def _purpose(field: str) -> str:
+    return {
+        "database_url": "Set it to a PostgreSQL URL, like postgresql://user:password@host:5432/name."
+    }.get(field, "")
