@@ -1,0 +1,1 @@
+"""Everything that is particular to the Stalwart mail server; nothing outside speaks JMAP."""

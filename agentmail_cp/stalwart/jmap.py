@@ -1,0 +1,471 @@
+"""The wire: JMAP (RFC 8620) over one bounded pool of HTTP/1.1 connections to one Stalwart server.
+
+Owns requests, answers, the server's limits and the translation of everything that can go wrong on
+the way into the port's three errors. A request is in one of three states when it fails: never sent
+(`reached` False), sent without an answer (`reached` True), answered. Reads may be repeated here;
+writes never are, because only their caller can find out whether they happened.
+This module knows no data type of JMAP (mail, accounts …), follows no redirect and trusts no URL
+that the server names: behind a proxy or without STALWART_PUBLIC_URL they point elsewhere.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from base64 import b64encode
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
+from http import HTTPStatus
+from typing import TYPE_CHECKING, Any, Final, TypeVar
+from urllib.parse import quote, urlencode
+
+import httpx
+import msgspec
+
+from agentmail_cp.mailserver import (
+    MailServerConfused,
+    MailServerError,
+    MailServerRejected,
+    MailServerUnavailable,
+    Refusal,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Generator, Iterable, Iterator, Sequence
+
+T = TypeVar("T")
+
+USING: Final = (
+    "urn:ietf:params:jmap:core",
+    "urn:ietf:params:jmap:mail",
+    "urn:ietf:params:jmap:submission",
+    "urn:stalwart:jmap",
+)
+"""Sent with every request: without a method's capability Stalwart answers `unknownMethod`."""
+
+DEFAULT_RETRY_AFTER: Final = 5.0
+BACK_OFF: Final = (0.05, 0.2)
+PATIENCE: Final = 1.0
+"""Seconds after which a failed read is not tried again; people wait for the answer."""
+
+NEVER_SENT: Final = (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout)
+TOO_MANY_AT_ONCE: Final = frozenset({"maxConcurrentRequests", "maxConcurrentUpload"})
+TOO_BIG: Final = frozenset({"maxSizeRequest", "maxSizeUpload"})
+PASSING: Final = frozenset({"serverUnavailable", "serverFail", "serverPartialFail"})
+"""Method errors that say nothing about the request: Stalwart answers so when its store is away."""
+
+
+class Call(msgspec.Struct, frozen=True):
+    """One method call. `tag` names it within the request (RFC 8620 section 3.2: method call id)."""
+
+    name: str
+    arguments: dict[str, Any]
+    tag: str
+
+
+def reference(result_of: str, name: str, path: str) -> dict[str, str]:
+    """An argument taken from an earlier call of the same request (RFC 8620 section 3.7)."""
+    return {"resultOf": result_of, "name": name, "path": path}
+
+
+class MethodError(MailServerConfused):
+    """A method call was refused (RFC 8620 section 3.6.2) in a way its caller did not expect."""
+
+    def __init__(self, name: str, kind: str, description: str) -> None:
+        super().__init__(f"{name} answered {kind}: {description or 'no description'}")
+        self.type = kind
+        self.description = description
+
+
+class _Error(msgspec.Struct):
+    type: str
+    description: str = ""
+
+
+class SetError(msgspec.Struct, frozen=True, rename="camel"):
+    """Why one object of a `/set` was refused (RFC 8620 section 5.3, with Stalwart's additions)."""
+
+    type: str
+    description: str = ""
+    properties: tuple[str, ...] = ()
+    validation_errors: tuple[dict[str, Any], ...] = ()
+    linked_objects: tuple[dict[str, Any], ...] = ()
+    object_id: dict[str, Any] | str | None = None
+    existing_id: str | None = None
+
+    @property
+    def sentence(self) -> str:
+        """Everything the server said, for a person."""
+        where = f" ({', '.join(self.properties)})" if self.properties else ""
+        details = "; ".join(
+            " ".join(str(value) for value in error.values()) for error in self.validation_errors
+        )
+        return f"{self.type}{where}: {self.description or details or 'no description'}"
+
+
+class Answer(msgspec.Struct, frozen=True):
+    """What one call answered.
+
+    `followers` are further answers under the same tag (RFC 8621 section 7.5: implicit Email/set).
+    """
+
+    call: str
+    name: str
+    arguments: msgspec.Raw
+    followers: tuple[Answer, ...] = ()
+
+    @property
+    def error(self) -> MailServerError | None:
+        """The call's error in the port's words, None when it succeeded."""
+        if self.name != "error":
+            return None
+        refused = _decode(self.arguments, _Error, self.call)
+        if refused.type in PASSING:
+            return MailServerUnavailable(f"{self.call} answered {refused.type}.", reached=True)
+        if refused.type == "accountNotFound":
+            return MailServerRejected(Refusal.NO_ACCOUNT, "There is no such account.")
+        if refused.type == "forbidden":
+            return MethodError(self.call, "forbidden", _explain_permission(refused.description))
+        return MethodError(self.call, refused.type, refused.description)
+
+    def into(self, shape: type[T]) -> T:
+        """The answer's arguments. Raises `error` if there is one, Confused for another shape."""
+        if (error := self.error) is not None:
+            raise error
+        return _decode(self.arguments, shape, self.call)
+
+
+class Limits(msgspec.Struct, frozen=True, rename="camel"):
+    """The server's limits on one request (RFC 8620 section 2)."""
+
+    max_calls_in_request: int = 16
+    max_objects_in_get: int = 500
+    max_objects_in_set: int = 500
+    max_size_request: int = 10_000_000
+
+
+class _Capabilities(msgspec.Struct):
+    core: Limits = msgspec.field(name="urn:ietf:params:jmap:core")
+
+
+class _Session(msgspec.Struct):
+    capabilities: _Capabilities
+
+
+class _Response(msgspec.Struct, rename="camel"):
+    method_responses: list[tuple[str, msgspec.Raw, str]]
+
+
+class _Problem(msgspec.Struct):
+    type: str = "about:blank"
+    title: str | None = None
+    detail: str | None = None
+    limit: str | None = None
+
+    @property
+    def sentence(self) -> str:
+        return self.detail or self.title or "no explanation"
+
+
+class Blob(msgspec.Struct, frozen=True, rename="camel"):
+    """An uploaded blob; `size` in bytes."""
+
+    blob_id: str
+    size: int
+
+
+def bearer(key: str) -> str:
+    """The Authorization header for an API key (`API_…`)."""
+    return f"Bearer {key}"
+
+
+def basic(user: str, password: str) -> str:
+    """The Authorization header for an account's own login."""
+    return "Basic " + b64encode(f"{user}:{password}".encode()).decode()
+
+
+class JmapClient:
+    """A connection pool to one Stalwart under one credential. Safe to share and to cancel."""
+
+    def __init__(
+        self,
+        base_url: str,
+        authorization: str,
+        *,
+        connections: int = 16,
+        connect_timeout: float = 1.5,
+        timeout: float = 10.0,
+    ) -> None:
+        self._http = httpx.AsyncClient(
+            base_url=base_url.rstrip("/"),
+            headers={"Authorization": authorization, "User-Agent": "agentmail-cp"},
+            timeout=httpx.Timeout(timeout, connect=connect_timeout, pool=connect_timeout),
+            limits=httpx.Limits(max_connections=connections, max_keepalive_connections=connections),
+            trust_env=False,
+            follow_redirects=False,
+        )
+        # Half of the pool at most goes to one big read, so that it cannot starve everybody else.
+        self._big_reads = asyncio.Semaphore(max(1, connections // 2))
+        self._limits: Limits | None = None
+
+    async def call(self, *calls: Call, repeat: bool = False) -> dict[str, Answer]:
+        """Send the calls as one request and return their answers by tag.
+
+        `repeat` is for requests that change nothing. Raises Unavailable, Rejected (TOO_LARGE) or
+        Confused when the request as a whole fails; a call's own error waits in its `Answer`.
+        """
+        body = msgspec.json.encode(
+            {"using": USING, "methodCalls": [(c.name, c.arguments, c.tag) for c in calls]}
+        )
+        headers = {"Content-Type": "application/json"}
+        content = await self._exchange("POST", "/jmap/", body, headers, repeat=repeat)
+        answers = _by_tag(calls, _decode(content, _Response, "/jmap/").method_responses)
+        missing = [call.name for call in calls if call.tag not in answers]
+        if missing:
+            raise MailServerConfused(f"The mail server left {', '.join(missing)} unanswered.")
+        return answers
+
+    async def call_many(self, groups: Iterable[Sequence[Call]]) -> dict[str, Answer]:
+        """Send groups of reads in as few requests as the server's limits allow, some at a time.
+
+        Calls of one group stay in one request, so they may refer to each other; tags must differ
+        over all groups. Raises the first error that a request as a whole meets.
+        """
+        limit = (await self.limits()).max_calls_in_request
+        requests = list(_packed(groups, limit))
+        if len(requests) == 1:
+            return await self.call(*requests[0], repeat=True)
+        try:
+            async with asyncio.TaskGroup() as tasks:
+                running = [tasks.create_task(self._big_read(calls)) for calls in requests]
+        except ExceptionGroup as failed:
+            raise failed.exceptions[0] from None
+        return {tag: answer for task in running for tag, answer in task.result().items()}
+
+    async def limits(self) -> Limits:
+        """The server's limits; asked for once."""
+        if self._limits is None:
+            session = await self.get_json("/jmap/session", _Session)
+            self._limits = session.capabilities.core
+        return self._limits
+
+    async def get_json(self, path: str, shape: type[T]) -> T:
+        """Read a JSON document beside JMAP, for example `/api/account`."""
+        return _decode(await self._exchange("GET", path, repeat=True), shape, path)
+
+    async def upload(
+        self, account_id: str, content: AsyncIterator[bytes] | bytes, content_type: str
+    ) -> Blob:
+        """Store bytes as a blob of the account (RFC 8620 section 6.1). Rejected: TOO_LARGE."""
+        path = f"/jmap/upload/{quote(account_id, safe='')}/"
+        headers = {"Content-Type": content_type}
+        return _decode(await self._exchange("POST", path, content, headers), Blob, path)
+
+    async def download(
+        self, account_id: str, blob_id: str, start: int = 0, stop: int | None = None
+    ) -> AsyncIterator[bytes]:
+        """Bytes `start` to `stop` (exclusive) of a blob, in chunks. Rejected: NO_BLOB.
+
+        Stalwart 0.16 ignores Range headers, so the bytes before `start` are read and dropped.
+        Closing the iterator gives the connection back.
+        """
+        place = f"{quote(account_id, safe='')}/{quote(blob_id, safe='')}"
+        query = urlencode({"accept": "application/octet-stream"})
+        request = self._http.build_request("GET", f"/jmap/download/{place}/blob?{query}")
+        with _translated():
+            response = await self._http.send(request, stream=True)
+        try:
+            if response.status_code != HTTPStatus.OK:
+                await self._refuse_download(response)
+            async for chunk in _window(response, start, stop):
+                yield chunk
+        finally:
+            await response.aclose()
+
+    async def close(self) -> None:
+        """Close every connection."""
+        await self._http.aclose()
+
+    async def _big_read(self, calls: Sequence[Call]) -> dict[str, Answer]:
+        async with self._big_reads:
+            return await self.call(*calls, repeat=True)
+
+    async def _refuse_download(self, response: httpx.Response) -> None:
+        with _translated():
+            await response.aread()
+        if response.status_code == HTTPStatus.NOT_FOUND:
+            raise MailServerRejected(Refusal.NO_BLOB, "There is no such blob.")
+        raise _refused(response)
+
+    async def _exchange(
+        self,
+        method: str,
+        path: str,
+        content: AsyncIterator[bytes] | bytes | None = None,
+        headers: dict[str, str] | None = None,
+        *,
+        repeat: bool = False,
+    ) -> bytes:
+        started = time.monotonic()
+        for pause in BACK_OFF if repeat else ():
+            try:
+                return await self._exchange_once(method, path, content, headers)
+            except MailServerUnavailable as error:
+                hopeless = error.retry_after > DEFAULT_RETRY_AFTER
+                if hopeless or time.monotonic() - started > PATIENCE:
+                    raise
+            await asyncio.sleep(pause)
+        return await self._exchange_once(method, path, content, headers)
+
+    async def _exchange_once(
+        self,
+        method: str,
+        path: str,
+        content: AsyncIterator[bytes] | bytes | None,
+        headers: dict[str, str] | None,
+    ) -> bytes:
+        with _translated():
+            response = await self._http.request(method, path, content=content, headers=headers)
+        if response.status_code == HTTPStatus.OK:
+            return response.content
+        if _limit(response) == "maxCallsInRequest":
+            self._limits = None
+        raise _refused(response)
+
+
+def _by_tag(
+    calls: Sequence[Call], responses: Iterable[tuple[str, msgspec.Raw, str]]
+) -> dict[str, Answer]:
+    names = {call.tag: call.name for call in calls}
+    answers: dict[str, Answer] = {}
+    for name, arguments, tag in responses:
+        answer = Answer(names.get(tag, name), name, arguments)
+        first = answers.get(tag)
+        if first is not None:
+            followers = (*first.followers, answer)
+            answer = msgspec.structs.replace(first, followers=followers)
+        answers[tag] = answer
+    return answers
+
+
+def _packed(groups: Iterable[Sequence[Call]], limit: int) -> Iterator[list[Call]]:
+    request: list[Call] = []
+    for group in groups:
+        if request and len(request) + len(group) > limit:
+            yield request
+            request = []
+        request.extend(group)
+    if request:
+        yield request
+
+
+async def _window(response: httpx.Response, start: int, stop: int | None) -> AsyncIterator[bytes]:
+    position = 0
+    chunks = response.aiter_bytes()
+    while stop is None or position < stop:
+        with _translated():
+            chunk = await anext(chunks, None)
+        if chunk is None:
+            return
+        first = max(0, start - position)
+        last = len(chunk) if stop is None else stop - position
+        position += len(chunk)
+        if wanted := chunk[first:last]:
+            yield wanted
+
+
+@contextmanager
+def _translated() -> Generator[None]:
+    """Turn httpx's errors into the port's. Their texts name hosts at most, never a credential."""
+    try:
+        yield
+    except NEVER_SENT as error:
+        raise MailServerUnavailable(f"The mail server is away ({_name(error)}).") from None
+    except httpx.LocalProtocolError as error:
+        raise MailServerConfused(f"The request cannot be sent: {_name(error)}.") from None
+    except httpx.TransportError as error:
+        message = f"The mail server did not answer ({_name(error)})."
+        raise MailServerUnavailable(message, reached=True) from None
+    except httpx.HTTPError as error:
+        raise MailServerConfused(f"The answer cannot be read: {_name(error)}.") from None
+
+
+def _name(error: Exception) -> str:
+    return type(error).__name__
+
+
+def _refused(response: httpx.Response) -> MailServerError:
+    """The error for an HTTP status other than 200."""
+    status = response.status_code
+    problem = _problem(response)
+    if status == HTTPStatus.TOO_MANY_REQUESTS:
+        return _busy(response, problem.sentence, reached=False)
+    if status >= HTTPStatus.INTERNAL_SERVER_ERROR:
+        # 500 too: it is what Stalwart answers while its own store is away.
+        return _busy(response, f"HTTP {status}: {problem.sentence}", reached=True)
+    if problem.limit in TOO_MANY_AT_ONCE:
+        return _busy(response, problem.sentence, reached=False)
+    if problem.limit in TOO_BIG or status == HTTPStatus.REQUEST_ENTITY_TOO_LARGE:
+        return MailServerRejected(Refusal.TOO_LARGE, problem.sentence)
+    if status in {HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN, HTTPStatus.PAYMENT_REQUIRED}:
+        return MailServerConfused(_explain_login(status))
+    return MailServerConfused(f"The mail server answered HTTP {status}: {problem.sentence}")
+
+
+def _busy(response: httpx.Response, sentence: str, *, reached: bool) -> MailServerUnavailable:
+    return MailServerUnavailable(
+        f"The mail server cannot answer now ({sentence})",
+        retry_after=_retry_after(response.headers.get("Retry-After")),
+        reached=reached,
+    )
+
+
+def _explain_login(status: int) -> str:
+    return (
+        f"The mail server does not accept our key (HTTP {status}). Check that "
+        "AGENTMAIL_CP_STALWART_KEY is the key made by `agentmail-cp stalwart apply`, that it has "
+        "neither expired nor been revoked, and that it may be used from this machine's address."
+    )
+
+
+def _explain_permission(description: str) -> str:
+    return (
+        f"{description or 'the key lacks a permission'}. Run `agentmail-cp stalwart status` to see "
+        "what is missing and `agentmail-cp stalwart apply` to grant it."
+    )
+
+
+def _limit(response: httpx.Response) -> str | None:
+    return _problem(response).limit if response.status_code == HTTPStatus.BAD_REQUEST else None
+
+
+def _problem(response: httpx.Response) -> _Problem:
+    """The body as RFC 7807 problem details; empty when it is something else (a proxy's page)."""
+    try:
+        return msgspec.json.decode(response.content, type=_Problem)
+    except (msgspec.MsgspecError, UnicodeDecodeError):
+        return _Problem()
+
+
+def _retry_after(value: str | None) -> float:
+    """Seconds of a Retry-After header: a number or a date (RFC 9110 section 10.2.3)."""
+    if value is None:
+        return DEFAULT_RETRY_AFTER
+    if value.strip().isdecimal():
+        return float(value)
+    try:
+        when = parsedate_to_datetime(value)
+    except ValueError:
+        return DEFAULT_RETRY_AFTER
+    when = when if when.tzinfo else when.replace(tzinfo=UTC)
+    return max(0.0, (when - datetime.now(UTC)).total_seconds())
+
+
+def _decode(content: bytes | msgspec.Raw, shape: type[T], origin: str) -> T:
+    try:
+        return msgspec.json.decode(content, type=shape)
+    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+        reason = error if isinstance(error, msgspec.ValidationError) else _name(error)
+        message = f"{origin} answered something unknown to this version: {reason}"
+        raise MailServerConfused(message) from None
