@@ -1,0 +1,218 @@
+"""One account of the sandbox: its mails, its change log, its blobs.
+
+Document ids begin at 0, only grow and are never used again. A mail is in exactly one folder. The
+change log keeps the last `HISTORY` changes, as Stalwart does; a state from before that, of another
+account or of another process is lost. Nothing here knows about other accounts.
+"""
+
+from __future__ import annotations
+
+import secrets
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from agentmail_cp.mailserver import (
+    AccountId,
+    Attachment,
+    BlobId,
+    Changes,
+    DocumentId,
+    Folder,
+    Listing,
+    Mail,
+    MailContent,
+    MailServerRejected,
+    MailState,
+    Refusal,
+    Relabel,
+    Submitted,
+)
+from agentmail_cp.sandbox.mime import ParsedMail, parse
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+
+HISTORY = 10_000
+
+
+class StoredMail(msgspec.Struct, kw_only=True):
+    """A mail in a mailbox. `submitted` is set when it was handed in from here."""
+
+    document_id: DocumentId
+    raw: bytes
+    parsed: ParsedMail
+    received_at: datetime
+    folder: Folder
+    keywords: frozenset[str]
+    submitted: Submitted | None = None
+
+    def to_mail(self) -> Mail:
+        return msgspec.structs.replace(
+            self.parsed.index,
+            document_id=self.document_id,
+            folders=frozenset({self.folder}),
+            keywords=self.keywords,
+            received_at=self.received_at,
+        )
+
+    def to_content(self) -> MailContent:
+        return MailContent(
+            document_id=self.document_id,
+            raw_blob_id=BlobId(f"mail-{self.document_id}"),
+            headers=self.parsed.headers,
+            text=self.parsed.text,
+            html=self.parsed.html,
+            attachments=tuple(
+                Attachment(
+                    part_id=part.part_id,
+                    blob_id=BlobId(f"part-{self.document_id}-{part.part_id}"),
+                    size=len(part.data),
+                    content_type=part.content_type,
+                    filename=part.filename,
+                    content_id=part.content_id,
+                    inline=part.disposition == "inline",
+                )
+                for part in self.parsed.attachments
+            ),
+        )
+
+
+class Mailbox:
+    """An account. `address` stays for ever, `retired` only closes it."""
+
+    def __init__(self, account_id: AccountId, address: str, display_name: str | None) -> None:
+        self.account_id = account_id
+        self.address = address
+        self.display_name = display_name
+        self.password_hash: str | None = None
+        self.retired = False
+        self._mails: dict[DocumentId, StoredMail] = {}
+        self._next = 0
+        self._born: dict[DocumentId, int] = {}
+        self._log: list[DocumentId] = []
+        self._uploads: dict[BlobId, bytes] = {}
+        self._epoch = secrets.token_hex(4)
+
+    @property
+    def state(self) -> MailState:
+        return self._state_at(len(self._log))
+
+    def _state_at(self, position: int) -> MailState:
+        return MailState(f"{self._epoch}.{position}")
+
+    def _position(self, state: MailState | None) -> int:
+        epoch, _, number = (state or "").partition(".")
+        position = int(number) if number.isascii() and number.isdigit() else -1
+        oldest = max(0, len(self._log) - HISTORY)
+        if epoch != self._epoch or not oldest <= position <= len(self._log):
+            raise MailServerRejected(Refusal.STATE_LOST, "The state is too old or unknown.")
+        return position
+
+    def store(self, raw: bytes, folder: Folder, keywords: Iterable[str] = ()) -> StoredMail:
+        mail = StoredMail(
+            document_id=DocumentId(self._next),
+            raw=raw,
+            parsed=parse(raw),
+            received_at=datetime.now(UTC).replace(microsecond=0),
+            folder=folder,
+            keywords=lower(keywords),
+        )
+        self._next += 1
+        self._mails[mail.document_id] = mail
+        self._log.append(mail.document_id)
+        self._born[mail.document_id] = len(self._log)
+        return mail
+
+    def holds_twin(self, raw: bytes) -> bool:
+        """Whether Stalwart would silently drop this mail at delivery (0.16.18, `email_ingest`).
+
+        It does when a mail in Inbox or Junk has the same ids and subject; the copy in Sent of a
+        mail to oneself does not count.
+        """
+        new = parse(raw)
+        return bool(new.thread_ids) and any(
+            mail.folder in {Folder.INBOX, Folder.JUNK}
+            and mail.parsed.thread_ids == new.thread_ids
+            and mail.parsed.base_subject == new.base_subject
+            for mail in self._mails.values()
+        )
+
+    def destroy(self, document_ids: Iterable[DocumentId]) -> bool:
+        gone = [each for each in document_ids if self._mails.pop(each, None) is not None]
+        self._log.extend(gone)
+        return bool(gone)
+
+    def relabel(self, change: Relabel) -> bool:
+        """Apply one change; False when there is no such mail."""
+        mail = self._mails.get(change.document_id)
+        if mail is None:
+            return False
+        before = (mail.keywords, mail.folder)
+        mail.keywords = (mail.keywords | lower(change.add)) - lower(change.remove)
+        mail.folder = change.move_to or mail.folder
+        if (mail.keywords, mail.folder) != before:
+            self._log.append(mail.document_id)
+        return True
+
+    def changes(self, since: MailState | None, limit: int) -> Changes:
+        start = position = self._position(since)
+        seen: dict[DocumentId, None] = {}
+        for document_id in self._log[start:]:
+            if document_id not in seen and len(seen) == limit:
+                break
+            seen[document_id] = None
+            position += 1
+        gone = [each for each in seen if each not in self._mails and self._born[each] <= start]
+        return Changes(
+            account_id=self.account_id,
+            state=self._state_at(position),
+            present=self.fetch(seen),
+            destroyed=tuple(sorted(gone)),
+            more=position < len(self._log),
+        )
+
+    def changed_since(self, since: MailState | None) -> list[StoredMail]:
+        """Mails that still exist; all of them when the state is None or lost."""
+        try:
+            touched = set(self._log[self._position(since) :])
+        except MailServerRejected:
+            touched = set(self._mails)
+        return [mail for document_id, mail in self._mails.items() if document_id in touched]
+
+    def listing(self) -> Listing:
+        return Listing(state=self.state, document_ids=tuple(sorted(self._mails)))
+
+    def fetch(self, document_ids: Iterable[DocumentId]) -> tuple[Mail, ...]:
+        known = sorted(set(document_ids).intersection(self._mails))
+        return tuple(self._mails[each].to_mail() for each in known)
+
+    def read(self, document_ids: Iterable[DocumentId]) -> Mapping[DocumentId, MailContent]:
+        known = sorted(set(document_ids).intersection(self._mails))
+        return {each: self._mails[each].to_content() for each in known}
+
+    def upload(self, content: bytes) -> BlobId:
+        blob_id = BlobId(f"upload-{secrets.token_hex(8)}")
+        self._uploads[blob_id] = content
+        return blob_id
+
+    def blob(self, blob_id: BlobId) -> bytes:
+        """An upload, a raw mail or an attachment. Rejected: NO_BLOB."""
+        if blob_id in self._uploads:
+            return self._uploads[blob_id]
+        kind, _, rest = blob_id.partition("-")
+        document, _, part_id = rest.partition("-")
+        known = document.isascii() and document.isdigit()
+        mail = self._mails.get(DocumentId(int(document))) if known else None
+        if mail is not None and kind == "mail":
+            return mail.raw
+        parts = mail.parsed.attachments if mail is not None else ()
+        for part in parts:
+            if part.part_id == part_id:
+                return part.data
+        raise MailServerRejected(Refusal.NO_BLOB, f"There is no blob {blob_id}.")
+
+
+def lower(keywords: Iterable[str]) -> frozenset[str]:
+    return frozenset(keyword.lower() for keyword in keywords)

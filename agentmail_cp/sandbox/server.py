@@ -1,0 +1,411 @@
+"""`MailSandbox`: the port of `agentmail_cp.mailserver`, in memory. See the package docstring.
+
+Owns domains, accounts and the routing between them. Delivery happens inside the call that causes
+it: when `submit` has answered, the mail is in its recipients' inboxes.
+"""
+
+from __future__ import annotations
+
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from datetime import UTC, datetime
+from functools import wraps
+from importlib.metadata import version
+from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, TypeVar
+
+import msgspec
+
+from agentmail_cp.mailserver import (
+    Account,
+    AccountId,
+    BlobId,
+    Changes,
+    Cursor,
+    DocumentId,
+    Folder,
+    FoundMail,
+    Listing,
+    Mail,
+    MailContent,
+    MailServerError,
+    MailServerRejected,
+    MailState,
+    NewAccount,
+    OutgoingEmail,
+    Refusal,
+    Relabel,
+    ServerStatus,
+    Submitted,
+    Verdict,
+)
+from agentmail_cp.sandbox import mime
+from agentmail_cp.sandbox.faults import HEALTHY, Faults, Hook, answering
+from agentmail_cp.sandbox.mailbox import Mailbox, StoredMail
+from agentmail_cp.sandbox.smtp import Door
+
+if TYPE_CHECKING:
+    from collections.abc import (
+        AsyncGenerator,
+        AsyncIterator,
+        Awaitable,
+        Callable,
+        Coroutine,
+        Iterable,
+        Mapping,
+        Sequence,
+    )
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+NO_MAILBOX = "550 5.1.2 Mailbox does not exist."
+CHUNK = 65_536
+
+
+class OutboxMail(msgspec.Struct, frozen=True):
+    """A mail that would have left for another domain."""
+
+    sender: str
+    recipient: str
+    raw: bytes
+
+
+def _answered(
+    method: Callable[Concatenate[MailSandbox, P], Awaitable[R]],
+) -> Callable[Concatenate[MailSandbox, P], Coroutine[Any, Any, R]]:
+    """Send a method of the port through the faults that are set when it is called."""
+
+    @wraps(method)
+    async def call(self: MailSandbox, /, *args: P.args, **kwargs: P.kwargs) -> R:
+        async with self.answering(method.__name__):
+            return await method(self, *args, **kwargs)
+
+    return call
+
+
+class MailSandbox:
+    """A mail server in memory.
+
+    `faults` may be replaced at any time. `before` and `after` hold, by method name of the port,
+    hooks that are awaited when a call begins and when its work is done. `on_bell` is called with
+    each account whose mail changed, whoever changed it. `outbox` keeps mail to other domains.
+    `patience` is after how many seconds a slow answer counts as lost.
+    """
+
+    def __init__(
+        self,
+        *domains: str,
+        on_bell: Callable[[AccountId], None] | None = None,
+        max_size: int = 25_000_000,
+        max_recipients: int = 100,
+        patience: float = 10.0,
+    ) -> None:
+        self.faults: Faults = HEALTHY
+        self.before: dict[str, Hook] = {}
+        self.after: dict[str, Hook] = {}
+        self.on_bell = on_bell
+        self.outbox: list[OutboxMail] = []
+        self._max_size = max_size
+        self._max_recipients = max_recipients
+        self._patience = patience
+        self._domains = {domain.lower() for domain in domains}
+        self._mailboxes: dict[AccountId, Mailbox] = {}
+        self._addresses: dict[str, Mailbox] = {}
+        self._accounts_made = 0
+
+    def answering(self, method: str) -> AbstractAsyncContextManager[None]:
+        """The context one call is carried out in; used by `_answered`."""
+        return answering(
+            self.faults.of(method),
+            patience=self._patience,
+            before=self.before.get(method),
+            after=self.after.get(method),
+        )
+
+    @property
+    def hostname(self) -> str:
+        return min(self._domains, default="sandbox.test")
+
+    @asynccontextmanager
+    async def listening(self, host: str = "127.0.0.1", port: int = 0) -> AsyncGenerator[Door]:
+        """Take mail over SMTP while the context is open. Raises OSError when the port is in use."""
+        door = Door(self, hostname=self.hostname, max_size=self._max_size)
+        await door.start(host, port)
+        try:
+            yield door
+        finally:
+            await door.stop()
+
+    # --- accounts
+
+    @_answered
+    async def status(self) -> ServerStatus:
+        return ServerStatus("sandbox", version("agentmail-cp"))
+
+    @_answered
+    async def ensure_domain(self, domain: str) -> None:
+        self._domains.add(domain.lower())
+
+    @_answered
+    async def create_account(self, new: NewAccount) -> Account:
+        address = new.address.lower()
+        if address.rpartition("@")[2] not in self._domains:
+            raise MailServerRejected(
+                Refusal.UNKNOWN_DOMAIN, f"{address} is in no domain of this server."
+            )
+        if address in self._addresses:
+            raise MailServerRejected(
+                Refusal.ADDRESS_TAKEN, f"{address} belongs to another account."
+            )
+        self._accounts_made += 1
+        mailbox = Mailbox(AccountId(f"sandbox-{self._accounts_made}"), address, new.display_name)
+        mailbox.password_hash = new.password_hash
+        self._mailboxes[mailbox.account_id] = self._addresses[address] = mailbox
+        return _account(mailbox)
+
+    @_answered
+    async def find_account(self, address: str) -> Account | None:
+        mailbox = self._addresses.get(address.lower())
+        return None if mailbox is None or mailbox.retired else _account(mailbox)
+
+    @_answered
+    async def set_password(self, account_id: AccountId, password_hash: str | None) -> None:
+        self._mailbox(account_id).password_hash = password_hash
+
+    @_answered
+    async def retire_account(self, account_id: AccountId) -> None:
+        mailbox = self._mailbox(account_id)
+        mailbox.retired = True
+        mailbox.password_hash = None
+
+    @_answered
+    async def destroy_account(self, account_id: AccountId) -> None:
+        mailbox = self._mailboxes.pop(account_id, None)
+        if mailbox is not None:
+            del self._addresses[mailbox.address]
+
+    # --- sending
+
+    @_answered
+    async def submit(self, account_id: AccountId, email: OutgoingEmail) -> Submitted:
+        mailbox = self._mailbox(account_id)
+        self._check(mailbox, email)
+        raw = _build(mailbox, email, with_bcc=True)
+        if len(raw) > self._max_size:
+            raise MailServerRejected(Refusal.TOO_LARGE, f"The mail has {len(raw)} bytes.")
+        verdicts = tuple(self._verdict(recipient) for recipient in email.recipients)
+        copy = mailbox.store(raw, Folder.SENT, {"$seen", *email.keywords})
+        submitted = copy.submitted = Submitted(copy.document_id, verdicts)
+        self._bell(mailbox)
+        accepted = [verdict.address for verdict in verdicts if verdict.accepted]
+        self._send(mailbox, accepted, _build(mailbox, email, with_bcc=False))
+        return submitted
+
+    def _check(self, mailbox: Mailbox, email: OutgoingEmail) -> None:
+        if self.faults.reject is not None:
+            raise MailServerRejected(self.faults.reject, "The mail sandbox was told to refuse.")
+        if mailbox.retired or email.sender.email.lower() != mailbox.address:
+            raise MailServerRejected(Refusal.SENDER_NOT_ALLOWED, "The sender is not this account.")
+        if not email.recipients:
+            raise MailServerRejected(Refusal.INVALID_MAIL, "There is no recipient.")
+        if len(email.recipients) > self._max_recipients:
+            raise MailServerRejected(
+                Refusal.TOO_MANY_RECIPIENTS,
+                f"There are more than {self._max_recipients} recipients.",
+            )
+
+    def _verdict(self, recipient: str) -> Verdict:
+        told = {address.lower(): reply for address, reply in self.faults.refuse.items()}
+        refusal = told.get(recipient.lower())
+        if refusal is None and self._is_local(recipient):
+            refusal = None if self._bounces(recipient) else self._unroutable(recipient)
+        return Verdict(recipient, refusal is None, refusal or "250 2.1.5 Queued")
+
+    def _send(self, sender: Mailbox, recipients: Iterable[str], raw: bytes) -> None:
+        for recipient in recipients:
+            if self._bounces(recipient):
+                self._bounce(raw, sender.address, recipient)
+            elif self._is_local(recipient):
+                self._deliver(raw, recipient)
+            else:
+                self.outbox.append(OutboxMail(sender.address, recipient, raw))
+
+    @_answered
+    async def find_own(
+        self, account_id: AccountId, message_id: str, since: MailState | None
+    ) -> FoundMail | None:
+        changed = self._mailbox(account_id).changed_since(since)
+        twins = [mail for mail in changed if mail.parsed.index.message_id == message_id]
+        own = [mail for mail in twins if _is_own(mail)]
+        found = max(own, key=lambda mail: mail.submitted is not None, default=None)
+        return None if found is None else FoundMail(found.document_id, found.submitted)
+
+    # --- mail
+
+    @_answered
+    async def destroy_mail(self, account_id: AccountId, document_ids: Sequence[DocumentId]) -> None:
+        mailbox = self._mailbox(account_id)
+        if mailbox.destroy(document_ids):
+            self._bell(mailbox)
+
+    @_answered
+    async def changes(
+        self, cursors: Sequence[Cursor], *, limit: int = 200
+    ) -> Mapping[AccountId, Changes | MailServerError]:
+        return {cursor.account_id: self._changes(cursor, limit) for cursor in cursors}
+
+    def _changes(self, cursor: Cursor, limit: int) -> Changes | MailServerError:
+        try:
+            return self._mailbox(cursor.account_id).changes(cursor.state, limit)
+        except MailServerError as error:
+            return error
+
+    @_answered
+    async def listing(self, account_id: AccountId) -> Listing:
+        return self._mailbox(account_id).listing()
+
+    @_answered
+    async def fetch(
+        self, account_id: AccountId, document_ids: Sequence[DocumentId]
+    ) -> tuple[Mail, ...]:
+        return self._mailbox(account_id).fetch(document_ids)
+
+    @_answered
+    async def read(
+        self, account_id: AccountId, document_ids: Sequence[DocumentId]
+    ) -> Mapping[DocumentId, MailContent]:
+        return self._mailbox(account_id).read(document_ids)
+
+    @_answered
+    async def relabel(self, account_id: AccountId, changes: Sequence[Relabel]) -> None:
+        mailbox = self._mailbox(account_id)
+        gone = [change.document_id for change in changes if not mailbox.relabel(change)]
+        if len(gone) < len(changes):
+            self._bell(mailbox)
+        if gone:
+            raise MailServerRejected(Refusal.NO_MAIL, f"There is no mail {gone[0]}.")
+
+    @_answered
+    async def append(
+        self,
+        account_id: AccountId,
+        raw: bytes,
+        *,
+        folder: Folder,
+        keywords: frozenset[str] = frozenset(),
+    ) -> DocumentId:
+        mailbox = self._mailbox(account_id)
+        if not mime.has_headers(raw):
+            raise MailServerRejected(Refusal.INVALID_MAIL, "A mail begins with its headers.")
+        stored = mailbox.store(raw, folder, keywords)
+        self._bell(mailbox)
+        return stored.document_id
+
+    # --- blobs
+
+    @_answered
+    async def upload(
+        self, account_id: AccountId, content: AsyncIterator[bytes] | bytes, content_type: str
+    ) -> BlobId:
+        mailbox = self._mailbox(account_id)
+        data = content if isinstance(content, bytes) else b"".join([part async for part in content])
+        if len(data) > self._max_size:
+            raise MailServerRejected(
+                Refusal.TOO_LARGE, f"The {content_type} has {len(data)} bytes."
+            )
+        return mailbox.upload(data)
+
+    async def download(
+        self, account_id: AccountId, blob_id: BlobId, *, start: int = 0, stop: int | None = None
+    ) -> AsyncIterator[bytes]:
+        async with self.answering("download"):
+            data = self._mailbox(account_id).blob(blob_id)[start:stop]
+        for at in range(0, len(data), CHUNK):
+            yield data[at : at + CHUNK]
+
+    # --- the rest of the port
+
+    @_answered
+    async def ring(self) -> None:
+        """Nothing to flush: the sandbox holds no bell back."""
+
+    async def close(self) -> None:
+        """Nothing to give back."""
+
+    # --- the SMTP door and delivery
+
+    def refusal(self, recipient: str) -> str | None:
+        if self.faults.down:
+            return "451 4.3.0 The mail sandbox was told to be down."
+        if not self._is_local(recipient):
+            return "550 5.1.2 Relay not allowed."
+        return self._unroutable(recipient)
+
+    def receive(
+        self, raw: bytes, *, mail_from: str, recipients: list[str], helo: str, peer: str
+    ) -> None:
+        now = datetime.now(UTC)
+        traced = mime.with_trace(
+            raw, mail_from=mail_from, helo=helo, peer=peer, hostname=self.hostname, now=now
+        )
+        for recipient in recipients:
+            if self._bounces(recipient):
+                self._bounce(traced, mail_from, recipient)
+            else:
+                self._deliver(traced, recipient)
+
+    def _deliver(self, raw: bytes, recipient: str) -> None:
+        mailbox = self._route(recipient)
+        if mailbox is None or mailbox.holds_twin(raw):
+            return
+        mailbox.store(f"Delivered-To: {mailbox.address}\r\n".encode() + raw, Folder.INBOX)
+        self._bell(mailbox)
+
+    def _bounces(self, recipient: str) -> bool:
+        return recipient.lower() in {address.lower() for address in self.faults.bounce}
+
+    def _bounce(self, raw: bytes, sender: str, recipient: str) -> None:
+        report = mime.delivery_report(
+            raw, sender=sender, recipient=recipient, hostname=self.hostname, now=datetime.now(UTC)
+        )
+        self._deliver(report, sender)
+
+    def _is_local(self, address: str) -> bool:
+        return address.lower().rpartition("@")[2] in self._domains
+
+    def _unroutable(self, address: str) -> str | None:
+        return NO_MAILBOX if self._route(address) is None else None
+
+    def _route(self, address: str) -> Mailbox | None:
+        """The mailbox that gets mail to this address; `alice+tag` is alice's."""
+        local, _, domain = address.lower().rpartition("@")
+        mailbox = self._addresses.get(f"{local}@{domain}") or self._addresses.get(
+            f"{local.partition('+')[0]}@{domain}"
+        )
+        return None if mailbox is None or mailbox.retired else mailbox
+
+    def _mailbox(self, account_id: AccountId) -> Mailbox:
+        mailbox = self._mailboxes.get(account_id)
+        if mailbox is None:
+            raise MailServerRejected(Refusal.NO_ACCOUNT, f"There is no account {account_id}.")
+        return mailbox
+
+    def _bell(self, mailbox: Mailbox) -> None:
+        if self.on_bell is not None:
+            self.on_bell(mailbox.account_id)
+
+
+def _account(mailbox: Mailbox) -> Account:
+    return Account(mailbox.account_id, mailbox.address, mailbox.state)
+
+
+def _is_own(mail: StoredMail) -> bool:
+    """A mail to oneself is there twice; the copy that came in is not the one that was sent."""
+    return mail.submitted is not None or mail.folder in {Folder.DRAFTS, Folder.SENT}
+
+
+def _build(mailbox: Mailbox, email: OutgoingEmail, *, with_bcc: bool) -> bytes:
+    blobs = {each.blob_id: mailbox.blob(each.blob_id) for each in email.attachments}
+    try:
+        return mime.build(email, blobs, with_bcc=with_bcc)
+    except ValueError as error:
+        raise MailServerRejected(Refusal.INVALID_MAIL, str(error)) from error
