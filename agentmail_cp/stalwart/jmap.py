@@ -78,6 +78,10 @@ class MethodError(MailServerConfused):
         self.description = description
 
 
+class LoginRefused(MailServerConfused):
+    """The server does not accept our credential (HTTP 401, 402 or 403)."""
+
+
 class _Error(msgspec.Struct):
     type: str
     description: str = ""
@@ -409,7 +413,7 @@ def _refused(response: httpx.Response) -> MailServerError:
     if problem.limit in TOO_BIG or status == HTTPStatus.REQUEST_ENTITY_TOO_LARGE:
         return MailServerRejected(Refusal.TOO_LARGE, problem.sentence)
     if status in {HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN, HTTPStatus.PAYMENT_REQUIRED}:
-        return MailServerConfused(_explain_login(status))
+        return LoginRefused(_explain_login(status))
     return MailServerConfused(f"The mail server answered HTTP {status}: {problem.sentence}")
 
 
