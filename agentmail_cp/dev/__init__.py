@@ -1,0 +1,1 @@
+"""Local processes for `make dev` and for tests: PostgreSQL, Stalwart."""

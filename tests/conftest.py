@@ -1,0 +1,7 @@
+"""Fixture plug-ins every test may use; each lives in its own `fix_*.py`."""
+
+from __future__ import annotations
+
+pytest_plugins = [
+    "tests.fix_pg",
+]
