@@ -12,7 +12,7 @@ from contextlib import asynccontextmanager
 
 import msgspec
 
-from agentmail_cp.mailserver import MailServerUnavailable, Refusal
+from agentmail_cp.mailserver import MailServerConfused, MailServerUnavailable, Refusal
 
 Hook = Callable[[], Awaitable[None]]
 """Something awaited in the middle of a call, so that a test can stop the world there."""
@@ -21,7 +21,8 @@ Hook = Callable[[], Awaitable[None]]
 class Faults(msgspec.Struct, frozen=True, kw_only=True):
     """What is wrong with the sandbox; several at once are fine.
 
-    `down`, `slow` and `lost_answer` concern the calls named in `methods`, or all when it is empty.
+    `down`, `slow`, `lost_answer` and `confused` concern the calls named in `methods`, or all of
+    them when it is empty.
     """
 
     down: bool = False
@@ -32,6 +33,9 @@ class Faults(msgspec.Struct, frozen=True, kw_only=True):
 
     lost_answer: bool = False
     """The call is carried out and then raises Unavailable with `reached`."""
+
+    confused: bool = False
+    """Every call raises Confused, as when something else answers in the mail server's place."""
 
     methods: frozenset[str] = frozenset()
 
@@ -56,7 +60,7 @@ HEALTHY = Faults()
 async def answering(
     faults: Faults, *, patience: float, before: Hook | None, after: Hook | None
 ) -> AsyncGenerator[None]:
-    """Wrap one call in its faults. Raises MailServerUnavailable where they say so.
+    """Wrap one call in its faults. Raises MailServerUnavailable or MailServerConfused.
 
     `patience` is how many seconds the caller waits for an answer.
     """
@@ -64,6 +68,8 @@ async def answering(
         await before()
     if faults.down:
         raise MailServerUnavailable("The mail sandbox was told to be down.")
+    if faults.confused:
+        raise MailServerConfused("The mail sandbox was told to make no sense.")
     if faults.slow:
         await asyncio.sleep(min(faults.slow, patience))
     yield

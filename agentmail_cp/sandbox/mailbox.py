@@ -82,11 +82,12 @@ class StoredMail(msgspec.Struct, kw_only=True):
 class Mailbox:
     """An account. `address` stays for ever, `retired` only closes it."""
 
-    def __init__(self, account_id: AccountId, address: str, display_name: str | None) -> None:
+    def __init__(self, account_id: AccountId, address: str) -> None:
         self.account_id = account_id
         self.address = address
-        self.display_name = display_name
+        self.display_name: str | None = None
         self.password_hash: str | None = None
+        self.ours = True
         self.retired = False
         self._mails: dict[DocumentId, StoredMail] = {}
         self._next = 0
@@ -110,12 +111,19 @@ class Mailbox:
             raise MailServerRejected(Refusal.STATE_LOST, "The state is too old or unknown.")
         return position
 
-    def store(self, raw: bytes, folder: Folder, keywords: Iterable[str] = ()) -> StoredMail:
+    def store(
+        self,
+        raw: bytes,
+        folder: Folder,
+        keywords: Iterable[str] = (),
+        *,
+        received_at: datetime | None = None,
+    ) -> StoredMail:
         mail = StoredMail(
             document_id=DocumentId(self._next),
             raw=raw,
             parsed=parse(raw),
-            received_at=datetime.now(UTC).replace(microsecond=0),
+            received_at=(received_at or datetime.now(UTC)).astimezone(UTC).replace(microsecond=0),
             folder=folder,
             keywords=lower(keywords),
         )

@@ -48,11 +48,11 @@ if TYPE_CHECKING:
         AsyncIterator,
         Awaitable,
         Callable,
-        Coroutine,
         Iterable,
         Mapping,
         Sequence,
     )
+    from types import CoroutineType
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -71,7 +71,7 @@ class OutboxMail(msgspec.Struct, frozen=True):
 
 def _answered(
     method: Callable[Concatenate[MailSandbox, P], Awaitable[R]],
-) -> Callable[Concatenate[MailSandbox, P], Coroutine[Any, Any, R]]:
+) -> Callable[Concatenate[MailSandbox, P], CoroutineType[Any, Any, R]]:
     """Send a method of the port through the faults that are set when it is called."""
 
     @wraps(method)
@@ -156,11 +156,20 @@ class MailSandbox:
             raise MailServerRejected(
                 Refusal.ADDRESS_TAKEN, f"{address} belongs to another account."
             )
-        self._accounts_made += 1
-        mailbox = Mailbox(AccountId(f"sandbox-{self._accounts_made}"), address, new.display_name)
+        mailbox = self._open(address)
+        mailbox.display_name = new.display_name
         mailbox.password_hash = new.password_hash
-        self._mailboxes[mailbox.account_id] = self._addresses[address] = mailbox
         return _account(mailbox)
+
+    def add_stranger(self, address: str) -> None:
+        """Make an account that belongs to somebody else, as a shared server has."""
+        self._open(address.lower()).ours = False
+
+    def _open(self, address: str) -> Mailbox:
+        self._accounts_made += 1
+        mailbox = Mailbox(AccountId(f"sandbox-{self._accounts_made}"), address)
+        self._mailboxes[mailbox.account_id] = self._addresses[address] = mailbox
+        return mailbox
 
     @_answered
     async def find_account(self, address: str) -> Account | None:
@@ -193,8 +202,9 @@ class MailSandbox:
         if len(raw) > self._max_size:
             raise MailServerRejected(Refusal.TOO_LARGE, f"The mail has {len(raw)} bytes.")
         verdicts = tuple(self._verdict(recipient) for recipient in email.recipients)
-        copy = mailbox.store(raw, Folder.SENT, {"$seen", *email.keywords})
-        submitted = copy.submitted = Submitted(copy.document_id, verdicts)
+        keywords = {"$seen", *email.keywords}
+        copy = mailbox.store(raw, Folder.SENT, keywords, received_at=email.date)
+        submitted = copy.submitted = Submitted(copy.document_id, len(raw), verdicts)
         self._bell(mailbox)
         accepted = [verdict.address for verdict in verdicts if verdict.accepted]
         self._send(mailbox, accepted, _build(mailbox, email, with_bcc=False))
@@ -395,7 +405,7 @@ class MailSandbox:
 
 
 def _account(mailbox: Mailbox) -> Account:
-    return Account(mailbox.account_id, mailbox.address, mailbox.state)
+    return Account(mailbox.account_id, mailbox.address, mailbox.state, mailbox.ours)
 
 
 def _is_own(mail: StoredMail) -> bool:
