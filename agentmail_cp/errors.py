@@ -17,7 +17,12 @@ class AgentMailError(Exception):
     code: ClassVar[str] = "internal_error"
 
     def __init__(
-        self, message: str, *, fix: str | None = None, field: str | None = None, code: str | None = None
+        self,
+        message: str,
+        *,
+        fix: str | None = None,
+        field: str | None = None,
+        code: str | None = None,
     ) -> None:
         super().__init__(message)
         self.message = message
@@ -75,10 +80,16 @@ class NotFound(AgentMailError):
 
 
 class Conflict(AgentMailError):
-    """The request contradicts another one."""
+    """The request contradicts another one. `retry_after` is in seconds, where waiting helps."""
 
     name = "ConflictError"
     code = "conflict"
+
+    def __init__(
+        self, message: str, *, fix: str | None = None, retry_after: float | None = None
+    ) -> None:
+        super().__init__(message, fix=fix)
+        self.retry_after = retry_after
 
 
 class Unprocessable(AgentMailError):

@@ -98,11 +98,14 @@ class NewAccount(msgspec.Struct, frozen=True):
 
 
 class Account(msgspec.Struct, frozen=True):
-    """An account the server has. `state` is where its mail stands at this moment."""
+    """An account the server has. `state` is where its mail stands at this moment. `ours` is False for
+    an account that `create_account` did not make: it is somebody's, and never to be touched.
+    """
 
     account_id: AccountId
     address: str
     state: MailState
+    ours: bool = True
 
 
 class OutgoingAttachment(msgspec.Struct, frozen=True):
@@ -149,12 +152,14 @@ class Verdict(msgspec.Struct, frozen=True):
 
 
 class Submitted(msgspec.Struct, frozen=True):
-    """A mail that was handed in: its copy in the account and one verdict per recipient.
+    """A mail that was handed in: its copy in the account, that copy's size in bytes, and one verdict
+    per recipient. The copy's `received_at` is the mail's `date`.
 
     When no verdict is accepted, nothing leaves the server, but the copy exists until it is destroyed.
     """
 
     document_id: DocumentId
+    size: int
     verdicts: tuple[Verdict, ...]
 
     @property
@@ -294,7 +299,8 @@ class MailServer(Protocol):
     async def retire_account(self, account_id: AccountId) -> None:
         """Keep the mail, free nobody: its address answers 550 at RCPT from now on, also under a
         catch-all, and no login works. Its mail stays readable through this port. Repeating it has no
-        effect. Rejected: NO_ACCOUNT."""
+        effect. Rejected: NO_ACCOUNT.
+        """
         ...
 
     async def destroy_account(self, account_id: AccountId) -> None:
@@ -313,7 +319,8 @@ class MailServer(Protocol):
         self, account_id: AccountId, message_id: str, since: MailState | None
     ) -> FoundMail | None:
         """Find a mail of `submit` again by Message-ID among what changed after `since` (None: all),
-        and whether it was handed in. Never answers from a search index, which lags."""
+        and whether it was handed in. Never answers from a search index, which lags.
+        """
         ...
 
     async def destroy_mail(self, account_id: AccountId, document_ids: Sequence[DocumentId]) -> None:

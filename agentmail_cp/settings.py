@@ -49,7 +49,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     stalwart_connect_timeout: Seconds = 1.5
     """How long to wait for a connection before Stalwart counts as away."""
 
-    stalwart_timeout: Seconds = 10.0
+    stalwart_timeout: Seconds = 5.0
     """How long to wait for an answer."""
 
     stalwart_admin: str | None = None
@@ -144,7 +144,9 @@ def _collect(environ: Mapping[str, str]) -> dict[str, Any]:
         elif field.endswith("_file") and field.removesuffix("_file") in known:
             values.setdefault(field.removesuffix("_file"), _read(name, value))
         else:
-            raise SettingsError(f"{name} is not a setting; see the list in agentmail_cp/settings.py.")
+            raise SettingsError(
+                f"{name} is not a setting; see the list in agentmail_cp/settings.py."
+            )
     return values
 
 
@@ -152,7 +154,9 @@ def _read(name: str, path: str) -> str:
     try:
         return Path(path).read_text(encoding="utf-8").strip()
     except OSError as error:
-        raise SettingsError(f"{name} names {path}, which cannot be read: {error.strerror}.") from None
+        raise SettingsError(
+            f"{name} names {path}, which cannot be read: {error.strerror}."
+        ) from None
 
 
 def _explain(error: msgspec.ValidationError, values: Mapping[str, Any]) -> str:

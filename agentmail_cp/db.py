@@ -1,0 +1,200 @@
+"""PostgreSQL: the pool, transactions, rows as structs, and the migration runner.
+
+A transaction (`Tx`) is opened at the edge (a request, a job, a process loop) and handed down as the
+first argument; nobody else commits, and nothing waits for the network inside one. When PostgreSQL is
+away, `Unavailable` is raised, and the pool connects again by itself. Owns the table `migration`; every
+other table belongs to the module named after it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import hashlib
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
+from importlib.resources import files
+from typing import Any, LiteralString, TypeVar, cast
+
+import msgspec
+import psycopg
+import structlog
+from psycopg import AsyncConnection, AsyncCursor
+from psycopg.rows import DictRow, dict_row
+from psycopg.types.json import set_json_dumps, set_json_loads
+from psycopg_pool import AsyncConnectionPool, PoolTimeout, TooManyRequests
+
+from agentmail_cp.errors import Unavailable
+
+T = TypeVar("T")
+Tx = AsyncConnection[DictRow]
+
+log = structlog.stdlib.get_logger(__name__)
+
+LOCK_MIGRATIONS = 0x61676D61696C
+"""Advisory lock held while migrating: the letters `agmail`."""
+
+set_json_dumps(msgspec.json.encode)
+set_json_loads(msgspec.json.decode)
+
+
+class Database:
+    """A pool of connections. `transaction` is the only way to one."""
+
+    def __init__(self, url: str, *, size: int = 10, wait: float = 2.0) -> None:
+        self.url = url
+        self._pool = AsyncConnectionPool[Tx](
+            url,
+            min_size=1,
+            max_size=size,
+            max_waiting=size * 50,
+            timeout=wait,
+            open=False,
+            check=AsyncConnectionPool[Tx].check_connection,
+            kwargs={"row_factory": dict_row, "autocommit": True, "connect_timeout": 2},
+            name="agentmail-cp",
+        )
+
+    async def open(self) -> None:
+        await self._pool.open()
+
+    async def close(self) -> None:
+        await self._pool.close(timeout=2)
+
+    @contextlib.asynccontextmanager
+    async def transaction(self) -> AsyncGenerator[Tx]:
+        """One transaction: committed when the block ends, rolled back when it raises."""
+        try:
+            async with self._pool.connection() as connection, connection.transaction():
+                yield connection
+        except (psycopg.OperationalError, PoolTimeout, TooManyRequests) as error:
+            log.warning("database.unavailable", reason=type(error).__name__)
+            raise Unavailable("The database is not answering.", retry_after=2.0) from error
+
+    async def listen(self, channel: LiteralString) -> AsyncIterator[None]:
+        """Yield once per notification on `channel`, and once after every (re)connection, for ever."""
+        while True:
+            try:
+                async with await AsyncConnection.connect(self.url, autocommit=True) as connection:
+                    await connection.execute(f"listen {channel}")
+                    yield
+                    async for _ in connection.notifies():
+                        yield
+            except psycopg.OperationalError:
+                await asyncio.sleep(1.0)
+
+
+def struct_row(kind: type[T]) -> Callable[[AsyncCursor[Any]], Callable[[Sequence[Any]], T]]:
+    """A psycopg row factory that gives frozen structs instead of dicts."""
+
+    def factory(cursor: AsyncCursor[Any]) -> Callable[[Sequence[Any]], T]:
+        names = [column.name for column in cursor.description or ()]
+
+        def make(values: Sequence[Any]) -> T:
+            return msgspec.convert(dict(zip(names, values, strict=True)), kind)
+
+        return make
+
+    return factory
+
+
+async def fetch_all(
+    tx: Tx, kind: type[T], query: LiteralString, parameters: dict[str, Any]
+) -> list[T]:
+    """All rows of a query as structs."""
+    async with tx.cursor(row_factory=struct_row(kind)) as cursor:
+        await cursor.execute(query, parameters)
+        return await cursor.fetchall()
+
+
+async def fetch_one(
+    tx: Tx, kind: type[T], query: LiteralString, parameters: dict[str, Any]
+) -> T | None:
+    """The first row of a query as a struct, or None."""
+    async with tx.cursor(row_factory=struct_row(kind)) as cursor:
+        await cursor.execute(query, parameters)
+        return await cursor.fetchone()
+
+
+async def fetch_only(tx: Tx, kind: type[T], query: LiteralString, parameters: dict[str, Any]) -> T:
+    """The row of a query that always has one, such as an `insert … returning`."""
+    row = await fetch_one(tx, kind, query, parameters)
+    if row is None:
+        raise LookupError("A query that always has a row had none.")
+    return row
+
+
+class MigrationChanged(Exception):
+    """A migration that was applied once has another text now; write a new one instead."""
+
+
+class Migration(msgspec.Struct, frozen=True):
+    """One numbered SQL file."""
+
+    name: str
+    sql: str
+
+    @property
+    def digest(self) -> str:
+        return hashlib.sha256(self.sql.encode()).hexdigest()
+
+
+def migrations() -> list[Migration]:
+    """The migrations of this release, in order."""
+    folder = files("agentmail_cp") / "migrations"
+    names = sorted(entry.name for entry in folder.iterdir() if entry.name.endswith(".sql"))
+    return [Migration(name, (folder / name).read_text(encoding="utf-8")) for name in names]
+
+
+async def migrate(url: str) -> list[str]:
+    """Apply what is missing, each file in its own transaction, one process at a time.
+
+    Returns the names applied. Raises `MigrationChanged` when an applied file has changed, and
+    `Unavailable` when PostgreSQL is away.
+    """
+    try:
+        async with await AsyncConnection[DictRow].connect(
+            url, autocommit=True, row_factory=dict_row, connect_timeout=5
+        ) as connection:
+            await connection.execute("select pg_advisory_lock(%s)", (LOCK_MIGRATIONS,))
+            return await _apply_missing(connection)
+    except psycopg.OperationalError as error:
+        raise Unavailable(f"PostgreSQL is not answering: {str(error).splitlines()[0]}") from error
+
+
+async def _apply_missing(connection: Tx) -> list[str]:
+    await connection.execute(
+        "create table if not exists migration"
+        " (name text primary key, digest text not null, applied_at timestamptz default now())"
+    )
+    rows = await (await connection.execute("select name, digest from migration")).fetchall()
+    applied = {row["name"]: row["digest"] for row in rows}
+    missing = [each for each in migrations() if each.name not in applied]
+    for each in migrations():
+        if applied.get(each.name, each.digest) != each.digest:
+            raise MigrationChanged(f"{each.name} was applied with another text.")
+    for each in missing:
+        await _apply(connection, each)
+    return [each.name for each in missing]
+
+
+async def _apply(connection: Tx, migration: Migration) -> None:
+    async with connection.transaction():
+        await connection.execute("set local lock_timeout = '4s'")
+        # The text is a file of this package, never input.
+        await connection.execute(cast("LiteralString", migration.sql))
+        await connection.execute(
+            "insert into migration (name, digest) values (%s, %s)",
+            (migration.name, migration.digest),
+        )
+
+
+async def pending(tx: Tx) -> list[str]:
+    """Names of migrations this release has and the database does not."""
+    row = await (
+        await tx.execute("select to_regclass('migration') is not null as there")
+    ).fetchone()
+    if row is None or not row["there"]:
+        return [each.name for each in migrations()]
+    rows = await (await tx.execute("select name from migration")).fetchall()
+    applied = {row["name"] for row in rows}
+    return [each.name for each in migrations() if each.name not in applied]

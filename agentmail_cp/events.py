@@ -1,0 +1,119 @@
+"""The event log: what happened to an inbox, append-only, in an order without gaps.
+
+Owns the table `event`. Each event gets the next number of its inbox, taken from `inbox_sync.event_seq`
+under that row's lock, so that an inbox's numbers are gap-free and commit in order. An event row holds ids
+and small facts, never a subject, address list or body: those are read from Stalwart at delivery.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from enum import StrEnum
+from typing import Any
+from uuid import UUID
+
+import msgspec
+from psycopg.types.json import Jsonb
+from uuid_utils.compat import uuid7
+
+from agentmail_cp.db import Tx, fetch_all, fetch_only
+
+
+class EventType(StrEnum):
+    """The contract's event types that exist so far."""
+
+    MESSAGE_RECEIVED = "message.received"
+    MESSAGE_RECEIVED_SPAM = "message.received.spam"
+    MESSAGE_RECEIVED_BLOCKED = "message.received.blocked"
+    MESSAGE_RECEIVED_UNAUTHENTICATED = "message.received.unauthenticated"
+    MESSAGE_SENT = "message.sent"
+    LABEL_ADDED = "label.added"
+    LABEL_REMOVED = "label.removed"
+
+
+class NewEvent(msgspec.Struct, frozen=True, kw_only=True):
+    """Something that just happened to a message."""
+
+    type: EventType
+    thread_id: UUID
+    message_id: str
+    document_id: int
+    facts: Mapping[str, Any] = {}
+
+
+class Event(msgspec.Struct, frozen=True, kw_only=True):
+    """One row of the log. `seq` counts from 1 within the inbox."""
+
+    event_id: UUID
+    inbox_id: UUID
+    seq: int
+    type: EventType
+    thread_id: UUID | None
+    message_id: str | None
+    facts: dict[str, Any]
+    created_at: datetime
+
+
+class _Numbered(msgspec.Struct, frozen=True):
+    event_seq: int
+    pod_id: UUID
+
+
+async def append(
+    tx: Tx, *, organization_id: UUID, inbox_id: UUID, events: Sequence[NewEvent]
+) -> None:
+    """Write events of one inbox, in order."""
+    if not events:
+        return
+    numbered = await fetch_only(
+        tx,
+        _Numbered,
+        "update inbox_sync set event_seq = event_seq + %(count)s"
+        " where inbox_id = %(inbox_id)s and organization_id = %(organization_id)s"
+        " returning event_seq, pod_id",
+        {"count": len(events), "inbox_id": inbox_id, "organization_id": organization_id},
+    )
+    first = numbered.event_seq - len(events) + 1
+    async with tx.cursor() as cursor:
+        await cursor.executemany(
+            "insert into event (event_id, organization_id, pod_id, inbox_id, seq, type,"
+            " thread_id, message_id, document_id, facts) values (%(event_id)s,"
+            " %(organization_id)s, %(pod_id)s, %(inbox_id)s, %(seq)s, %(type)s,"
+            " %(thread_id)s, %(message_id)s, %(document_id)s, %(facts)s)",
+            [
+                {
+                    "event_id": uuid7(),
+                    "organization_id": organization_id,
+                    "pod_id": numbered.pod_id,
+                    "inbox_id": inbox_id,
+                    "seq": seq,
+                    "type": event.type.value,
+                    "thread_id": event.thread_id,
+                    "message_id": event.message_id,
+                    "document_id": event.document_id,
+                    "facts": Jsonb(dict(event.facts)),
+                }
+                for seq, event in enumerate(events, first)
+            ],
+        )
+
+
+async def list_of_inbox(tx: Tx, organization_id: UUID, inbox_id: UUID) -> list[Event]:
+    """All events of an inbox, oldest first."""
+    return await fetch_all(
+        tx,
+        Event,
+        "select event_id, inbox_id, seq, type, thread_id, message_id, facts, created_at"
+        " from event where organization_id = %(organization_id)s and inbox_id = %(inbox_id)s"
+        " order by seq",
+        {"organization_id": organization_id, "inbox_id": inbox_id},
+    )
+
+
+async def erase(tx: Tx, *, organization_id: UUID, inbox_id: UUID) -> None:
+    """Forget every event of an inbox."""
+    await tx.execute(
+        "delete from event where inbox_id = %(inbox_id)s and organization_id = %(organization_id)s",
+        {"inbox_id": inbox_id, "organization_id": organization_id},
+    )

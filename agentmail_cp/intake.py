@@ -1,0 +1,393 @@
+"""Intake: learning what happened in the mailboxes, losing nothing and announcing nothing twice.
+
+Stalwart's webhook is only a doorbell: it is lossy, repeats itself and holds events back, so it does no
+more than mark an inbox as due. The truth is what changed since the state stored in `inbox_sync`. A batch of
+due inboxes is claimed, read in one request and written in one transaction together with the new states;
+an inbox's state moves on only if it still is what was read from, so reading one twice is harmless. The
+sweep claims inboxes nobody rang for. An inbox that fails waits alone, longer each time. States of a row:
+quiet (`due_at` null) → due → claimed (`claimed_until`) → quiet, or due again later. A claim outlives its
+worker by `LEASE` at most. Never decides what a message means: `messages.record` does.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import UTC, datetime, timedelta
+from random import SystemRandom
+from uuid import UUID
+
+import msgspec
+import structlog
+from prometheus_client import Counter, Gauge, Histogram
+
+from agentmail_cp import messages, sending
+from agentmail_cp.db import Database, Tx, fetch_all
+from agentmail_cp.errors import Unavailable
+from agentmail_cp.mailserver import (
+    AccountId,
+    Changes,
+    Cursor,
+    MailServer,
+    MailServerError,
+    MailServerRejected,
+    MailServerUnavailable,
+    MailState,
+    Refusal,
+)
+from agentmail_cp.messages import Place
+
+log = structlog.stdlib.get_logger(__name__)
+
+CHANNEL = "intake"
+LEASE = timedelta(seconds=5)
+LONGEST_BACKOFF = timedelta(minutes=5)
+IDLE = 1.0
+"""Seconds between looks at the table when nobody rings."""
+
+CHUNK = 200
+"""Messages read at a time when an inbox is read from scratch."""
+
+_rng = SystemRandom()
+
+BATCHES = Counter("agentmail_intake_batches", "Batches of inboxes read.")
+INBOXES = Counter("agentmail_intake_inboxes", "Inboxes read, by outcome.", ["outcome"])
+SECONDS = Histogram("agentmail_intake_seconds", "Time one batch takes.")
+FAILING = Gauge("agentmail_intake_failing_inboxes", "Inboxes whose last reading failed.")
+OLDEST_DUE = Gauge("agentmail_intake_oldest_due_seconds", "Age of the oldest unanswered bell.")
+
+
+class Claim(msgspec.Struct, frozen=True, kw_only=True):
+    """An inbox this worker reads now, and the state it reads from."""
+
+    inbox_id: UUID
+    organization_id: UUID
+    pod_id: UUID
+    domain: str
+    account_id: AccountId
+    state: MailState | None
+    failures: int
+
+    @property
+    def place(self) -> Place:
+        return Place(self.inbox_id, self.organization_id, self.pod_id, self.domain)
+
+
+async def ring(tx: Tx, accounts: Iterable[AccountId]) -> None:
+    """Mark the inboxes of these accounts as due and wake the workers."""
+    await tx.execute(
+        "update inbox_sync set due_at = now() where account_id = any(%(accounts)s)"
+        " and (due_at is null or (due_at > now() and failures = 0))",
+        {"accounts": sorted(accounts)},
+    )
+    await tx.execute("select pg_notify('intake', '')")
+
+
+class Doorbell:
+    """Takes what Stalwart's webhook announces: answers at once, writes a moment later.
+
+    Stalwart keeps the last events of a burst back until another event comes (seen on 0.16.18), so each
+    announcement of something else than our own ring is followed by one ring, a little later than the
+    webhook's throttle. What is lost between answer and write, the sweep finds.
+    """
+
+    def __init__(self, db: Database, server: MailServer, *, throttle: float) -> None:
+        self._db = db
+        self._server = server
+        self._pause = throttle * 1.5 + 0.005
+        self._accounts: set[AccountId] = set()
+        self._rung = asyncio.Event()
+        self._ring_again = asyncio.Event()
+
+    def announce(self, accounts: Iterable[AccountId], *, only_ring: bool) -> None:
+        """Something happened in these accounts. Never waits."""
+        self._accounts.update(accounts)
+        if self._accounts:
+            self._rung.set()
+        if not only_ring:
+            self._ring_again.set()
+
+    async def run(self) -> None:
+        """Write announcements and ring until cancelled."""
+        async with asyncio.TaskGroup() as group:
+            group.create_task(self._write())
+            group.create_task(self._ring())
+
+    async def _write(self) -> None:
+        while True:
+            await self._rung.wait()
+            self._rung.clear()
+            accounts, self._accounts = self._accounts, set()
+            try:
+                async with self._db.transaction() as tx:
+                    await ring(tx, accounts)
+            except Unavailable:
+                self._accounts |= accounts
+                await asyncio.sleep(1)
+                self._rung.set()
+
+    async def _ring(self) -> None:
+        while True:
+            await self._ring_again.wait()
+            self._ring_again.clear()
+            await asyncio.sleep(self._pause)
+            with contextlib.suppress(MailServerError):
+                await self._server.ring()
+
+
+class Intake:
+    """The loop that reads due inboxes. One per worker process."""
+
+    def __init__(
+        self, db: Database, server: MailServer, *, batch: int = 50, sweep_interval: float = 60.0
+    ) -> None:
+        self._db = db
+        self._server = server
+        self._batch = batch
+        self._sweep_interval = timedelta(seconds=sweep_interval)
+        self._started_at = datetime.now(UTC)
+        self._woken = asyncio.Event()
+
+    async def run(self) -> None:
+        """Read inboxes until cancelled."""
+        async with asyncio.TaskGroup() as group:
+            group.create_task(self._listen())
+            group.create_task(self._work())
+            group.create_task(self._watch())
+
+    async def _listen(self) -> None:
+        async for _ in self._db.listen(CHANNEL):
+            self._woken.set()
+
+    async def _work(self) -> None:
+        while True:
+            self._woken.clear()
+            if await self._step():
+                continue
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(IDLE):
+                    await self._woken.wait()
+
+    async def _step(self) -> bool:
+        """Read one batch; False when there is nothing to do or nobody to ask."""
+        try:
+            return await self.read_batch() > 0
+        except (Unavailable, MailServerUnavailable) as error:
+            log.warning("intake.waiting", reason=str(error))
+            return False
+        except Exception:
+            log.exception("intake.failed")
+            return False
+
+    async def read_batch(self) -> int:
+        """Claim a batch, read it, write it. Returns the number of inboxes claimed."""
+        async with self._db.transaction() as tx:
+            claims = await self._claim(tx)
+        if not claims:
+            return 0
+        BATCHES.inc()
+        with SECONDS.time():
+            await self._read(claims)
+        return len(claims)
+
+    async def _claim(self, tx: Tx) -> list[Claim]:
+        due = await fetch_all(tx, Claim, _CLAIM_DUE, {"batch": self._batch, "lease": LEASE})
+        if len(due) == self._batch:
+            return due
+        oldest = max(datetime.now(UTC) - self._sweep_interval, self._started_at)
+        parameters = {"batch": self._batch - len(due), "lease": LEASE, "oldest": oldest}
+        return due + await fetch_all(tx, Claim, _CLAIM_STALE, parameters)
+
+    async def _read(self, claims: Sequence[Claim]) -> None:
+        try:
+            answers = await self._server.changes(
+                [Cursor(claim.account_id, claim.state) for claim in claims]
+            )
+        except MailServerUnavailable:
+            async with self._db.transaction() as tx:
+                await _release(tx, claims)
+            raise
+        except MailServerError as error:
+            await self._read_alone(claims, error)
+            return
+        await self._write(claims, answers)
+        for claim in claims:
+            if _lost(answers[claim.account_id]):
+                await self._from_scratch(claim)
+
+    async def _read_alone(self, claims: Sequence[Claim], error: MailServerError) -> None:
+        """One of these spoils the whole answer: read each by itself."""
+        if len(claims) > 1:
+            for claim in claims:
+                await self._read([claim])
+            return
+        async with self._db.transaction() as tx:
+            await _postpone(tx, claims[0], error)
+
+    async def _write(
+        self, claims: Sequence[Claim], answers: Mapping[AccountId, Changes | MailServerError]
+    ) -> None:
+        async with self._db.transaction() as tx:
+            for claim in sorted(claims, key=lambda each: each.inbox_id):
+                answer = answers[claim.account_id]
+                if isinstance(answer, Changes):
+                    await _apply_alone(tx, claim, answer)
+                elif not _lost(answer):
+                    await _postpone(tx, claim, answer)
+
+    async def _from_scratch(self, claim: Claim) -> None:
+        """Compare an inbox with everything the mail server has of it."""
+        try:
+            await self._resync(claim)
+        except MailServerError as error:
+            async with self._db.transaction() as tx:
+                await _postpone(tx, claim, error)
+
+    async def _resync(self, claim: Claim) -> None:
+        async with self._db.transaction() as tx:
+            known = await messages.documents(tx, claim.place)
+        listing = await self._server.listing(claim.account_id)
+        there = list(listing.document_ids)
+        for start in range(0, len(there), CHUNK):
+            mails = await self._server.fetch(claim.account_id, there[start : start + CHUNK])
+            async with self._db.transaction() as tx:
+                await _hold(tx, claim)
+                held = await sending.live_message_ids(tx, claim.place)
+                await messages.record(tx, claim.place, present=mails, held=held)
+        async with self._db.transaction() as tx:
+            await messages.lock(tx, claim.organization_id, claim.inbox_id)
+            if await _advance(tx, claim, listing.state, more=False):
+                await messages.record(tx, claim.place, destroyed=known - set(there))
+        INBOXES.labels("from_scratch").inc()
+
+    async def _watch(self) -> None:
+        """Keep the gauges true."""
+        while True:
+            with contextlib.suppress(Unavailable):
+                await self._measure()
+            await asyncio.sleep(10)
+
+    async def _measure(self) -> None:
+        async with self._db.transaction() as tx:
+            row = await (
+                await tx.execute(
+                    "select count(*) filter (where failures > 0) as failing,"
+                    " coalesce(extract(epoch from now() - min(due_at)), 0)::float as oldest"
+                    " from inbox_sync where due_at is not null"
+                )
+            ).fetchone()
+        if row is not None:
+            FAILING.set(row["failing"])
+            OLDEST_DUE.set(max(0.0, row["oldest"]))
+
+
+_CLAIM_DUE = """
+with picked as (
+    select inbox_id from inbox_sync
+    where (due_at <= now() and (claimed_until is null or claimed_until < now()))
+       or claimed_until < now()
+    order by due_at limit %(batch)s for update skip locked
+)
+update inbox_sync set due_at = null, claimed_until = now() + %(lease)s
+from picked, inbox
+where inbox_sync.inbox_id = picked.inbox_id and inbox.inbox_id = picked.inbox_id
+returning inbox_sync.inbox_id, inbox_sync.organization_id, inbox_sync.pod_id, inbox.domain,
+    inbox_sync.account_id, inbox_sync.state, inbox_sync.failures
+"""
+
+_CLAIM_STALE = """
+with picked as (
+    select inbox_id from inbox_sync
+    where synced_at < %(oldest)s and claimed_until is null and due_at is null
+    order by synced_at limit %(batch)s for update skip locked
+)
+update inbox_sync set claimed_until = now() + %(lease)s
+from picked, inbox
+where inbox_sync.inbox_id = picked.inbox_id and inbox.inbox_id = picked.inbox_id
+returning inbox_sync.inbox_id, inbox_sync.organization_id, inbox_sync.pod_id, inbox.domain,
+    inbox_sync.account_id, inbox_sync.state, inbox_sync.failures
+"""
+
+
+def _lost(answer: Changes | MailServerError) -> bool:
+    return isinstance(answer, MailServerRejected) and answer.code is Refusal.STATE_LOST
+
+
+async def _apply_alone(tx: Tx, claim: Claim, changes: Changes) -> None:
+    """Write one inbox in a savepoint, so that its trouble stays its own."""
+    try:
+        async with tx.transaction():
+            if await _advance(tx, claim, changes.state, more=changes.more):
+                held = await sending.live_message_ids(tx, claim.place)
+                await messages.record(
+                    tx,
+                    claim.place,
+                    present=changes.present,
+                    destroyed=changes.destroyed,
+                    held=held,
+                )
+    except Exception as error:
+        if tx.closed:
+            raise
+        log.exception("intake.inbox_failed", inbox_id=str(claim.inbox_id))
+        await _postpone(tx, claim, error)
+    else:
+        INBOXES.labels("read").inc()
+
+
+async def _advance(tx: Tx, claim: Claim, state: MailState, *, more: bool) -> bool:
+    """Move the inbox's state on; False when somebody else already has."""
+    cursor = await tx.execute(
+        "update inbox_sync set state = %(state)s, claimed_until = null, synced_at = now(),"
+        " failures = 0, last_error = null, due_at = case when %(more)s then now() else due_at end"
+        " where inbox_id = %(inbox_id)s and organization_id = %(organization_id)s"
+        " and state is not distinct from %(read_from)s",
+        {
+            "state": state,
+            "more": more,
+            "inbox_id": claim.inbox_id,
+            "organization_id": claim.organization_id,
+            "read_from": claim.state,
+        },
+    )
+    return cursor.rowcount == 1
+
+
+async def _postpone(tx: Tx, claim: Claim, error: Exception) -> None:
+    """Try this inbox again later, each time later, and keep why it failed."""
+    INBOXES.labels("failed").inc()
+    wait = min(timedelta(seconds=2**claim.failures), LONGEST_BACKOFF) * _rng.uniform(0.8, 1.2)
+    await tx.execute(
+        "update inbox_sync set due_at = now() + %(wait)s, claimed_until = null,"
+        " failures = failures + 1, last_error = %(reason)s"
+        " where inbox_id = %(inbox_id)s and organization_id = %(organization_id)s",
+        {
+            "wait": wait,
+            "reason": type(error).__name__,
+            "inbox_id": claim.inbox_id,
+            "organization_id": claim.organization_id,
+        },
+    )
+
+
+async def _release(tx: Tx, claims: Sequence[Claim]) -> None:
+    """Give claims back unread: the mail server as a whole is away."""
+    await tx.execute(
+        "update inbox_sync set claimed_until = null, due_at = now() + interval '1 s'"
+        " where inbox_id = any(%(inboxes)s)",
+        {"inboxes": [claim.inbox_id for claim in claims]},
+    )
+
+
+async def _hold(tx: Tx, claim: Claim) -> None:
+    """Keep the claim while a long reading goes on, and take the inbox's lock."""
+    await tx.execute(
+        "update inbox_sync set claimed_until = now() + %(lease)s"
+        " where inbox_id = %(inbox_id)s and organization_id = %(organization_id)s",
+        {
+            "lease": LEASE,
+            "inbox_id": claim.inbox_id,
+            "organization_id": claim.organization_id,
+        },
+    )

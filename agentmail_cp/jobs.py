@@ -1,0 +1,150 @@
+"""Jobs: work nobody waits for, run by procrastinate on our PostgreSQL.
+
+Owns the procrastinate app and its periodic jobs: settling what crashed requests left, erasing retained
+mail when its time is over, forgetting old rows, and taking up jobs of dead workers. Jobs carry ids only,
+look at the row again, and may run twice. The worker also runs the intake loop and a settling loop that is
+finer than cron's minute. Nothing here knows HTTP.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncGenerator, Awaitable, Callable
+from typing import cast
+
+import msgspec
+import procrastinate
+import structlog
+from procrastinate import JobContext, PsycopgConnector
+
+from agentmail_cp import inboxes, sending
+from agentmail_cp.db import Database
+from agentmail_cp.errors import Unavailable
+from agentmail_cp.intake import Intake
+from agentmail_cp.mailserver import MailServer, MailServerError
+from agentmail_cp.settings import Settings
+
+log = structlog.stdlib.get_logger(__name__)
+
+STALLED_AFTER = 60
+"""Seconds without a worker's heartbeat after which its jobs are taken up by another."""
+
+
+class Resources(msgspec.Struct, frozen=True):
+    """What a job may use."""
+
+    settings: Settings
+    db: Database
+    server: MailServer
+
+
+def make_app(url: str) -> procrastinate.App:
+    """The procrastinate app with all our jobs, on its own connections."""
+    app = procrastinate.App(
+        connector=PsycopgConnector(conninfo=url, min_size=1, max_size=3, kwargs={})
+    )
+    app.add_tasks_from(blueprint, namespace="agentmail")
+    return app
+
+
+blueprint = procrastinate.Blueprint()
+
+
+def _resources(context: JobContext) -> Resources:
+    return cast("dict[str, Resources]", context.additional_context)["resources"]
+
+
+@blueprint.periodic(cron="17 3 * * *")
+@blueprint.task(name="erase_retained", pass_context=True)
+async def erase_retained(context: JobContext, timestamp: int) -> None:  # noqa: ARG001
+    """Erase the mail of inboxes deleted longer ago than the retention setting."""
+    resources = _resources(context)
+    days = resources.settings.deleted_inbox_retention_days
+    if days is not None:
+        await inboxes.erase_retained(resources.db, resources.server, days=days)
+
+
+@blueprint.periodic(cron="23 * * * *")
+@blueprint.task(name="forget_old_sends", pass_context=True)
+async def forget_old_sends(context: JobContext, timestamp: int) -> None:  # noqa: ARG001
+    """Remove rows of finished sends that nobody can ask for any more."""
+    async with _resources(context).db.transaction() as tx:
+        await sending.forget_old(tx)
+
+
+@blueprint.periodic(cron="* * * * *")
+@blueprint.task(name="retry_stalled_jobs", pass_context=True, queueing_lock="retry_stalled_jobs")
+async def retry_stalled_jobs(context: JobContext, timestamp: int) -> None:  # noqa: ARG001
+    """Give the jobs of workers that died to others; procrastinate does not by itself."""
+    manager = context.app.job_manager
+    for job in await manager.get_stalled_jobs(seconds_since_heartbeat=STALLED_AFTER):
+        await manager.retry_job(job)
+
+
+async def settle_for_ever(resources: Resources) -> None:
+    """Settle interrupted inboxes and sends, every `settle_interval` seconds."""
+    while True:
+        for settle in (inboxes.settle, sending.settle):
+            await _attempt(settle, resources)
+        await asyncio.sleep(resources.settings.settle_interval)
+
+
+async def _attempt(
+    settle: Callable[[Database, MailServer], Awaitable[int]], resources: Resources
+) -> None:
+    try:
+        await settle(resources.db, resources.server)
+    except (Unavailable, MailServerError) as error:
+        log.warning("settle.waiting", reason=type(error).__name__)
+    except Exception:
+        log.exception("settle.failed")
+
+
+async def run_jobs(resources: Resources) -> None:
+    """Run procrastinate's worker until cancelled, opening it again when PostgreSQL went away."""
+    while True:
+        try:
+            async with make_app(resources.settings.database_url).open_async() as app:
+                await app.run_worker_async(
+                    additional_context={"resources": resources},
+                    install_signal_handlers=False,
+                    delete_jobs="successful",
+                    concurrency=4,
+                )
+        except asyncio.CancelledError:
+            raise
+        except Exception as error:  # noqa: BLE001 - whatever it was, jobs must go on
+            log.warning("jobs.waiting", reason=type(error).__name__)
+        await asyncio.sleep(1.0)
+
+
+@contextlib.asynccontextmanager
+async def working(resources: Resources) -> AsyncGenerator[None]:
+    """A running worker: intake, settling and jobs, stopped when the block ends."""
+    settings = resources.settings
+    intake = Intake(
+        resources.db,
+        resources.server,
+        batch=settings.intake_batch,
+        sweep_interval=settings.sweep_interval,
+    )
+    tasks = [
+        asyncio.create_task(intake.run(), name="intake"),
+        asyncio.create_task(settle_for_ever(resources), name="settle"),
+        asyncio.create_task(run_jobs(resources), name="jobs"),
+    ]
+    for task in tasks:
+        task.add_done_callback(_report)
+    try:
+        yield
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+
+def _report(task: asyncio.Task[None]) -> None:
+    """A loop of the worker ended although none ever should: say so loudly."""
+    if not task.cancelled() and task.exception() is not None:
+        log.critical("worker.loop_ended", loop=task.get_name(), exc_info=task.exception())

@@ -1,0 +1,537 @@
+"""The message index: what each inbox holds, as far as lists and threads need to know.
+
+Owns the table `message`. A row is keyed by (inbox, document id of the mail server) and says where the
+message stands; text, HTML, headers and attachments stay in the mail server and are read from there. A
+message is `received` or `sent` from the moment it is first seen. Its `message_id` is the RFC Message-ID in
+brackets; a twin (the same Message-ID once more in one inbox) or a mail without one gets an id made from
+its document id. Drafts are not messages. Every write happens under the lock of the inbox's
+`inbox_sync` row, so an inbox's rows, threads and events change together and in one order.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import datetime
+from typing import Any, Literal, LiteralString
+from uuid import UUID
+
+import msgspec
+
+from agentmail_cp import addresses, events, labels, pages, threads
+from agentmail_cp.db import Tx, fetch_all, fetch_only
+from agentmail_cp.errors import NotFound
+from agentmail_cp.events import EventType, NewEvent
+from agentmail_cp.mailserver import Address, DocumentId, Folder, Mail
+from agentmail_cp.threads import Links, pattern
+
+Direction = Literal["received", "sent"]
+
+HIDING = {"spam": 1, "blocked": 2, "unauthenticated": 4, "trash": 8}
+"""The labels that hide a message from lists, and their bit in `mask`."""
+
+LONGEST_ID = 500
+LONGEST_SUBJECT = 2_000
+LONGEST_NAME = 256
+MOST_ADDRESSES = 1_000
+MOST_REFERENCES = 100
+LONGEST_PREVIEW = 200
+
+
+class Place(msgspec.Struct, frozen=True):
+    """Whose messages are written: an inbox and what it belongs to."""
+
+    inbox_id: UUID
+    organization_id: UUID
+    pod_id: UUID
+    domain: str
+
+
+class Message(msgspec.Struct, frozen=True, kw_only=True):
+    """One message as lists show it. Addresses are in display form, ids in brackets."""
+
+    inbox_id: UUID
+    document_id: DocumentId
+    organization_id: UUID
+    pod_id: UUID
+    thread_id: UUID
+    message_id: str
+    direction: Direction
+    labels: list[str]
+    timestamp: datetime
+    subject: str | None
+    sender: str
+    to: list[str]
+    cc: list[str]
+    bcc: list[str]
+    reply_to: list[str]
+    in_reply_to: str | None
+    references: list[str]
+    preview: str
+    size: int
+    has_attachment: bool
+    created_at: datetime
+    updated_at: datetime
+
+
+_COLUMNS = (
+    "inbox_id, document_id, organization_id, pod_id, thread_id, message_id, direction, labels,"
+    ' "timestamp", subject, sender, "to", cc, bcc, reply_to, in_reply_to, "references", preview,'
+    " size, has_attachment, created_at, updated_at"
+)
+
+
+class _Known(msgspec.Struct, frozen=True):
+    document_id: DocumentId
+    message_id: str
+    thread_id: UUID
+    direction: Direction
+    labels: list[str]
+
+
+async def lock(tx: Tx, organization_id: UUID, inbox_id: UUID) -> None:
+    """Make this transaction the only one that writes the inbox's messages, threads and events."""
+    await tx.execute(
+        "select from inbox_sync where inbox_id = %(inbox_id)s"
+        " and organization_id = %(organization_id)s for update",
+        {"inbox_id": inbox_id, "organization_id": organization_id},
+    )
+
+
+async def record(
+    tx: Tx,
+    place: Place,
+    *,
+    present: Sequence[Mail] = (),
+    destroyed: Iterable[DocumentId] = (),
+    held: frozenset[str] = frozenset(),
+) -> None:
+    """Bring the index to what the mail server says, with threads and events. Repeating has no effect.
+
+    `held` are Message-IDs (no brackets) of sends still under way: their copies in Sent or Drafts are
+    recorded by whoever settles the send, and no other mail may take their ids. The caller holds `lock`.
+    """
+    present = sorted(present, key=lambda mail: mail.document_id)
+    known = await _known(tx, place, [mail.document_id for mail in present])
+    fresh = [m for m in present if m.document_id not in known and not _not_ours_yet(m, held)]
+    touched = await _add(tx, place, fresh, held)
+    for mail in present:
+        if mail.document_id in known:
+            touched |= await _relabel(tx, place, known[mail.document_id], mail)
+    touched |= await _remove(tx, place, destroyed)
+    if touched:
+        await threads.summarise(tx, place.organization_id, touched)
+
+
+def _not_ours_yet(mail: Mail, held: frozenset[str]) -> bool:
+    if Folder.DRAFTS in mail.folders:
+        return True
+    return Folder.SENT in mail.folders and mail.message_id in held
+
+
+async def _known(
+    tx: Tx, place: Place, document_ids: Sequence[DocumentId]
+) -> dict[DocumentId, _Known]:
+    rows = await fetch_all(
+        tx,
+        _Known,
+        "select document_id, message_id, thread_id, direction, labels from message"
+        " where inbox_id = %(inbox_id)s and organization_id = %(organization_id)s"
+        " and document_id = any(%(document_ids)s)",
+        {
+            "inbox_id": place.inbox_id,
+            "organization_id": place.organization_id,
+            "document_ids": list(document_ids),
+        },
+    )
+    return {row.document_id: row for row in rows}
+
+
+async def _add(tx: Tx, place: Place, fresh: Sequence[Mail], held: frozenset[str]) -> set[UUID]:
+    if not fresh:
+        return set()
+    assigned = await threads.assign(
+        tx,
+        organization_id=place.organization_id,
+        inbox_id=place.inbox_id,
+        messages=[_links(mail) for mail in fresh],
+    )
+    ids = await _choose_ids(tx, place, fresh, held)
+    rows = [_row(place, mail, assigned[mail.document_id], ids[mail.document_id]) for mail in fresh]
+    async with tx.cursor() as cursor:
+        await cursor.executemany(_INSERT, rows)
+    await events.append(
+        tx,
+        organization_id=place.organization_id,
+        inbox_id=place.inbox_id,
+        events=[_announcement(row) for row in rows],
+    )
+    return set(assigned.values())
+
+
+_INSERT = """
+insert into message (inbox_id, document_id, organization_id, pod_id, thread_id, message_id, direction,
+    labels, mask, "timestamp", subject, sender, "to", cc, bcc, reply_to, in_reply_to, "references",
+    preview, size, has_attachment)
+values (%(inbox_id)s, %(document_id)s, %(organization_id)s, %(pod_id)s, %(thread_id)s, %(message_id)s,
+    %(direction)s, %(labels)s, %(mask)s, %(timestamp)s, %(subject)s, %(sender)s, %(to)s, %(cc)s,
+    %(bcc)s, %(reply_to)s, %(in_reply_to)s, %(references)s, %(preview)s, %(size)s, %(has_attachment)s)
+"""
+
+
+async def _choose_ids(
+    tx: Tx, place: Place, fresh: Sequence[Mail], held: frozenset[str]
+) -> dict[DocumentId, str]:
+    wanted = [f"<{mail.message_id}>" for mail in fresh if _usable(mail.message_id)]
+    rows = await (
+        await tx.execute(
+            "select message_id from message where inbox_id = %(inbox_id)s"
+            " and organization_id = %(organization_id)s and message_id = any(%(ids)s)",
+            {
+                "inbox_id": place.inbox_id,
+                "organization_id": place.organization_id,
+                "ids": wanted,
+            },
+        )
+    ).fetchall()
+    taken = {row["message_id"] for row in rows} | {f"<{each}>" for each in held}
+    chosen: dict[DocumentId, str] = {}
+    for mail in fresh:
+        own = f"<{mail.message_id}>"
+        if not _usable(mail.message_id) or own in taken:
+            own = synthetic_id(mail.document_id, place.domain)
+        chosen[mail.document_id] = own
+        taken.add(own)
+    return chosen
+
+
+def _usable(message_id: str | None) -> bool:
+    return (
+        bool(message_id)
+        and len(message_id or "") <= LONGEST_ID
+        and _clean(message_id) == message_id
+    )
+
+
+def synthetic_id(document_id: DocumentId, domain: str) -> str:
+    """The id of a message that cannot go by its Message-ID."""
+    return f"<document-{document_id}@{domain}>"
+
+
+def _links(mail: Mail) -> Links:
+    ancestors = _references(mail) or [_clean(each) for each in mail.in_reply_to[:1]]
+    ids = [*ancestors, *mail.in_reply_to, *([mail.message_id] if mail.message_id else [])]
+    usable = dict.fromkeys(each for each in ids if _usable(each))
+    return Links(mail.document_id, tuple(usable), mail.received_at)
+
+
+def _references(mail: Mail) -> list[str]:
+    every = [each for each in mail.references if _usable(each)]
+    if len(every) <= MOST_REFERENCES:
+        return every
+    return every[:10] + every[10 - MOST_REFERENCES :]
+
+
+def _row(place: Place, mail: Mail, thread_id: UUID, message_id: str) -> dict[str, Any]:
+    direction = _direction(mail)
+    shown = labels.labels_of(direction=direction, folders=mail.folders, keywords=mail.keywords)
+    in_reply_to = next((each for each in mail.in_reply_to if _usable(each)), None)
+    return {
+        "inbox_id": place.inbox_id,
+        "document_id": mail.document_id,
+        "organization_id": place.organization_id,
+        "pod_id": place.pod_id,
+        "thread_id": thread_id,
+        "message_id": message_id,
+        "direction": direction,
+        "labels": list(shown),
+        "mask": mask_of(shown),
+        "timestamp": mail.received_at,
+        "subject": None if mail.subject is None else _clean(mail.subject)[:LONGEST_SUBJECT],
+        "sender": _shown(mail.sender) if mail.sender else "",
+        "to": _all_shown(mail.to),
+        "cc": _all_shown(mail.cc),
+        "bcc": _all_shown(mail.bcc),
+        "reply_to": _all_shown(mail.reply_to),
+        "in_reply_to": f"<{in_reply_to}>" if in_reply_to else None,
+        "references": [f"<{each}>" for each in _references(mail)],
+        "preview": _clean(mail.preview)[:LONGEST_PREVIEW],
+        "size": mail.size,
+        "has_attachment": mail.has_attachment,
+    }
+
+
+def _direction(mail: Mail) -> Direction:
+    own = Folder.SENT in mail.folders or labels.SENT_KEYWORD in mail.keywords
+    return "sent" if own else "received"
+
+
+def _shown(address: Address) -> str:
+    name = _clean(address.name)[:LONGEST_NAME] if address.name else None
+    return addresses.display(Address(_clean(address.email)[:LONGEST_ID], name))
+
+
+def _all_shown(several: Sequence[Address]) -> list[str]:
+    return [_shown(each) for each in several[:MOST_ADDRESSES]]
+
+
+def _clean(text: str | None) -> str:
+    """Text PostgreSQL can hold: no NUL, no lone surrogate. Hostile mail has both."""
+    return (text or "").replace("\x00", "").encode("utf-8", "replace").decode()
+
+
+def mask_of(shown: Iterable[str]) -> int:
+    """The hiding bits of a message with these labels."""
+    return sum(bit for label, bit in HIDING.items() if label in set(shown))
+
+
+def visible_masks(included: Iterable[str]) -> tuple[int, ...]:
+    """Every mask a message may have to be listed when these hiding labels are included."""
+    allowed = mask_of(included)
+    return tuple(mask for mask in range(16) if mask & ~allowed == 0)
+
+
+_RECEIVED = {
+    "spam": EventType.MESSAGE_RECEIVED_SPAM,
+    "blocked": EventType.MESSAGE_RECEIVED_BLOCKED,
+    "unauthenticated": EventType.MESSAGE_RECEIVED_UNAUTHENTICATED,
+}
+
+
+def _announcement(row: Mapping[str, Any]) -> NewEvent:
+    kind = EventType.MESSAGE_SENT
+    if row["direction"] == "received":
+        special = [event for label, event in _RECEIVED.items() if label in row["labels"]]
+        kind = special[0] if special else EventType.MESSAGE_RECEIVED
+    return NewEvent(
+        type=kind,
+        thread_id=row["thread_id"],
+        message_id=row["message_id"],
+        document_id=row["document_id"],
+    )
+
+
+async def _relabel(tx: Tx, place: Place, known: _Known, mail: Mail) -> set[UUID]:
+    shown = labels.labels_of(
+        direction=known.direction, folders=mail.folders, keywords=mail.keywords
+    )
+    if list(shown) == known.labels:
+        return set()
+    await tx.execute(
+        "update message set labels = %(labels)s, mask = %(mask)s, updated_at = now()"
+        " where inbox_id = %(inbox_id)s and organization_id = %(organization_id)s"
+        " and document_id = %(document_id)s",
+        {
+            "labels": list(shown),
+            "mask": mask_of(shown),
+            "inbox_id": place.inbox_id,
+            "organization_id": place.organization_id,
+            "document_id": known.document_id,
+        },
+    )
+    await events.append(
+        tx,
+        organization_id=place.organization_id,
+        inbox_id=place.inbox_id,
+        events=_label_events(known, shown),
+    )
+    return {known.thread_id}
+
+
+def _label_events(known: _Known, shown: Sequence[str]) -> list[NewEvent]:
+    before, after = set(known.labels), set(shown)
+    changes = [(EventType.LABEL_ADDED, each) for each in sorted(after - before)]
+    changes += [(EventType.LABEL_REMOVED, each) for each in sorted(before - after)]
+    return [
+        NewEvent(
+            type=kind,
+            thread_id=known.thread_id,
+            message_id=known.message_id,
+            document_id=known.document_id,
+            facts={"label": label},
+        )
+        for kind, label in changes
+    ]
+
+
+async def _remove(tx: Tx, place: Place, destroyed: Iterable[DocumentId]) -> set[UUID]:
+    gone = list(destroyed)
+    if not gone:
+        return set()
+    rows = await (
+        await tx.execute(
+            "delete from message where inbox_id = %(inbox_id)s"
+            " and organization_id = %(organization_id)s and document_id = any(%(gone)s)"
+            " returning thread_id",
+            {
+                "inbox_id": place.inbox_id,
+                "organization_id": place.organization_id,
+                "gone": gone,
+            },
+        )
+    ).fetchall()
+    return {row["thread_id"] for row in rows}
+
+
+async def erase(tx: Tx, place: Place) -> None:
+    """Forget everything the index, the threads and the log know of an inbox's mail."""
+    await tx.execute(
+        "delete from message where inbox_id = %(inbox_id)s"
+        " and organization_id = %(organization_id)s",
+        {"inbox_id": place.inbox_id, "organization_id": place.organization_id},
+    )
+    await threads.erase(tx, organization_id=place.organization_id, inbox_id=place.inbox_id)
+    await events.erase(tx, organization_id=place.organization_id, inbox_id=place.inbox_id)
+
+
+async def documents(tx: Tx, place: Place) -> set[DocumentId]:
+    """Every document id the index has of an inbox."""
+    rows = await (
+        await tx.execute(
+            "select document_id from message where inbox_id = %(inbox_id)s"
+            " and organization_id = %(organization_id)s",
+            {"inbox_id": place.inbox_id, "organization_id": place.organization_id},
+        )
+    ).fetchall()
+    return {DocumentId(row["document_id"]) for row in rows}
+
+
+class MessageFilter(msgspec.Struct, frozen=True, kw_only=True):
+    """What a message list is narrowed to. Every given condition must hold."""
+
+    labels: tuple[str, ...] = ()
+    masks: tuple[int, ...] = (0,)
+    before: datetime | None = None
+    after: datetime | None = None
+    sender: tuple[str, ...] = ()
+    to: tuple[str, ...] = ()
+    subject: tuple[str, ...] = ()
+    ascending: bool = False
+
+
+async def list_page(
+    tx: Tx,
+    *,
+    organization_id: UUID,
+    inbox_id: UUID,
+    where: MessageFilter,
+    limit: int,
+    page_token: str | None,
+) -> tuple[list[Message], str | None]:
+    """One page of an inbox's messages by time, and the token of the next page."""
+    scope = f"messages/{inbox_id}/{where.ascending}"
+    query, parameters = _list_query(where)
+    parameters |= {"organization_id": organization_id, "inbox_id": inbox_id, "limit": limit + 1}
+    if page_token:
+        timestamp, document_id = pages.decode(scope, page_token, tuple[datetime, int])
+        parameters |= {"timestamp": timestamp, "document_id": document_id}
+        query += (
+            ' and ("timestamp", document_id) > (%(timestamp)s, %(document_id)s)'
+            if where.ascending
+            else ' and ("timestamp", document_id) < (%(timestamp)s, %(document_id)s)'
+        )
+    query += (
+        ' order by "timestamp", document_id limit %(limit)s'
+        if where.ascending
+        else ' order by "timestamp" desc, document_id desc limit %(limit)s'
+    )
+    rows = await fetch_all(tx, Message, query, parameters)
+    if len(rows) <= limit:
+        return rows, None
+    last = rows[limit - 1]
+    return rows[:limit], pages.encode(scope, (last.timestamp, last.document_id))
+
+
+def _list_query(where: MessageFilter) -> tuple[LiteralString, dict[str, object]]:
+    query: LiteralString = (
+        f"select {_COLUMNS} from message where organization_id = %(organization_id)s"
+        " and inbox_id = %(inbox_id)s"
+    )
+    parameters: dict[str, object] = {}
+    if where.masks == (0,):
+        query += " and mask = 0"
+    else:
+        query += " and mask = any(%(masks)s::smallint[])"
+        parameters["masks"] = list(where.masks)
+    if "unread" in where.labels:
+        query += " and labels @> '{unread}'::text[]"
+    if where.labels:
+        query += " and labels @> %(labels)s"
+        parameters["labels"] = list(where.labels)
+    if where.before:
+        query += ' and "timestamp" < %(before)s'
+        parameters["before"] = where.before
+    if where.after:
+        query += ' and "timestamp" > %(after)s'
+        parameters["after"] = where.after
+    if where.sender:
+        query += " and sender ilike all(%(sender)s)"
+        parameters["sender"] = [pattern(each) for each in where.sender]
+    if where.to:
+        query += " and array_to_string(\"to\" || cc || bcc, E'\\n') ilike all(%(to)s)"
+        parameters["to"] = [pattern(each) for each in where.to]
+    if where.subject:
+        query += " and subject ilike all(%(subject)s)"
+        parameters["subject"] = [pattern(each) for each in where.subject]
+    return query, parameters
+
+
+async def get(
+    tx: Tx,
+    *,
+    organization_id: UUID,
+    inbox_id: UUID,
+    candidates: Sequence[str],
+    masks: Sequence[int],
+) -> Message:
+    """The first message that goes by one of these ids; `NotFound` when none is visible."""
+    rows = await fetch_all(
+        tx,
+        Message,
+        f"select {_COLUMNS} from message where organization_id = %(organization_id)s"
+        " and inbox_id = %(inbox_id)s and message_id = any(%(candidates)s)"
+        " and mask = any(%(masks)s::smallint[])",
+        {
+            "organization_id": organization_id,
+            "inbox_id": inbox_id,
+            "candidates": list(candidates),
+            "masks": list(masks),
+        },
+    )
+    if not rows:
+        raise NotFound("There is no such message.")
+    return min(rows, key=lambda row: candidates.index(row.message_id))
+
+
+async def get_document(tx: Tx, place: Place, document_id: DocumentId) -> Message:
+    """The message of a document id that was just recorded."""
+    return await fetch_only(
+        tx,
+        Message,
+        f"select {_COLUMNS} from message where organization_id = %(organization_id)s"
+        " and inbox_id = %(inbox_id)s and document_id = %(document_id)s",
+        {
+            "organization_id": place.organization_id,
+            "inbox_id": place.inbox_id,
+            "document_id": document_id,
+        },
+    )
+
+
+async def list_of_thread(
+    tx: Tx, *, organization_id: UUID, thread_id: UUID, masks: Sequence[int], limit: int
+) -> list[Message]:
+    """The newest messages of a thread, in ascending order."""
+    rows = await fetch_all(
+        tx,
+        Message,
+        f"select {_COLUMNS} from message where organization_id = %(organization_id)s"
+        " and thread_id = %(thread_id)s and mask = any(%(masks)s::smallint[])"
+        ' order by "timestamp" desc, document_id desc limit %(limit)s',
+        {
+            "organization_id": organization_id,
+            "thread_id": thread_id,
+            "masks": list(masks),
+            "limit": limit,
+        },
+    )
+    return rows[::-1]
