@@ -1,0 +1,478 @@
+"""Bring a Stalwart 0.16 to the state this service needs, and say how it differs from it.
+
+Owns every change to a server's settings; what is wanted, and why, stands in `wanted.py` and its
+files. A server is in one of two states: prepared (its store was only ever opened in recovery mode,
+so Stalwart's default objects are not there yet, and making a role would keep them out for good) or
+started. `apply` does what the state allows and says what remains. It never destroys what the files
+do not name, never shows a secret and, when it only checks, sends no write.
+"""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING, Any, Final
+
+import msgspec
+
+from agentmail_cp.mailserver import MailServerError, ServerStatus
+from agentmail_cp.stalwart.hooks import DOORBELL_PATH
+from agentmail_cp.stalwart.jmap import (
+    Call,
+    JmapClient,
+    LoginRefused,
+    SetError,
+    basic,
+    bearer,
+    reference,
+)
+from agentmail_cp.stalwart.wanted import (
+    MAILBOX_ROLE,
+    OWN_DOMAIN,
+    RETIRED_PREFIX,
+    SERVICE_ACCOUNT,
+    SMALLEST_MESSAGE_SIZE,
+    Change,
+    Doorbell,
+    Entry,
+    Object,
+    OwnServer,
+    Wanted,
+    drift,
+    filled,
+    groups,
+    id_places,
+    mailbox_permissions,
+    matches,
+    new_object,
+    wire,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+    from pathlib import Path
+
+    from agentmail_cp.settings import Settings
+
+__all__ = [
+    "MAILBOX_ROLE",
+    "OWN_DOMAIN",
+    "RETIRED_PREFIX",
+    "SERVICE_ACCOUNT",
+    "Change",
+    "Doorbell",
+    "OwnServer",
+    "Report",
+    "SetupError",
+    "Wanted",
+    "apply",
+    "make_key",
+    "read_key",
+    "run_apply",
+    "run_status",
+    "status",
+    "wanted_state",
+    "write_key",
+]
+
+PRODUCT: Final = "Stalwart"
+
+SCHEMAS: Final = {"25gnm1_xB9bPk-puX9VTFMP1W5V-1muUWuK964-_uEw": "0.16.18"}
+"""The version by the hash of its object schema, to which `GET /api/schema` redirects."""
+
+MANY: Final = frozenset({"Account", "Domain"})
+"""Types with more objects than one answer holds: asked for by filter, never listed."""
+
+RELOADED_AT_ONCE: Final = frozenset({"Account", "Domain", "Role", "NetworkListener"})
+"""Types that `ReloadSettings` does nothing for: Stalwart sees them at once or at its next start."""
+
+NEEDED: Final = (
+    *("authenticate", "impersonate", "unlimitedRequests", "unlimitedUploads", "fetchAnyBlob"),
+    *("emailSend", "emailReceive", "jmapThreadGet", "jmapIdentityGet", "jmapCoreEcho"),
+    *(f"sysAccount{verb}" for verb in ("Get", "Create", "Update", "Destroy", "Query")),
+    *(f"sysDomain{verb}" for verb in ("Get", "Create", "Update", "Query")),
+    *(f"sysRole{verb}" for verb in ("Get", "Query")),
+    *(f"jmapMailbox{verb}" for verb in ("Get", "Changes", "Query", "Create", "Update")),
+    *(f"jmapEmail{verb}" for verb in ("Get", "Changes", "Query", "Create", "Update", "Destroy")),
+    *("jmapEmailImport", "jmapBlobGet", "jmapBlobUpload"),
+    *(f"jmapEmailSubmission{verb}" for verb in ("Get", "Changes", "Query", "Create", "Update")),
+)
+"""Permissions the running service uses. What mailboxes get is needed too, see `needed`."""
+
+
+class SetupError(Exception):
+    """Stalwart cannot be set up. The message says what to do, in one or two sentences."""
+
+
+class Report(msgspec.Struct, frozen=True):
+    """What `apply` found and did. `started` False: apply again after Stalwart's first real start.
+
+    `key` is a new API key, there only when one was made; it is in no text.
+    """
+
+    changes: tuple[Change, ...]
+    checked_only: bool
+    started: bool = True
+    restart: bool = False
+    key: str | None = None
+    key_file: str | None = None
+
+    @property
+    def text(self) -> str:
+        """For a person at a terminal."""
+        lines = [change.text for change in self.changes]
+        if not self.changes:
+            lines.append("Stalwart is set up as wanted; nothing to change.")
+        elif self.checked_only:
+            lines.append(f"{len(self.changes)} differences. Run `agentmail-cp stalwart apply`.")
+        else:
+            lines.append(f"{len(self.changes)} changes made.")
+        if self.restart:
+            lines.append("Restart Stalwart: it opens and closes ports only when it starts.")
+        if not self.started:
+            lines.append("Start Stalwart without recovery mode, then apply again.")
+        if self.key_file:
+            lines.append(f"A new API key was written to {self.key_file}.")
+        return "\n".join(lines)
+
+
+class _Got(msgspec.Struct):
+    found: list[dict[str, Any]] = msgspec.field(name="list")
+
+
+class _Done(msgspec.Struct, rename="camel"):
+    created: dict[str, dict[str, Any]] | None = None
+    not_created: dict[str, SetError] | None = None
+    not_updated: dict[str, SetError] | None = None
+    not_destroyed: dict[str, SetError] | None = None
+
+    @property
+    def refused(self) -> SetError | None:
+        for errors in (self.not_created, self.not_updated, self.not_destroyed):
+            if errors:
+                return next(iter(errors.values()))
+        return None
+
+
+class _Self(msgspec.Struct):
+    permissions: tuple[str, ...]
+
+
+def wanted_state(settings: Settings, *, own: OwnServer | None = None, dev: bool = False) -> Wanted:
+    """The variables as the settings have them. Raises SetupError for a webhook without a secret."""
+    return Wanted(
+        domain=settings.domain,
+        message_size=max(settings.max_message_size, SMALLEST_MESSAGE_SIZE),
+        doorbell=_doorbell(settings),
+        own=own,
+        dev=dev,
+    )
+
+
+def needed() -> tuple[str, ...]:
+    """Permissions our key must have: its own, and every one it grants to mailboxes."""
+    return tuple(dict.fromkeys((*NEEDED, *mailbox_permissions())))
+
+
+async def status(client: JmapClient) -> ServerStatus:
+    """Version and missing permissions. Raises SetupError for what is not a Stalwart 0.16."""
+    mine = await _introduce(client)
+    missing = tuple(name for name in needed() if name not in mine.permissions)
+    return ServerStatus(PRODUCT, await _version(client), missing)
+
+
+async def apply(client: JmapClient, wanted: Wanted, *, check: bool) -> Report:
+    """Make the server as wanted, or with `check` only list the differences.
+
+    Raises SetupError when Stalwart refuses a change, MailServerError when it is away.
+    """
+    await _introduce(client)
+    started = await _was_started(client)
+    server = _Server(client, check=check)
+    wished = [group for group in groups(wanted) if started or group[0].stage != "started"]
+    await server.read(wished)
+    for group in wished:
+        await server.bring(group)
+    if started and not check:
+        await server.reload()
+    touched = {change.object.split()[0] for change in server.changes}
+    return Report(
+        changes=tuple(server.changes),
+        checked_only=check,
+        started=started,
+        restart=started and not check and "NetworkListener" in touched,
+    )
+
+
+async def make_key(client: JmapClient) -> str:
+    """A new API key of the service account. Older ones stay valid until they are destroyed."""
+    account = await _service_account(client)
+    arguments = {
+        "accountId": account,
+        "create": {
+            "key": {"description": SERVICE_ACCOUNT, "permissions": {"@type": "Inherit"}},
+        },
+    }
+    done = (await client.call(Call("x:ApiKey/set", arguments, "0")))["0"].into(_Done)
+    if done.refused is not None:
+        raise SetupError(
+            f"Stalwart made no API key ({done.refused.sentence}). If there are too many, remove "
+            f"unused keys of {SERVICE_ACCOUNT}@{OWN_DOMAIN}."
+        )
+    return str((done.created or {})["key"]["secret"])
+
+
+async def run_apply(
+    settings: Settings,
+    *,
+    check: bool,
+    own: OwnServer | None = None,
+    dev: bool = False,
+    key_file: Path | None = None,
+) -> Report:
+    """What `agentmail-cp stalwart apply` does.
+
+    Logs in as `settings.stalwart_admin`, else with our key. Makes a key and writes it to `key_file`
+    (mode 0600) unless that file, or without one the settings, already hold a key that works.
+    Raises SetupError with a sentence for a person.
+    """
+    if settings.stalwart_url is None:
+        raise SetupError("AGENTMAIL_CP_STALWART_URL is not set: where is Stalwart?")
+    wanted = wanted_state(settings, own=own, dev=dev)
+    client = JmapClient(settings.stalwart_url, _login(settings))
+    try:
+        report = await apply(client, wanted, check=check)
+        if not report.started or await _has_key(settings, key_file):
+            return report
+        return await _with_key(client, report, key_file)
+    except MailServerError as error:
+        raise SetupError(f"{settings.stalwart_url}: {error}") from error
+    finally:
+        await client.close()
+
+
+async def run_status(settings: Settings) -> ServerStatus:
+    """What `agentmail-cp stalwart status` shows. Raises SetupError with a sentence for a person."""
+    if settings.stalwart_url is None:
+        raise SetupError("AGENTMAIL_CP_STALWART_URL is not set: where is Stalwart?")
+    client = JmapClient(settings.stalwart_url, _login(settings, prefer_key=True))
+    try:
+        return await status(client)
+    except MailServerError as error:
+        raise SetupError(f"{settings.stalwart_url}: {error}") from error
+    finally:
+        await client.close()
+
+
+class _Server:
+    """The server's objects as far as the wanted state names them, and the changes made to them."""
+
+    def __init__(self, client: JmapClient, *, check: bool) -> None:
+        self._client = client
+        self._check = check
+        self._objects: dict[str, list[Object]] = {}
+        self._reload = False
+        self.changes: list[Change] = []
+
+    async def read(self, wished: Iterable[tuple[Entry, ...]]) -> None:
+        """Read every singleton and every short list in as few requests as possible."""
+        heads = {group[0].type: group[0] for group in wished if group[0].type not in MANY}
+        calls = [[_get(head)] for head in heads.values()]
+        answers = await self._client.call_many(calls)
+        self._objects = {name: answers[name].into(_Got).found for name in heads}
+
+    async def bring(self, group: tuple[Entry, ...]) -> None:
+        """Compare one object with what is wanted and change it."""
+        group = tuple([filled(entry, await self._ids(entry)) for entry in group])
+        head = group[0]
+        found = await self._find(head)
+        if head.absent:
+            return await self._remove(head, found)
+        if found is None:
+            return None if head.optional else await self._create(group)
+        return await self._update(group, found)
+
+    async def reload(self) -> None:
+        """Make Stalwart read its settings again, if any changed."""
+        if not self._reload:
+            return
+        call = Call("x:Action/set", {"create": {"reload": {"@type": "ReloadSettings"}}}, "0")
+        done = (await self._client.call(call))["0"].into(_Done)
+        if done.refused is not None:
+            raise SetupError(
+                "The settings are stored, but Stalwart refuses to use them before its next start: "
+                f"{done.refused.sentence}"
+            )
+
+    async def _find(self, head: Entry) -> Object | None:
+        if head.type in MANY:
+            return await _find_one(self._client, head.type, head.match)
+        objects = self._objects[head.type]
+        return next((found for found in objects if matches(found, head.match)), None)
+
+    async def _ids(self, entry: Entry) -> dict[str, Any]:
+        """Values of `${id:Type:name}`: the id of an object made earlier in the list."""
+        ids: dict[str, Any] = {}
+        for place in id_places(entry):
+            _, kind, name = place.split(":")
+            found = await _find_one(self._client, kind, {"name": name})
+            ids[place] = found["id"] if found else None
+        return ids
+
+    async def _create(self, group: tuple[Entry, ...]) -> None:
+        head = group[0]
+        self.changes.append(Change(head.title, "", None, "exists", head.reason))
+        await self._write(head, {"create": {"new": new_object(group)}})
+
+    async def _update(self, group: tuple[Entry, ...], found: dict[str, Any]) -> None:
+        patch: dict[str, Any] = {}
+        for entry in group:
+            differences = drift(entry, found)
+            self.changes.extend(differences)
+            patch.update({change.setting: change.should for change in differences})
+            if differences:
+                patch.update({name: wire(value) for name, value in entry.secret.items()})
+        if patch:
+            await self._write(group[0], {"update": {found["id"]: patch}})
+
+    async def _remove(self, head: Entry, found: Object | None) -> None:
+        if found is None:
+            return
+        self.changes.append(Change(head.title, "", "exists", None, head.reason))
+        await self._write(head, {"destroy": [found["id"]]})
+
+    async def _write(self, head: Entry, arguments: dict[str, Any]) -> None:
+        if self._check:
+            return
+        call = Call(f"x:{head.type}/set", arguments, "0")
+        done = (await self._client.call(call))["0"].into(_Done)
+        if done.refused is not None:
+            raise SetupError(f"Stalwart refuses {head.title}: {done.refused.sentence}")
+        self._reload = self._reload or head.type not in RELOADED_AT_ONCE
+
+
+async def _introduce(client: JmapClient) -> _Self:
+    """Who we are to the server; tells a wrong password from a wrong server."""
+    try:
+        return await client.get_json("/api/account", _Self)
+    except LoginRefused:
+        raise SetupError(
+            "Stalwart does not accept the login. `apply` needs AGENTMAIL_CP_STALWART_ADMIN "
+            "(user:password of an administrator) or AGENTMAIL_CP_STALWART_KEY."
+        ) from None
+    except MailServerError as error:
+        if "HTTP 404" in str(error) or "unknown to this version" in str(error):
+            raise SetupError(
+                "What answers there is no Stalwart 0.16: older versions have no /api/account. "
+                "Check AGENTMAIL_CP_STALWART_URL, or upgrade Stalwart."
+            ) from None
+        raise
+
+
+async def _version(client: JmapClient) -> str:
+    """Stalwart tells nobody its version, but where its object schema lies."""
+    place = await client.redirection("/api/schema") or ""
+    return SCHEMAS.get(place.rpartition("/")[2], "0.16")
+
+
+async def _was_started(client: JmapClient) -> bool:
+    """Whether Stalwart's default objects are there: it makes them at its first normal start."""
+    answer = (await client.call(Call("x:Role/get", {"ids": None}, "0"), repeat=True))["0"]
+    return bool(answer.into(_Got).found)
+
+
+async def _service_account(client: JmapClient) -> str:
+    domain = await _find_one(client, "Domain", {"name": OWN_DOMAIN})
+    match = {"name": SERVICE_ACCOUNT, "domainId": domain["id"] if domain else None}
+    account = await _find_one(client, "Account", match)
+    if account is None:
+        raise SetupError("The service account is missing. Run `agentmail-cp stalwart apply`.")
+    return str(account["id"])
+
+
+async def _find_one(client: JmapClient, kind: str, match: Mapping[str, Any]) -> Object | None:
+    if None in match.values():
+        return None
+    answers = await client.call(
+        Call(f"x:{kind}/query", {"filter": dict(match)}, "q"),
+        Call(f"x:{kind}/get", {"#ids": reference("q", f"x:{kind}/query", "/ids")}, "g"),
+        repeat=True,
+    )
+    found = answers["g"].into(_Got).found
+    return next((one for one in found if matches(one, match)), None)
+
+
+async def _has_key(settings: Settings, key_file: Path | None) -> bool:
+    key = settings.stalwart_key if key_file is None else read_key(key_file)
+    if not key or settings.stalwart_url is None:
+        return False
+    client = JmapClient(settings.stalwart_url, bearer(key))
+    try:
+        await client.get_json("/api/account", _Self)
+    except LoginRefused:
+        return False
+    finally:
+        await client.close()
+    return True
+
+
+async def _with_key(client: JmapClient, report: Report, key_file: Path | None) -> Report:
+    place = str(key_file or "AGENTMAIL_CP_STALWART_KEY")
+    missing = Change("ApiKey", place, None, "a key that works", "The service logs in with it.")
+    report = msgspec.structs.replace(report, changes=(*report.changes, missing))
+    if report.checked_only:
+        return report
+    key = await make_key(client)
+    if key_file is not None:
+        write_key(key_file, key)
+    return msgspec.structs.replace(report, key=key, key_file=str(key_file) if key_file else None)
+
+
+def read_key(path: Path) -> str | None:
+    """The key in a file, None when there is no such file."""
+    try:
+        return path.read_text(encoding="ascii").strip()
+    except FileNotFoundError:
+        return None
+
+
+def write_key(path: Path, key: str) -> None:
+    """Write a key so that nobody else can read it at any moment."""
+    temporary = path.with_name(f"{path.name}.new")
+    temporary.unlink(missing_ok=True)
+    with os.fdopen(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
+        file.write(f"{key}\n")
+        file.flush()
+        os.fsync(file.fileno())
+    temporary.replace(path)
+
+
+def _login(settings: Settings, *, prefer_key: bool = False) -> str:
+    if settings.stalwart_key and (prefer_key or not settings.stalwart_admin):
+        return bearer(settings.stalwart_key)
+    if settings.stalwart_admin:
+        user, _, password = settings.stalwart_admin.partition(":")
+        return basic(user, password)
+    raise SetupError(
+        "Set AGENTMAIL_CP_STALWART_ADMIN to user:password of a Stalwart administrator, "
+        "or AGENTMAIL_CP_STALWART_KEY to our API key."
+    )
+
+
+def _doorbell(settings: Settings) -> Doorbell | None:
+    if settings.stalwart_webhook_url is None:
+        return None
+    if not settings.stalwart_webhook_secret:
+        raise SetupError(
+            "AGENTMAIL_CP_STALWART_WEBHOOK_SECRET is not set: without it anybody could ring. "
+            "Any long random text will do."
+        )
+    return Doorbell(
+        url=settings.stalwart_webhook_url.rstrip("/") + DOORBELL_PATH,
+        secret=settings.stalwart_webhook_secret,
+        throttle=round(settings.stalwart_webhook_throttle * 1000),
+    )
+
+
+def _get(head: Entry) -> Call:
+    ids = None if head.match else ["singleton"]
+    return Call(f"x:{head.type}/get", {"ids": ids}, head.type)
