@@ -12,7 +12,12 @@ from contextlib import asynccontextmanager
 
 import msgspec
 
-from agentmail_cp.mailserver import MailServerConfused, MailServerUnavailable, Refusal
+from agentmail_cp.mailserver import (
+    MailServerConfused,
+    MailServerError,
+    MailServerUnavailable,
+    Refusal,
+)
 
 Hook = Callable[[], Awaitable[None]]
 """Something awaited in the middle of a call, so that a test can stop the world there."""
@@ -72,8 +77,13 @@ async def answering(
         raise MailServerConfused("The mail sandbox was told to make no sense.")
     if faults.slow:
         await asyncio.sleep(min(faults.slow, patience))
-    yield
+    lost = faults.lost_answer or faults.slow > patience
+    try:
+        yield
+    except MailServerError:
+        if not lost:
+            raise
     if after is not None:
         await after()
-    if faults.lost_answer or faults.slow > patience:
+    if lost:
         raise MailServerUnavailable("The mail sandbox did not answer in time.", reached=True)

@@ -11,6 +11,7 @@ import base64
 import binascii
 import html
 import re
+import secrets
 from datetime import UTC, datetime
 from email import message_from_bytes, policy
 from email.errors import HeaderParseError, MessageError
@@ -411,27 +412,20 @@ def delivery_report(
     raw: bytes, *, sender: str, recipient: str, hostname: str, now: datetime
 ) -> bytes:
     """The bounce (RFC 3464) of a mail that `recipient` could not get."""
-    original = re.split(rb"\r?\n\r?\n", raw, maxsplit=1)[0] + b"\r\n"
+    edge = secrets.token_hex(16)
     reply = "550 5.1.1 The mailbox does not exist."
-    report = MIMEMultipart("report", report_type="delivery-status", policy=_WIRE)
-    report.attach(
-        _leaf(
-            'text/plain; charset="utf-8"',
-            f"Your message could not be delivered to the following recipients:\r\n\r\n"
-            f"<{recipient}> ({reply})\r\n".encode(),
-        )
-    )
-    status = Message(policy=_WIRE)
-    status["Content-Type"] = "message/delivery-status"
-    status.set_payload(
-        f"Reporting-MTA: dns;{hostname}\r\n\r\nFinal-Recipient: rfc822;{recipient}\r\n"
-        f"Action: failed\r\nDiagnostic-Code: smtp;{reply}\r\nStatus: 5.1.1\r\n"
-    )
-    report.attach(status)
-    report.attach(_leaf("text/rfc822-headers", original))
     head = (
         f"Return-Path: <>\r\nFrom: Mail Delivery Subsystem <MAILER-DAEMON@{hostname}>\r\n"
         f"To: {sender}\r\nAuto-Submitted: auto-generated\r\nSubject: Failed to deliver message\r\n"
         f"Message-ID: {make_msgid(domain=hostname)}\r\nDate: {format_datetime(now)}\r\n"
+        f"MIME-Version: 1.0\r\nContent-Type: multipart/report; report-type=delivery-status;\r\n"
+        f'\tboundary="{edge}"\r\n\r\n'
+        f"--{edge}\r\nContent-Type: text/plain; charset=utf-8\r\n\r\n"
+        f"Your message could not be delivered to <{recipient}>: {reply}\r\n"
+        f"--{edge}\r\nContent-Type: message/delivery-status\r\n\r\n"
+        f"Reporting-MTA: dns;{hostname}\r\n\r\nFinal-Recipient: rfc822;{recipient}\r\n"
+        f"Action: failed\r\nDiagnostic-Code: smtp;{reply}\r\nStatus: 5.1.1\r\n"
+        f"--{edge}\r\nContent-Type: text/rfc822-headers\r\n\r\n"
     )
-    return head.encode() + report.as_bytes(policy=_WIRE)
+    original = re.split(rb"\r?\n\r?\n", raw, maxsplit=1)[0]
+    return head.encode() + original + f"\r\n--{edge}--\r\n".encode()

@@ -178,11 +178,11 @@ class MailSandbox:
 
     @_answered
     async def set_password(self, account_id: AccountId, password_hash: str | None) -> None:
-        self._mailbox(account_id).password_hash = password_hash
+        self.mailbox(account_id).password_hash = password_hash
 
     @_answered
     async def retire_account(self, account_id: AccountId) -> None:
-        mailbox = self._mailbox(account_id)
+        mailbox = self.mailbox(account_id)
         mailbox.retired = True
         mailbox.password_hash = None
 
@@ -196,7 +196,7 @@ class MailSandbox:
 
     @_answered
     async def submit(self, account_id: AccountId, email: OutgoingEmail) -> Submitted:
-        mailbox = self._mailbox(account_id)
+        mailbox = self.mailbox(account_id)
         self._check(mailbox, email)
         raw = _build(mailbox, email, with_bcc=True)
         if len(raw) > self._max_size:
@@ -243,7 +243,7 @@ class MailSandbox:
     async def find_own(
         self, account_id: AccountId, message_id: str, since: MailState | None
     ) -> FoundMail | None:
-        changed = self._mailbox(account_id).changed_since(since)
+        changed = self.mailbox(account_id).changed_since(since)
         twins = [mail for mail in changed if mail.parsed.index.message_id == message_id]
         own = [mail for mail in twins if _is_own(mail)]
         found = max(own, key=lambda mail: mail.submitted is not None, default=None)
@@ -253,7 +253,7 @@ class MailSandbox:
 
     @_answered
     async def destroy_mail(self, account_id: AccountId, document_ids: Sequence[DocumentId]) -> None:
-        mailbox = self._mailbox(account_id)
+        mailbox = self.mailbox(account_id)
         if mailbox.destroy(document_ids):
             self._bell(mailbox)
 
@@ -265,29 +265,29 @@ class MailSandbox:
 
     def _changes(self, cursor: Cursor, limit: int) -> Changes | MailServerError:
         try:
-            return self._mailbox(cursor.account_id).changes(cursor.state, limit)
+            return self.mailbox(cursor.account_id).changes(cursor.state, limit)
         except MailServerError as error:
             return error
 
     @_answered
     async def listing(self, account_id: AccountId) -> Listing:
-        return self._mailbox(account_id).listing()
+        return self.mailbox(account_id).listing()
 
     @_answered
     async def fetch(
         self, account_id: AccountId, document_ids: Sequence[DocumentId]
     ) -> tuple[Mail, ...]:
-        return self._mailbox(account_id).fetch(document_ids)
+        return self.mailbox(account_id).fetch(document_ids)
 
     @_answered
     async def read(
         self, account_id: AccountId, document_ids: Sequence[DocumentId]
     ) -> Mapping[DocumentId, MailContent]:
-        return self._mailbox(account_id).read(document_ids)
+        return self.mailbox(account_id).read(document_ids)
 
     @_answered
     async def relabel(self, account_id: AccountId, changes: Sequence[Relabel]) -> None:
-        mailbox = self._mailbox(account_id)
+        mailbox = self.mailbox(account_id)
         gone = [change.document_id for change in changes if not mailbox.relabel(change)]
         if len(gone) < len(changes):
             self._bell(mailbox)
@@ -303,7 +303,7 @@ class MailSandbox:
         folder: Folder,
         keywords: frozenset[str] = frozenset(),
     ) -> DocumentId:
-        mailbox = self._mailbox(account_id)
+        mailbox = self.mailbox(account_id)
         if not mime.has_headers(raw):
             raise MailServerRejected(Refusal.INVALID_MAIL, "A mail begins with its headers.")
         stored = mailbox.store(raw, folder, keywords)
@@ -316,7 +316,7 @@ class MailSandbox:
     async def upload(
         self, account_id: AccountId, content: AsyncIterator[bytes] | bytes, content_type: str
     ) -> BlobId:
-        mailbox = self._mailbox(account_id)
+        mailbox = self.mailbox(account_id)
         data = content if isinstance(content, bytes) else b"".join([part async for part in content])
         if len(data) > self._max_size:
             raise MailServerRejected(
@@ -328,7 +328,7 @@ class MailSandbox:
         self, account_id: AccountId, blob_id: BlobId, *, start: int = 0, stop: int | None = None
     ) -> AsyncIterator[bytes]:
         async with self.answering("download"):
-            data = self._mailbox(account_id).blob(blob_id)[start:stop]
+            data = self.mailbox(account_id).blob(blob_id)[start:stop]
         for at in range(0, len(data), CHUNK):
             yield data[at : at + CHUNK]
 
@@ -393,7 +393,8 @@ class MailSandbox:
         )
         return None if mailbox is None or mailbox.retired else mailbox
 
-    def _mailbox(self, account_id: AccountId) -> Mailbox:
+    def mailbox(self, account_id: AccountId) -> Mailbox:
+        """An account's insides, faults or not. Rejected: NO_ACCOUNT."""
         mailbox = self._mailboxes.get(account_id)
         if mailbox is None:
             raise MailServerRejected(Refusal.NO_ACCOUNT, f"There is no account {account_id}.")

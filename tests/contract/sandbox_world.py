@@ -1,0 +1,78 @@
+"""The sandbox as a world: breaking it is setting its faults."""
+
+from __future__ import annotations
+
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING
+
+from agentmail_cp.mailserver import MailServer, Refusal
+from agentmail_cp.sandbox import Faults, MailSandbox
+from tests.contract.world import Client, World
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncGenerator
+
+    from agentmail_cp.mailserver import Account
+
+PATIENCE = 0.1
+MAX_SIZE = 1_000_000
+MAX_RECIPIENTS = 100
+
+
+@asynccontextmanager
+async def sandbox_world(domain: str) -> AsyncGenerator[World]:
+    """A fresh sandbox with its SMTP door open."""
+    sandbox = MailSandbox(max_size=MAX_SIZE, max_recipients=MAX_RECIPIENTS, patience=PATIENCE)
+    await sandbox.ensure_domain(domain)
+    async with sandbox.listening() as door:
+        yield World(
+            sandbox,
+            domain=domain,
+            smtp_port=door.port,
+            backstage=_Backstage(sandbox),
+            max_size=MAX_SIZE,
+            max_recipients=MAX_RECIPIENTS,
+        )
+
+
+class _Backstage:
+    def __init__(self, sandbox: MailSandbox) -> None:
+        self._sandbox = sandbox
+
+    async def add_stranger(self, address: str) -> None:
+        self._sandbox.add_stranger(address)
+
+    @asynccontextmanager
+    async def _with(self, faults: Faults) -> AsyncGenerator[MailServer]:
+        self._sandbox.faults = faults
+        try:
+            yield self._sandbox
+        finally:
+            self._sandbox.faults = Faults()
+
+    def client(self) -> Client:
+        return self._with(Faults())
+
+    def down(self) -> Client:
+        return self._with(Faults(down=True))
+
+    def slow(self) -> Client:
+        return self._with(Faults(slow=PATIENCE * 2))
+
+    def lost_answer(self) -> Client:
+        return self._with(Faults(lost_answer=True))
+
+    def confused(self) -> Client:
+        return self._with(Faults(confused=True))
+
+    def over_quota(self, account: Account) -> Client:
+        return self._with(Faults(reject=Refusal.OVER_QUOTA))
+
+    def forbidden(self) -> Client:
+        return self._with(Faults(reject=Refusal.FORBIDDEN))
+
+    def refusing(self, recipient: str, reply: str) -> Client:
+        return self._with(Faults(refuse={recipient: reply}))
+
+    def bouncing(self, recipient: str) -> Client:
+        return self._with(Faults(bounce=frozenset({recipient})))

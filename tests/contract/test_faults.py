@@ -1,0 +1,142 @@
+"""The server is away, slow, cut off or full of nonsense: which error it is, and what was done.
+
+`reached` decides whether a send may be repeated: wrong one way sends twice, the other way never.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+
+from agentmail_cp.mailserver import (
+    BlobId,
+    Cursor,
+    DocumentId,
+    Folder,
+    MailServerConfused,
+    MailServerUnavailable,
+    NewAccount,
+    Relabel,
+)
+from tests.contract.world import World, a_raw_mail, an_email, covers
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
+    from agentmail_cp.mailserver import Account, MailServer
+
+NO_DOCUMENT = [DocumentId(1)]
+
+
+async def download(server: MailServer, account: Account) -> None:
+    async for _ in server.download(account.account_id, BlobId("any")):
+        pass
+
+
+READS: dict[str, Callable[[MailServer, Account], Awaitable[object]]] = {
+    "status": lambda server, _: server.status(),
+    "find_account": lambda server, account: server.find_account(account.address),
+    "find_own": lambda server, account: server.find_own(account.account_id, "m@x.test", None),
+    "changes": lambda server, account: server.changes([Cursor(account.account_id, account.state)]),
+    "listing": lambda server, account: server.listing(account.account_id),
+    "fetch": lambda server, account: server.fetch(account.account_id, NO_DOCUMENT),
+    "read": lambda server, account: server.read(account.account_id, NO_DOCUMENT),
+    "download": download,
+}
+WRITES: dict[str, Callable[[MailServer, Account], Awaitable[object]]] = {
+    "ensure_domain": lambda server, _: server.ensure_domain("another.test"),
+    "create_account": lambda server, account: server.create_account(
+        NewAccount(f"new-{account.address}")
+    ),
+    "set_password": lambda server, account: server.set_password(account.account_id, None),
+    "retire_account": lambda server, account: server.retire_account(account.account_id),
+    "destroy_account": lambda server, account: server.destroy_account(account.account_id),
+    "submit": lambda server, account: server.submit(
+        account.account_id, an_email(account, account.address)
+    ),
+    "destroy_mail": lambda server, account: server.destroy_mail(account.account_id, NO_DOCUMENT),
+    "relabel": lambda server, account: server.relabel(
+        account.account_id, [Relabel(NO_DOCUMENT[0], add=frozenset({"x"}))]
+    ),
+    "append": lambda server, account: server.append(
+        account.account_id, a_raw_mail(), folder=Folder.INBOX
+    ),
+    "upload": lambda server, account: server.upload(account.account_id, b"x", "text/plain"),
+    "ring": lambda server, _: server.ring(),
+}
+CALLS = READS | WRITES
+
+
+@covers("fault:down", MailServerUnavailable)
+@pytest.mark.parametrize("method", sorted(CALLS))
+async def test_a_server_that_is_away_was_not_reached(world: World, method: str) -> None:
+    account = await world.account()
+    async with world.backstage.down() as server:
+        with pytest.raises(MailServerUnavailable) as caught:
+            await CALLS[method](server, account)
+    assert not caught.value.reached
+    assert caught.value.retry_after > 0
+    assert (await world.changed(account)).present == ()
+    assert await world.server.find_account(account.address) is not None
+
+
+@covers("fault:slow", MailServerUnavailable)
+@pytest.mark.parametrize("method", sorted(CALLS))
+async def test_a_server_that_does_not_answer_in_time_is_unavailable(
+    world: World, method: str
+) -> None:
+    account = await world.account()
+    async with world.backstage.slow() as server:
+        with pytest.raises(MailServerUnavailable) as caught:
+            await CALLS[method](server, account)
+    assert caught.value.reached or method in READS
+
+
+@covers("fault:lost_answer", "submit", "find_own", MailServerUnavailable)
+async def test_a_send_whose_answer_was_lost_is_found_and_was_sent_once(world: World) -> None:
+    alice, bob = await world.account(), await world.account()
+    email = an_email(alice, bob.address)
+    async with world.backstage.lost_answer() as server:
+        with pytest.raises(MailServerUnavailable) as caught:
+            await server.submit(alice.account_id, email)
+    assert caught.value.reached
+    (mail,) = await world.arrived(bob)
+    assert mail.message_id == email.message_id
+    found = await world.server.find_own(alice.account_id, email.message_id, alice.state)
+    assert found is not None
+    assert found.submitted is not None
+    assert [each.address for each in found.submitted.verdicts] == [bob.address]
+    assert len((await world.changed(alice)).present) == 1
+
+
+@covers("fault:lost_answer", "create_account", "find_account")
+async def test_an_account_whose_creation_was_not_answered_is_found(world: World) -> None:
+    address = world.address()
+    async with world.backstage.lost_answer() as server:
+        with pytest.raises(MailServerUnavailable) as caught:
+            await server.create_account(NewAccount(address))
+    assert caught.value.reached
+    found = await world.server.find_account(address)
+    assert found is not None
+    assert found.ours
+
+
+@covers("fault:confused", MailServerConfused)
+@pytest.mark.parametrize("method", sorted(CALLS))
+async def test_nonsense_is_confusion_and_not_a_reason_to_try_again(
+    world: World, method: str
+) -> None:
+    account = await world.account()
+    async with world.backstage.confused() as server:
+        with pytest.raises(MailServerConfused):
+            await CALLS[method](server, account)
+
+
+@covers("close")
+async def test_one_client_that_closes_leaves_the_others_alone(world: World) -> None:
+    async with world.backstage.client() as server:
+        await server.status()
+        await server.close()
+        await server.close()
+    await world.server.status()

@@ -1,0 +1,376 @@
+"""Incoming mail as the index sees it, and the parts of a mail that are read on demand."""
+
+from __future__ import annotations
+
+import smtplib
+from datetime import UTC, datetime, timedelta
+
+import pytest
+
+from agentmail_cp.mailserver import Address, DocumentId, Folder, Refusal
+from tests.contract.world import World, a_raw_mail, covers, refused
+
+MISSING = DocumentId(1_000_000)
+
+
+def multipart(kind: str, *parts: str) -> bytes:
+    """A multipart mail of ready-made parts."""
+    body = "".join(f"--edge\r\n{part}\r\n" for part in parts) + "--edge--\r\n"
+    return a_raw_mail(
+        "MIME-Version: 1.0", f'Content-Type: multipart/{kind}; boundary="edge"', body=body
+    )
+
+
+@covers("changes", "fetch")
+async def test_mail_from_outside_arrives_with_everything_the_index_needs(world: World) -> None:
+    account = await world.account()
+    raw = a_raw_mail(
+        "Message-ID: <m1@remote.test>",
+        "In-Reply-To: <m0@remote.test>",
+        "References: <a@remote.test>\r\n <m0@remote.test>",
+        "Cc: Carol <carol@remote.test>, dave@remote.test",
+        "Reply-To: list@remote.test",
+        "Content-Type: text/plain",
+        subject="Invoice",
+        body="Dear agent,\r\n\r\nplease pay.\r\n",
+    )
+    before = datetime.now(UTC) - timedelta(seconds=2)
+    mail = await world.received(account, raw)
+    assert mail.folders == {Folder.INBOX}
+    assert mail.keywords == frozenset()
+    assert mail.message_id == "m1@remote.test"
+    assert mail.in_reply_to == ("m0@remote.test",)
+    assert mail.references == ("a@remote.test", "m0@remote.test")
+    assert mail.subject == "Invoice"
+    assert mail.sender == Address("peer@remote.test", "Peer")
+    assert mail.to == (Address("agent@contract.test"),)
+    assert mail.cc == (Address("carol@remote.test", "Carol"), Address("dave@remote.test"))
+    assert mail.reply_to == (Address("list@remote.test"),)
+    assert mail.sent_at == datetime(2026, 11, 21, 6, 30, tzinfo=UTC)
+    assert mail.received_at.utcoffset() == timedelta(0)
+    assert before <= mail.received_at <= datetime.now(UTC) + timedelta(seconds=2)
+    assert mail.size > len(raw)
+    assert " ".join(mail.preview.split()) == "Dear agent, please pay."
+    assert not mail.has_attachment
+    assert await world.server.fetch(account.account_id, [mail.document_id]) == (mail,)
+
+
+@covers("changes")
+async def test_the_preview_of_html_mail_is_short_plain_text(world: World) -> None:
+    account = await world.account()
+    html = "<html><head><style>p{color:red}</style></head><body><p>Caf&eacute; &amp; <b>more</b>"
+    raw = a_raw_mail("Content-Type: text/html; charset=utf-8", body=html + " text" * 200)
+    mail = await world.received(account, raw)
+    assert mail.preview.strip().startswith("Café & more text")
+    assert 0 < len(mail.preview) <= 200
+
+
+@covers("changes")
+async def test_mail_without_message_id_and_date_arrives(world: World) -> None:
+    """The MX door gives it both, as RFC 5321 section 6.4 allows."""
+    account = await world.account()
+    mail = await world.received(account, b"Subject: bare\r\n\r\nbody")
+    assert mail.subject == "bare"
+    assert mail.sender is None
+    assert mail.message_id
+    assert mail.sent_at is not None
+
+
+@covers("append", "fetch")
+async def test_mail_that_a_client_stores_may_lack_every_header_it_should_have(
+    world: World,
+) -> None:
+    account = await world.account()
+    document_id = await world.server.append(
+        account.account_id, b"X-Only: this\r\n\r\nbody", folder=Folder.INBOX
+    )
+    (mail,) = await world.server.fetch(account.account_id, [document_id])
+    assert mail.message_id is mail.sent_at is mail.subject is mail.sender is None
+    assert mail.to == mail.references == mail.in_reply_to == ()
+
+
+@covers("changes")
+async def test_mails_that_share_a_message_id_are_all_kept_when_they_differ(
+    world: World,
+) -> None:
+    """Lists and broken senders reuse ids. Stalwart drops only what has the same subject, too."""
+    account = await world.account()
+    same = "Message-ID: <same@remote.test>"
+    for subject in ("One", "Two"):
+        await world.deliver(a_raw_mail(same, subject=subject), account.address)
+    await world.deliver(
+        a_raw_mail(same, "References: <other@remote.test>", subject="One"), account.address
+    )
+    mails = await world.arrived(account, 3)
+    assert {mail.message_id for mail in mails} == {"same@remote.test"}
+    assert sorted(mail.subject or "" for mail in mails) == ["One", "One", "Two"]
+
+
+@covers("changes", "append")
+async def test_a_mail_delivered_twice_is_kept_once_and_one_stored_twice_is_kept_twice(
+    world: World,
+) -> None:
+    """Documented behaviour of Stalwart 0.16 (`message-ingest.duplicate`)."""
+    account = await world.account()
+    raw = a_raw_mail("Message-ID: <twin@remote.test>", subject="Twin")
+    for again in (raw, raw.replace(b"Subject: Twin", b"Subject: Re: Twin")):
+        await world.deliver(again, account.address)
+    await world.deliver(a_raw_mail(subject="Last"), account.address)
+    mails = await world.arrived(account, 2)
+    assert sorted(mail.subject or "" for mail in mails) == ["Last", "Twin"]
+    for _ in range(2):
+        await world.server.append(account.account_id, raw, folder=Folder.INBOX)
+    assert len(await world.arrived(account, 4)) == 4
+
+
+@covers("changes")
+async def test_mail_to_a_tagged_address_reaches_the_account(world: World) -> None:
+    account = await world.account()
+    await world.deliver(a_raw_mail(), account.address.replace("@", "+news@"))
+    await world.arrived(account)
+
+
+async def test_mail_to_nobody_is_refused_at_rcpt(world: World) -> None:
+    with pytest.raises(smtplib.SMTPRecipientsRefused) as caught:
+        await world.deliver(a_raw_mail(), world.address("nobody"))
+    ((code, text),) = caught.value.recipients.values()
+    assert (code, text.split()[0]) == (550, b"5.1.2")
+
+
+async def test_the_mx_door_relays_nothing(world: World) -> None:
+    with pytest.raises(smtplib.SMTPRecipientsRefused) as caught:
+        await world.deliver(a_raw_mail(), "somebody@elsewhere.test")
+    ((code, _),) = caught.value.recipients.values()
+    assert code == 550
+
+
+@covers("read")
+async def test_mail_from_outside_shows_where_it_came_from(world: World) -> None:
+    account = await world.account()
+    mail = await world.received(account, a_raw_mail("X-Twice: 1", "X-Twice: 2"))
+    content = await world.content(account, mail.document_id)
+    names = [name.lower() for name, _ in content.headers]
+    headers = {name.lower(): value for name, value in content.headers}
+    assert headers["delivered-to"] == account.address
+    assert headers["return-path"] == "<peer@remote.test>"
+    assert "client.test" in headers["received"]
+    assert names.index("received") < names.index("from") < names.index("subject")
+    assert [value for name, value in content.headers if name == "X-Twice"] == ["1", "2"]
+
+
+@covers("read", "fetch")
+async def test_missing_mails_are_left_out(world: World) -> None:
+    account = await world.account()
+    mail = await world.received(account, a_raw_mail())
+    wanted = [MISSING, mail.document_id]
+    assert await world.server.fetch(account.account_id, wanted) == (mail,)
+    assert set(await world.server.read(account.account_id, wanted)) == {mail.document_id}
+    assert await world.server.fetch(account.account_id, []) == ()
+    assert await world.server.read(account.account_id, []) == {}
+
+
+@covers("read")
+async def test_headers_are_decoded_text_in_order(world: World) -> None:
+    account = await world.account()
+    raw = a_raw_mail(
+        "X-Folded: one\r\n two",
+        "X-Words: =?utf-8?q?Gr=C3=BC=C3=9Fe?= =?utf-8?b?8J+agA==?=",
+        "X-Last: =?x",
+    )
+    mail = await world.received(account, raw)
+    headers = (await world.content(account, mail.document_id)).headers
+    own = [(name, " ".join(value.split())) for name, value in headers if name.startswith("X-")]
+    assert own == [("X-Folded", "one two"), ("X-Words", "Grüße🚀"), ("X-Last", "=?x")]
+
+
+@covers("read")
+async def test_html_only_mail_has_no_text_and_text_only_mail_no_html(world: World) -> None:
+    account = await world.account()
+    raw = a_raw_mail("Content-Type: text/html; charset=utf-8", body="<p>ä</p>")
+    for stored, expected in (
+        (raw, (None, "<p>ä</p>")),
+        (a_raw_mail("Content-Type: text/plain; charset=utf-8", body="ä"), ("ä", None)),
+        (a_raw_mail(body=""), ("", None)),
+    ):
+        document_id = await world.server.append(account.account_id, stored, folder=Folder.INBOX)
+        content = await world.content(account, document_id)
+        assert (content.text, content.html) == expected
+
+
+@covers("read")
+async def test_line_ends_of_bodies_are_single_line_feeds(world: World) -> None:
+    account = await world.account()
+    raw = multipart(
+        "alternative",
+        "Content-Type: text/plain\r\n\r\none\r\ntwo",
+        "Content-Type: text/html\r\n\r\n<p>one\r\ntwo</p>",
+    )
+    mail = await world.received(account, raw)
+    content = await world.content(account, mail.document_id)
+    assert (content.text, content.html) == ("one\ntwo", "<p>one\ntwo</p>")
+
+
+@covers("read")
+@pytest.mark.parametrize(
+    ("charset", "encoded", "text"),
+    [
+        ("iso-8859-1", "Grüße".encode("latin-1"), "Grüße"),
+        ("shift_jis", "日本語".encode("shift-jis"), "日本語"),
+        ("utf-8", b"broken \xff\xfe end", "broken \ufffd\ufffd end"),
+        ("no-such-charset", b"plain ascii", "plain ascii"),
+        ("us-ascii", "Grüße".encode(), "Gr"),
+    ],
+)
+async def test_every_charset_is_text(world: World, charset: str, encoded: bytes, text: str) -> None:
+    account = await world.account()
+    head = a_raw_mail(f"Content-Type: text/plain; charset={charset}", body="")
+    mail = await world.received(account, head + encoded)
+    content = await world.content(account, mail.document_id)
+    assert content.text is not None
+    assert content.text.strip().startswith(text)
+
+
+@covers("read", "download")
+async def test_attachments_are_told_from_bodies(world: World) -> None:
+    account = await world.account()
+    raw = multipart(
+        "mixed",
+        "Content-Type: text/plain\r\n\r\nSee attached.",
+        'Content-Type: application/pdf; name="a.pdf"\r\n'
+        'Content-Disposition: attachment; filename="Bericht.pdf"\r\n'
+        "Content-Transfer-Encoding: base64\r\n\r\nJVBERi0=",
+        "Content-Type: image/png\r\nContent-Disposition: inline\r\nContent-ID: <logo@x>\r\n"
+        "Content-Transfer-Encoding: base64\r\n\r\niVBORw0KGgo=",
+        "Content-Type: text/plain\r\n"
+        "Content-Disposition: attachment; filename*=utf-8''%C3%BCbersicht.txt\r\n\r\nnotes",
+        "Content-Type: text/calendar; charset=utf-8; method=REQUEST\r\n\r\nBEGIN:VCALENDAR",
+        "Content-Type: message/rfc822\r\n\r\nSubject: inner\r\n\r\ninner body",
+    )
+    mail = await world.received(account, raw)
+    assert mail.has_attachment
+    content = await world.content(account, mail.document_id)
+    assert content.text == "See attached."
+    pdf, png, notes, calendar, inner = content.attachments
+    assert (pdf.filename, pdf.content_type, pdf.size) == ("Bericht.pdf", "application/pdf", 5)
+    assert not pdf.inline
+    assert (png.filename, png.content_type, png.size) == (None, "image/png", 8)
+    assert (png.content_id, png.inline) == ("logo@x", True)
+    assert (notes.filename, notes.content_type, notes.size) == (
+        "übersicht.txt",
+        "text/plain",
+        5,
+    )
+    assert (calendar.content_type, calendar.size) == ("text/calendar", 15)
+    assert inner.content_type == "message/rfc822"
+    assert len({each.part_id for each in content.attachments}) == 5
+    bytes_of = [
+        b"".join([part async for part in world.server.download(account.account_id, each.blob_id)])
+        for each in content.attachments
+    ]
+    assert bytes_of[0] == b"%PDF-"
+    assert bytes_of[1] == b"\x89PNG\r\n\x1a\n"
+    assert bytes_of[2].strip() == b"notes"
+    assert b"Subject: inner" in bytes_of[4]
+
+
+@covers("read", "changes")
+async def test_a_picture_in_a_signature_is_listed_with_its_content_id(world: World) -> None:
+    account = await world.account()
+    raw = multipart(
+        "related",
+        'Content-Type: text/html\r\n\r\n<img src="cid:logo">',
+        "Content-Type: image/png\r\nContent-ID: <logo>\r\n\r\nPNG",
+    )
+    mail = await world.received(account, raw)
+    content = await world.content(account, mail.document_id)
+    assert (content.text, content.html) == (None, '<img src="cid:logo">')
+    assert [(each.content_id, each.content_type) for each in content.attachments] == [
+        ("logo", "image/png")
+    ]
+
+
+@covers("read")
+async def test_a_body_of_several_texts_is_read_whole(world: World) -> None:
+    """Apple Mail puts text before and after a picture."""
+    account = await world.account()
+    raw = multipart(
+        "mixed",
+        "Content-Type: text/plain\r\n\r\nBefore.",
+        "Content-Type: image/jpeg\r\nContent-Disposition: inline\r\n\r\nJPG",
+        "Content-Type: text/plain\r\n\r\nAfter.",
+    )
+    mail = await world.received(account, raw)
+    text = (await world.content(account, mail.document_id)).text
+    assert text is not None
+    assert "Before." in text
+    assert "After." in text
+
+
+@covers("read", "fetch")
+@pytest.mark.parametrize(
+    "raw",
+    [
+        (
+            b"From: \xff\xfe <x@@y>, ,;:\r\nTo: undisclosed-recipients:;\r\nDate: yesterday\r\n"
+            b"Message-ID: <a b>\r\nSubject: =?utf-8?b?!!!?= =?bad\r\n\r\n\x00\x01\xff"
+        ),
+        b'From: a@b.test\r\nContent-Type: multipart/mixed; boundary="x"\r\n\r\nno parts at all',
+        b'From: a@b.test\r\nContent-Type: multipart/mixed; boundary=""\r\n\r\n--\r\n\r\nx',
+        b"From: a@b.test\r\nContent-Type: ;;;=\r\nContent-Transfer-Encoding: base64\r\n\r\n%%%",
+        b"From: a@b.test\r\nReferences: " + b"<a@b> " * 3000 + b"\r\n\r\nbody",
+        b"From: a@b.test\nSubject: bare line feeds\n\nbody\n",
+    ],
+    ids=["headers", "no-parts", "no-boundary", "content-type", "references", "line-feeds"],
+)
+async def test_hostile_mail_is_listed_and_read(world: World, raw: bytes) -> None:
+    account = await world.account()
+    document_id = await world.server.append(account.account_id, raw, folder=Folder.JUNK)
+    (mail,) = await world.server.fetch(account.account_id, [document_id])
+    assert mail.size == len(raw)
+    content = await world.content(account, document_id)
+    assert content.headers
+
+
+@covers("append", "read", "download")
+async def test_a_stored_mail_is_kept_byte_for_byte_with_folder_and_keywords(
+    world: World,
+) -> None:
+    """Clients store their own sent mail."""
+    account = await world.account()
+    raw = a_raw_mail("Message-ID: <own@contract.test>", body="Grüße\r\n")
+    document_id = await world.server.append(
+        account.account_id, raw, folder=Folder.SENT, keywords=frozenset({"$Seen", "Mine"})
+    )
+    (mail,) = (await world.changed(account)).present
+    assert mail.document_id == document_id
+    assert mail.folders == {Folder.SENT}
+    assert mail.keywords == {"$seen", "mine"}
+    assert mail.size == len(raw)
+    blob_id = (await world.content(account, document_id)).raw_blob_id
+    parts = [part async for part in world.server.download(account.account_id, blob_id)]
+    assert b"".join(parts) == raw
+
+
+@covers("append", Refusal.INVALID_MAIL)
+async def test_bytes_that_are_no_mail_are_not_stored(world: World) -> None:
+    account = await world.account()
+    with refused(Refusal.INVALID_MAIL):
+        await world.server.append(account.account_id, b"", folder=Folder.INBOX)
+    assert (await world.changed(account)).present == ()
+
+
+@covers("append", "fetch", "read", "relabel", "destroy_mail", "find_own", Refusal.NO_ACCOUNT)
+async def test_an_account_that_is_gone_has_no_mail(world: World) -> None:
+    account = await world.account()
+    gone = account.account_id
+    await world.server.destroy_account(gone)
+    with refused(Refusal.NO_ACCOUNT):
+        await world.server.append(gone, a_raw_mail(), folder=Folder.INBOX)
+    with refused(Refusal.NO_ACCOUNT):
+        await world.server.fetch(gone, [DocumentId(1)])
+    with refused(Refusal.NO_ACCOUNT):
+        await world.server.read(gone, [DocumentId(1)])
+    with refused(Refusal.NO_ACCOUNT):
+        await world.server.destroy_mail(gone, [DocumentId(1)])
+    with refused(Refusal.NO_ACCOUNT):
+        await world.server.find_own(gone, "m@contract.test", None)

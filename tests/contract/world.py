@@ -1,0 +1,214 @@
+"""What a contract case sees: a mail server behind the port, its SMTP door, and ways to break it.
+
+One `World` per kind of server. A case uses fresh accounts, so cases share a server without meeting.
+`covers` declares what a case is about; `test_completeness.py` demands that nothing is left out.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import smtplib
+import time
+import uuid
+from contextlib import AbstractAsyncContextManager, contextmanager
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
+
+import msgspec
+import pytest
+
+from agentmail_cp.mailserver import (
+    Account,
+    Address,
+    Changes,
+    Cursor,
+    Mail,
+    MailServer,
+    MailServerError,
+    MailServerRejected,
+    NewAccount,
+    OutgoingEmail,
+    Refusal,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Generator
+
+    from agentmail_cp.mailserver import DocumentId, MailContent, MailState
+
+ARRIVAL = 15.0
+"""Seconds a mail may take from SMTP to its mailbox before a case fails; a few ms are usual."""
+
+Client = AbstractAsyncContextManager[MailServer]
+Case = TypeVar("Case")
+Topic = str | Refusal | type[MailServerError]
+
+covered: set[Topic] = set()
+
+
+def covers(*topics: Topic) -> Callable[[Case], Case]:
+    """Say which methods, refusals, errors and sandbox faults (`fault:down`) a case is about."""
+    covered.update(topics)
+    return lambda case: case
+
+
+class Backstage(Protocol):
+    """What cannot be done through the port: mostly breaking the server while a context is open.
+
+    Each context yields the server as a client sees it then.
+    """
+
+    async def add_stranger(self, address: str) -> None:
+        """Make an account that is not of our making."""
+        ...
+
+    def client(self) -> Client:
+        """One more client of the same server."""
+        ...
+
+    def down(self) -> Client:
+        """Nothing listens."""
+        ...
+
+    def slow(self) -> Client:
+        """No answer comes within the client's patience."""
+        ...
+
+    def lost_answer(self) -> Client:
+        """Requests are carried out, and the connection ends before the answer."""
+        ...
+
+    def confused(self) -> Client:
+        """Answers make no sense."""
+        ...
+
+    def over_quota(self, account: Account) -> Client:
+        """The account has no room left."""
+        ...
+
+    def forbidden(self) -> Client:
+        """Our credential may not send."""
+        ...
+
+    def refusing(self, recipient: str, reply: str) -> Client:
+        """Submissions to this recipient are refused with this SMTP reply."""
+        ...
+
+    def bouncing(self, recipient: str) -> Client:
+        """Mail to this recipient is accepted and fails for good later."""
+        ...
+
+
+class World:
+    """A mail server with its MX port. `max_size` is the largest upload it takes, in bytes."""
+
+    def __init__(
+        self,
+        server: MailServer,
+        *,
+        domain: str,
+        smtp_port: int,
+        backstage: Backstage,
+        max_size: int,
+        max_recipients: int,
+    ) -> None:
+        self.server = server
+        self.domain = domain
+        self.backstage = backstage
+        self.max_size = max_size
+        self.max_recipients = max_recipients
+        self._smtp_port = smtp_port
+
+    def address(self, name: str = "agent") -> str:
+        return f"{name}-{uuid.uuid4().hex[:12]}@{self.domain}"
+
+    async def account(self, display_name: str | None = None) -> Account:
+        return await self.server.create_account(NewAccount(self.address(), display_name))
+
+    async def deliver(self, raw: bytes, to: str, *, mail_from: str = "peer@remote.test") -> None:
+        """Hand a mail to the MX port. Raises smtplib's errors when it is refused."""
+        await asyncio.to_thread(self._deliver, raw, to, mail_from)
+
+    def _deliver(self, raw: bytes, to: str, mail_from: str) -> None:
+        with smtplib.SMTP("127.0.0.1", self._smtp_port, "client.test", timeout=30) as client:
+            client.sendmail(mail_from, [to], raw)
+
+    async def page(self, account: Account, since: MailState | None, limit: int = 200) -> Changes:
+        """One answer of `changes` about one account; its error is raised."""
+        answer = await self.server.changes([Cursor(account.account_id, since)], limit=limit)
+        result = answer[account.account_id]
+        if isinstance(result, MailServerError):
+            raise result
+        return result
+
+    async def changed(self, account: Account, since: MailState | None = None) -> Changes:
+        """Every change since a state (by default the account's creation), all pages as one."""
+        present: dict[DocumentId, Mail] = {}
+        destroyed: set[DocumentId] = set()
+        page = await self.page(account, since or account.state)
+        while True:
+            present.update((mail.document_id, mail) for mail in page.present)
+            destroyed.update(page.destroyed)
+            if not page.more:
+                break
+            page = await self.page(account, page.state)
+        return Changes(
+            account_id=account.account_id,
+            state=page.state,
+            present=tuple(present[each] for each in sorted(present.keys() - destroyed)),
+            destroyed=tuple(sorted(destroyed)),
+        )
+
+    async def arrived(self, account: Account, count: int = 1) -> tuple[Mail, ...]:
+        """The mails of an account, as soon as there are `count`. Fails after `ARRIVAL` seconds."""
+        deadline = time.monotonic() + ARRIVAL
+        while True:
+            found = (await self.changed(account)).present
+            if len(found) >= count:
+                return found
+            assert time.monotonic() < deadline, f"only {len(found)} of {count} mails arrived"
+            await asyncio.sleep(0.02)
+
+    async def received(self, account: Account, raw: bytes) -> Mail:
+        """Deliver one mail to an empty account and return it as it arrived there."""
+        await self.deliver(raw, account.address)
+        (mail,) = await self.arrived(account)
+        return mail
+
+    async def content(self, account: Account, document_id: DocumentId) -> MailContent:
+        return (await self.server.read(account.account_id, [document_id]))[document_id]
+
+
+def an_email(account: Account, /, *recipients: str, **other: Any) -> OutgoingEmail:
+    """A small mail from an account; `other` replaces fields."""
+    email = OutgoingEmail(
+        message_id=f"{uuid.uuid4().hex}@{account.address.rpartition('@')[2]}",
+        date=datetime.now(UTC).replace(microsecond=0),
+        sender=Address(account.address),
+        to=tuple(Address(each) for each in recipients),
+        subject="Hello",
+        text="Hi there",
+        recipients=recipients,
+    )
+    return msgspec.structs.replace(email, **other)
+
+
+def a_raw_mail(*lines: str, body: str = "Hi there", subject: str = "Hello") -> bytes:
+    """A raw mail with these header lines besides From, To, Date and Subject."""
+    headers = [
+        "From: Peer <peer@remote.test>",
+        "To: agent@contract.test",
+        "Date: Sat, 21 Nov 2026 08:30:00 +0200",
+        f"Subject: {subject}",
+        *lines,
+    ]
+    return "\r\n".join([*headers, "", body]).encode()
+
+
+@contextmanager
+def refused(code: Refusal) -> Generator[None]:
+    """The block must be refused with this code and a sentence that says why."""
+    with pytest.raises(MailServerRejected) as caught:
+        yield
+    assert caught.value.code == code
+    assert caught.value.text
