@@ -28,7 +28,8 @@ def postgres_url(tmp_path_factory: pytest.TempPathFactory) -> Generator[str]:
         return
     server = LocalPostgres(tmp_path_factory.mktemp("postgres"), durable=False)
     try:
-        yield server.start()
+        server.start()
+        yield server.database("agentmail")
     finally:
         server.stop()
 

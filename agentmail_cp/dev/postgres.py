@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
     from agentmail_cp.dev.pgbinaries import Binaries
 
-USER = DATABASE = "agentmail"
+USER = "agentmail"
 START_TIMEOUT = 30.0
 """Seconds until a start counts as failed: crash recovery of a big cluster takes a while."""
 
@@ -53,24 +53,22 @@ class LocalPostgres:
         self._process: subprocess.Popen[bytes] | None = None
         self._port = 0
 
-    @property
-    def url(self) -> str:
-        """URL of the application's database; valid while the server runs."""
-        return self._url_of(DATABASE)
-
-    def start(self) -> str:
-        """Start the server, making the cluster first if there is none; returns `url`.
-
-        Raises `DevError`.
-        """
+    def start(self) -> None:
+        """Start the server, making the cluster first if there is none. Raises `DevError`."""
         self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         binaries = self._binaries()
         if not self._data.exists():
             self._make_cluster(binaries)
         stop_leftover(self._data)
         self._launch(binaries)
-        create_database(self._url_of("postgres"), DATABASE)
-        return self.url
+
+    def database(self, name: str, *, afresh: bool = False) -> str:
+        """URL of the database `name`, made if need be; valid until the next start.
+
+        `afresh` drops what an existing one holds.
+        """
+        create_database(self._url_of("postgres"), name, afresh=afresh)
+        return self._url_of(name)
 
     def stop(self) -> None:
         """Shut down in the fast way (clients are cut off, data is safe); may be repeated."""
@@ -129,6 +127,7 @@ class LocalPostgres:
                 cwd="/",
                 env=_environment(),
                 pass_fds=(data_fd, words_fd),
+                start_new_session=True,
                 user=self._runner.uid,
                 group=self._runner.gid,
                 extra_groups=self._runner.groups,

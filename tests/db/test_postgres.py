@@ -19,7 +19,7 @@ import pytest
 
 from agentmail_cp.dev import pgbinaries
 from agentmail_cp.dev.errors import DevError
-from agentmail_cp.dev.postgres import LocalPostgres, create_database
+from agentmail_cp.dev.postgres import LocalPostgres
 from tests.fix_pg import empty
 
 NEEDS_ROOT = pytest.mark.skipif(os.geteuid() != 0, reason="only root has folders of this kind")
@@ -30,6 +30,11 @@ def server(tmp_path: Path) -> Generator[LocalPostgres]:
     server = LocalPostgres(tmp_path / "postgres", durable=True)
     yield server
     server.stop()
+
+
+def started(server: LocalPostgres) -> str:
+    server.start()
+    return server.database("world")
 
 
 def write(url: str) -> None:
@@ -52,10 +57,10 @@ def setting(url: str, name: str) -> str:
 
 
 def test_data_survives_a_restart_that_takes_no_time(server: LocalPostgres) -> None:
-    write(server.start())
+    write(started(server))
     server.stop()
     begun = time.monotonic()
-    url = server.start()
+    url = started(server)
     assert time.monotonic() - begun < 2
     assert read(url) == 42
 
@@ -66,13 +71,13 @@ def test_dev_data_survives_a_power_failure_and_test_data_need_not(
     assert setting(server.start(), "fsync") == "on"
     throwaway = LocalPostgres(tmp_path / "throwaway", durable=False)
     try:
-        assert setting(throwaway.start(), "fsync") == "off"
+        assert setting(started(throwaway), "fsync") == "off"
     finally:
         throwaway.stop()
 
 
 def test_only_this_machine_and_only_with_the_password(server: LocalPostgres) -> None:
-    url = server.start()
+    url = started(server)
     assert setting(url, "listen_addresses") == "127.0.0.1"
     assert setting(url, "unix_socket_directories") == ""
     password = url.split(":")[2].split("@")[0]
@@ -92,7 +97,7 @@ def test_a_server_whose_owner_was_killed_is_replaced_not_doubled(
     killed = subprocess.run([sys.executable, "-c", script, str(folder)], check=False)
     assert killed.returncode == -signal.SIGKILL
     orphan = int((folder / "data" / "postmaster.pid").read_text().split()[0])
-    write_to = server.start()
+    write_to = started(server)
     write(write_to)
     assert read(write_to) == 42
     assert not Path(f"/proc/{orphan}/cwd").exists()
@@ -101,12 +106,12 @@ def test_a_server_whose_owner_was_killed_is_replaced_not_doubled(
 def test_a_lock_file_that_names_somebody_else_is_no_obstacle(
     server: LocalPostgres, tmp_path: Path
 ) -> None:
-    write(server.start())
+    write(started(server))
     lock = tmp_path / "postgres" / "data" / "postmaster.pid"
     text = lock.read_text()
     server.stop()
     lock.write_text(text.replace(text.split()[0], str(os.getpid()), 1))
-    assert read(server.start()) == 42
+    assert read(started(server)) == 42
 
 
 def test_an_interrupted_first_start_leaves_nothing_in_the_way(
@@ -115,11 +120,11 @@ def test_an_interrupted_first_start_leaves_nothing_in_the_way(
     half = tmp_path / "postgres" / "data.unfinished"
     half.mkdir(parents=True)
     (half / "PG_VERSION").write_text("15")
-    write(server.start())
+    write(started(server))
 
 
 def test_a_crashed_backend_does_not_take_the_server_down(server: LocalPostgres) -> None:
-    url = server.start()
+    url = started(server)
     write(url)
     with psycopg.connect(url) as victim:
         os.kill(victim.info.backend_pid, signal.SIGKILL)
@@ -155,12 +160,10 @@ def test_a_folder_that_is_no_cluster_is_named_in_one_sentence(
 
 
 def test_a_fresh_world_forgets_and_an_old_one_stays(server: LocalPostgres) -> None:
-    url = server.start()
+    url = started(server)
     write(url)
-    admin = url.rpartition("/")[0] + "/postgres"
-    create_database(admin, "agentmail")
-    assert read(url) == 42
-    create_database(admin, "agentmail", afresh=True)
+    assert read(server.database("world")) == 42
+    server.database("world", afresh=True)
     with pytest.raises(psycopg.errors.UndefinedTable):
         read(url)
 
@@ -171,9 +174,9 @@ def test_root_can_keep_it_where_only_root_can_enter(tmp_path: Path) -> None:
     closed.mkdir(mode=0o700)
     server = LocalPostgres(closed / "state" / "postgres", durable=True)
     try:
-        write(server.start())
+        write(started(server))
         server.stop()
-        assert read(server.start()) == 42
+        assert read(started(server)) == 42
         assert closed.stat().st_mode & 0o777 == 0o700
     finally:
         server.stop()
@@ -188,10 +191,10 @@ def test_the_wheel_serves_where_nothing_is_installed(
     server: LocalPostgres, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     without_installed_binaries(monkeypatch)
-    url = server.start()
+    url = started(server)
     write(url)
     server.stop()
-    assert read(server.start()) == 42
+    assert read(started(server)) == 42
 
 
 @NEEDS_ROOT
@@ -211,7 +214,7 @@ def test_root_can_use_a_wheel_that_only_root_can_reach(
     with tempfile.TemporaryDirectory() as copies:
         Path(copies).chmod(0o755)
         monkeypatch.setattr(pgbinaries, "_COPIES", Path(copies))
-        write(server.start())
+        write(started(server))
         server.stop()
         assert any(Path(copies).iterdir())
 
