@@ -68,7 +68,7 @@ def test_data_survives_a_restart_that_takes_no_time(server: LocalPostgres) -> No
 def test_dev_data_survives_a_power_failure_and_test_data_need_not(
     server: LocalPostgres, tmp_path: Path
 ) -> None:
-    assert setting(server.start(), "fsync") == "on"
+    assert setting(started(server), "fsync") == "on"
     throwaway = LocalPostgres(tmp_path / "throwaway", durable=False)
     try:
         assert setting(started(throwaway), "fsync") == "off"
