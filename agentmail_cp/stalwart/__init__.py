@@ -1,1 +1,28 @@
-"""Everything that is particular to the Stalwart mail server; nothing outside speaks JMAP."""
+"""Everything that is particular to the Stalwart mail server; nothing outside speaks JMAP.
+
+`StalwartMailServer` is the port's real implementation, for Stalwart 0.16 and later.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from agentmail_cp.stalwart.admin import Accounts, Directory
+from agentmail_cp.stalwart.folders import Folders
+from agentmail_cp.stalwart.mail import Mailboxes
+from agentmail_cp.stalwart.submission import Submissions
+
+if TYPE_CHECKING:
+    from agentmail_cp.stalwart.jmap import JmapClient
+
+
+class StalwartMailServer(Accounts, Mailboxes, Submissions):
+    """A Stalwart server under one service account's key. Safe to share between tasks."""
+
+    def __init__(self, client: JmapClient) -> None:
+        self._jmap = client
+        self._directory = Directory(client)
+        self._folders = Folders(client)
+
+    async def close(self) -> None:
+        await self._jmap.close()

@@ -17,7 +17,7 @@ from contextlib import contextmanager
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from http import HTTPStatus
-from typing import TYPE_CHECKING, Any, Final, TypeVar
+from typing import TYPE_CHECKING, Any, Final, Generic, TypeVar
 from urllib.parse import quote, urlencode
 
 import httpx
@@ -52,6 +52,9 @@ PATIENCE: Final = 1.0
 NEVER_SENT: Final = (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout)
 TOO_MANY_AT_ONCE: Final = frozenset({"maxConcurrentRequests", "maxConcurrentUpload"})
 TOO_BIG: Final = frozenset({"maxSizeRequest", "maxSizeUpload"})
+UNREADABLE: Final = frozenset(
+    {"urn:ietf:params:jmap:error:notJSON", "urn:ietf:params:jmap:error:notRequest"}
+)
 PASSING: Final = frozenset({"serverUnavailable", "serverFail", "serverPartialFail"})
 """Method errors that say nothing about the request: Stalwart answers so when its store is away."""
 
@@ -82,6 +85,12 @@ class LoginRefused(MailServerConfused):
     """The server does not accept our credential (HTTP 401, 402 or 403)."""
 
 
+class RequestRefused(MailServerConfused):
+    """The server could not parse the request. One bad argument (a state, an id, a header name) is
+    enough, whatever else is in the request; nothing of it was carried out.
+    """
+
+
 class _Error(msgspec.Struct):
     type: str
     description: str = ""
@@ -106,6 +115,33 @@ class SetError(msgspec.Struct, frozen=True, rename="camel"):
             " ".join(str(value) for value in error.values()) for error in self.validation_errors
         )
         return f"{self.type}{where}: {self.description or details or 'no description'}"
+
+
+class Created(msgspec.Struct, frozen=True):
+    """What a `/set` or `/import` tells of an object it made."""
+
+    id: str
+
+
+class SetAnswer(msgspec.Struct, frozen=True, rename="camel"):
+    """What a `/set` (RFC 8620 section 5.3) or `Email/import` did and what it refused, by id."""
+
+    created: dict[str, Created] | None = None
+    not_created: dict[str, SetError] | None = None
+    not_updated: dict[str, SetError] | None = None
+    not_destroyed: dict[str, SetError] | None = None
+
+    def made(self, creation_id: str) -> str | None:
+        """The id of the object made under this creation id, None when it was refused."""
+        created = (self.created or {}).get(creation_id)
+        return created.id if created else None
+
+
+class GetAnswer(msgspec.Struct, Generic[T]):
+    """Objects a `/get` found (RFC 8620 section 5.1). Management objects have no state."""
+
+    found: list[T] = msgspec.field(name="list")
+    state: str | None = None
 
 
 class Answer(msgspec.Struct, frozen=True):
@@ -164,12 +200,12 @@ class _Response(msgspec.Struct, rename="camel"):
 class _Problem(msgspec.Struct):
     type: str = "about:blank"
     title: str | None = None
-    detail: str | None = None
     limit: str | None = None
 
     @property
     def sentence(self) -> str:
-        return self.detail or self.title or "no explanation"
+        """What happened. `detail` is left alone: Stalwart puts the whole request into it."""
+        return self.limit or self.title or self.type.rpartition(":")[2]
 
 
 class Blob(msgspec.Struct, frozen=True, rename="camel"):
@@ -257,6 +293,12 @@ class JmapClient:
     async def get_json(self, path: str, shape: type[T]) -> T:
         """Read a JSON document beside JMAP, for example `/api/account`."""
         return _decode(await self._exchange("GET", path, repeat=True), shape, path)
+
+    async def redirection(self, path: str) -> str | None:
+        """Where a GET of this path is sent on to, None when it is not."""
+        with _translated():
+            response = await self._http.get(path)
+        return response.headers.get("Location")
 
     async def upload(
         self, account_id: str, content: AsyncIterator[bytes] | bytes, content_type: str
@@ -414,6 +456,8 @@ def _refused(response: httpx.Response) -> MailServerError:
         return MailServerRejected(Refusal.TOO_LARGE, problem.sentence)
     if status in {HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN, HTTPStatus.PAYMENT_REQUIRED}:
         return LoginRefused(_explain_login(status))
+    if status == HTTPStatus.BAD_REQUEST and problem.type in UNREADABLE:
+        return RequestRefused(f"The mail server cannot read our request ({problem.sentence}).")
     return MailServerConfused(f"The mail server answered HTTP {status}: {problem.sentence}")
 
 
