@@ -375,7 +375,7 @@ class JmapClient:
             response = await self._http.request(method, path, content=content, headers=headers)
         if response.status_code == HTTPStatus.OK:
             return response.content
-        if _limit(response) == "maxCallsInRequest":
+        if _problem(response).limit == "maxCallsInRequest":
             self._limits = None
         raise _refused(response)
 
@@ -445,18 +445,20 @@ def _refused(response: httpx.Response) -> MailServerError:
     """The error for an HTTP status other than 200."""
     status = response.status_code
     problem = _problem(response)
-    if status == HTTPStatus.TOO_MANY_REQUESTS:
-        return _busy(response, problem.sentence, reached=False)
     if status >= HTTPStatus.INTERNAL_SERVER_ERROR:
         # 500 too: it is what Stalwart answers while its own store is away.
         return _busy(response, f"HTTP {status}: {problem.sentence}", reached=True)
-    if problem.limit in TOO_MANY_AT_ONCE:
+    if status == HTTPStatus.TOO_MANY_REQUESTS or problem.limit in TOO_MANY_AT_ONCE:
         return _busy(response, problem.sentence, reached=False)
     if problem.limit in TOO_BIG or status == HTTPStatus.REQUEST_ENTITY_TOO_LARGE:
         return MailServerRejected(Refusal.TOO_LARGE, problem.sentence)
+    return _confused(status, problem)
+
+
+def _confused(status: int, problem: _Problem) -> MailServerConfused:
     if status in {HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN, HTTPStatus.PAYMENT_REQUIRED}:
         return LoginRefused(_explain_login(status))
-    if status == HTTPStatus.BAD_REQUEST and problem.type in UNREADABLE:
+    if problem.type in UNREADABLE:
         return RequestRefused(f"The mail server cannot read our request ({problem.sentence}).")
     return MailServerConfused(f"The mail server answered HTTP {status}: {problem.sentence}")
 
@@ -482,10 +484,6 @@ def _explain_permission(description: str) -> str:
         f"{description or 'the key lacks a permission'}. Run `agentmail-cp stalwart status` to see "
         "what is missing and `agentmail-cp stalwart apply` to grant it."
     )
-
-
-def _limit(response: httpx.Response) -> str | None:
-    return _problem(response).limit if response.status_code == HTTPStatus.BAD_REQUEST else None
 
 
 def _problem(response: httpx.Response) -> _Problem:
