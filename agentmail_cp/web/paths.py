@@ -1,0 +1,82 @@
+"""Request paths: how an id that holds `/`, `%`, `+`, `?` or `#` still reaches its route.
+
+The Python SDK sends Message-IDs as they are, the Node SDK percent-encodes them, and a router parts a
+path at every `/`. So before routing a path is decoded once, leniently, and the slashes that belong to
+an inbox or message id are replaced by a private mark, which `restore` turns back in the handler. Never
+raises: what is no path of ours is left for the router to refuse.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+from urllib.parse import unquote, unquote_to_bytes
+
+MARK: Final = "\ue02f"
+"""Stands for a `/` inside an id; a private-use character, so no id has it of itself."""
+
+_PREFIXES = ("/v0/inboxes/", "/api/v1/inboxes/")
+_PLAIN_DEPTH = 3
+"""Segments of `{inbox_id}/messages/{message_id}`; only a longer path needs a look."""
+_SUFFIXES = frozenset({"reply", "reply-all", "forward", "raw"})
+
+
+def normalise(raw_path: bytes) -> str:
+    """The path to route by: percent-decoded once, `+` and stray `%` kept, slashes in ids marked.
+
+    `raw_path` is as it came over the wire, without the query. An encoded slash outside an id is marked
+    too, as it can never part anything.
+    """
+    segments = [_decoded(segment) for segment in raw_path.split(b"/")]
+    path = "/".join(segments)
+    prefix = next((each for each in _PREFIXES if path.startswith(each)), None)
+    if prefix is None:
+        return path
+    parts = path[len(prefix) :].split("/")
+    return prefix + "/".join(_inbox_parts(parts))
+
+
+def restore(value: str) -> str:
+    """An id as the caller wrote it, from a path parameter of a normalised path."""
+    return value.replace(MARK, "/")
+
+
+def message_id_candidates(value: str) -> tuple[str, ...]:
+    """The message ids `value` may mean, in the order they should be looked up.
+
+    As given, with brackets added, and the same for what is left after decoding once more (callers
+    encode twice, or take an id from a URL).
+    """
+    spellings = [value, unquote(value, errors="replace")]
+    found = dict.fromkeys(each for one in spellings for each in (one, _bracketed(one)))
+    return tuple(each for each in found if "\0" not in each)
+
+
+def _decoded(segment: bytes) -> str:
+    """One segment as text. PostgreSQL can hold no NUL, so no id has one: it becomes U+FFFD."""
+    text = unquote_to_bytes(segment).decode("utf-8", "replace")
+    return text.replace("/", MARK).replace("\0", "\ufffd")
+
+
+def _inbox_parts(parts: list[str]) -> list[str]:
+    """The parts of a path after `…/inboxes/`, with a message id in one piece."""
+    if len(parts) <= _PLAIN_DEPTH or parts[1] != "messages":
+        return parts
+    inbox_id, collection, *rest = parts
+    if not rest[-1]:
+        rest.pop()  # a slash at the end of the path
+    return [inbox_id, collection, *_message_parts(rest)]
+
+
+def _message_parts(rest: list[str]) -> list[str]:
+    """`{message_id}[/suffix]` from both ends: the known suffixes are short, the id is what is left."""
+    match rest:
+        case [*id_, "attachments", attachment_id] if id_:
+            return [MARK.join(id_), "attachments", attachment_id]
+        case [*id_, suffix] if id_ and suffix in _SUFFIXES:
+            return [MARK.join(id_), suffix]
+        case _:
+            return [MARK.join(rest)]
+
+
+def _bracketed(message_id: str) -> str:
+    return message_id if message_id.startswith("<") else f"<{message_id}>"
