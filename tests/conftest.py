@@ -3,5 +3,7 @@
 from __future__ import annotations
 
 pytest_plugins = [
+    "tests.fix_app",
     "tests.fix_pg",
+    "tests.fix_stalwart",
 ]
