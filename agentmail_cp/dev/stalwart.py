@@ -1,7 +1,7 @@
 """A Stalwart of our own in one folder, for `make dev` and for tests.
 
 Owns in that folder: `config.json` and `data` (the store), `ports.json` (chosen once, chosen again when
-one is taken), `admin` (password of the recovery administrator), `key` (our API key), `pid` and `log`.
+one is taken), `key` (our API key), `pid` and `log`. Its administrator's password is new at each start.
 A folder is in one of two states: unfinished (no `key`: the first start was interrupted, so nobody
 has used it, and the next start begins anew) or made. Everything listens on 127.0.0.1 only, with one
 exception nothing can be done about: recovery mode, which sets the ports, listens on all interfaces
@@ -28,7 +28,7 @@ from typing import TYPE_CHECKING, Final, Self
 import msgspec
 
 from agentmail_cp.dev.errors import DevError
-from agentmail_cp.mailserver import MailServerError
+from agentmail_cp.mailserver import MailServerConfused, MailServerError
 from agentmail_cp.stalwart import setup
 from agentmail_cp.stalwart.jmap import JmapClient, LoginRefused, basic, bearer
 
@@ -43,6 +43,10 @@ HOST: Final = "127.0.0.1"
 STORES: Final = ("RocksDb", "Sqlite")
 """In order of preference; a binary may have been built with one of them only."""
 
+OUR_PORTS: Final = range(20_000, 32_000)
+"""Below the ports systems hand out for port 0 and for outgoing connections."""
+
+TRIES: Final = 3
 START_TIMEOUT: Final = 30.0
 STOP_TIMEOUT: Final = 10.0
 OLDEST: Final = (0, 16)
@@ -62,6 +66,10 @@ class _Stopped(Exception):
     """The process ended by itself. The message is the last line of its log."""
 
 
+class _PortTaken(_Stopped):
+    """Another program took our port in the moment before we did."""
+
+
 class LocalStalwart:
     """A server process and its folder; `async with` starts and stops it.
 
@@ -73,6 +81,7 @@ class LocalStalwart:
         self._folder = folder.absolute()
         self._domain = domain
         self._doorbell = doorbell
+        self._password = secrets.token_urlsafe(32)
         self._process: subprocess.Popen[bytes] | None = None
         self._ports: Ports | None = None
 
@@ -96,7 +105,7 @@ class LocalStalwart:
     @property
     def admin(self) -> str:
         """`user:password` of an administrator, as the setting `stalwart_admin` wants it."""
-        return f"{ADMIN}:{self._password()}"
+        return f"{ADMIN}:{self._password}"
 
     @property
     def pid(self) -> int:
@@ -105,16 +114,11 @@ class LocalStalwart:
 
     async def start(self) -> None:
         """Start it, making it first if the folder is new. Raises DevError."""
-        binary = _binary()
+        binary = self._binary()
         self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         await _stop_leftover(self._folder)
         try:
-            if not self.key:
-                await self._make(binary)
-            elif self._choose_ports():
-                await self._prepare(binary)
-            await self._launch(binary)
-            await self._finish(binary)
+            await self._bring_up(binary)
         except _Stopped as error:
             await self.stop()
             raise DevError(
@@ -169,6 +173,27 @@ class LocalStalwart:
     ) -> None:
         await self.stop()
 
+    async def _bring_up(self, binary: Path) -> None:
+        for tries_left in reversed(range(TRIES)):
+            try:
+                if not self.key:
+                    await self._make(binary)
+                elif self._choose_ports():
+                    await self._prepare(binary)
+                await self._launch(binary)
+                return await self._finish(binary)
+            except _PortTaken:
+                await self.stop()
+                if not tries_left:
+                    raise
+        return None
+
+    def _binary(self) -> Path:
+        return _binary_on_path()
+
+    def _command(self, binary: Path, environment: Mapping[str, str]) -> list[str | Path]:  # noqa: ARG002 - for containers, which get it by name
+        return [binary, "--config", self._folder / "config.json"]
+
     async def _make(self, binary: Path) -> None:
         for store in STORES:
             self._clear()
@@ -177,6 +202,8 @@ class LocalStalwart:
             (self._folder / "config.json").write_bytes(msgspec.json.encode(config))
             try:
                 await self._prepare(binary)
+            except _PortTaken:
+                raise
             except _Stopped:
                 if store == STORES[-1]:
                     raise
@@ -185,12 +212,9 @@ class LocalStalwart:
 
     def _clear(self) -> None:
         """Remove what an interrupted first start left."""
-        data = self._folder / "data"
-        shutil.rmtree(data, ignore_errors=True)
+        shutil.rmtree(self._folder / "data", ignore_errors=True)
         for left in self._folder.glob("data*"):
             left.unlink()
-        (self._folder / "admin").unlink(missing_ok=True)
-        setup.write_key(self._folder / "admin", secrets.token_urlsafe(32))
 
     async def _prepare(self, binary: Path) -> None:
         """Set names and ports in recovery mode, before anything listens on them."""
@@ -209,7 +233,7 @@ class LocalStalwart:
             await self.stop()
             await self._launch(binary)
         if not await self._key_works():
-            client = self._client(basic(ADMIN, self._password()))
+            client = self._client(basic(ADMIN, self._password))
             try:
                 setup.write_key(self._folder / "key", await setup.make_key(client))
             finally:
@@ -219,7 +243,7 @@ class LocalStalwart:
         wanted = setup.Wanted(
             domain=self._domain, doorbell=self._doorbell, own=self._own_server(), dev=True
         )
-        client = self._client(basic(ADMIN, self._password()))
+        client = self._client(basic(ADMIN, self._password))
         try:
             return await setup.apply(client, wanted, check=False)
         finally:
@@ -245,9 +269,6 @@ class LocalStalwart:
 
     def _client(self, authorization: str) -> JmapClient:
         return JmapClient(self.url, authorization, connections=4)
-
-    def _password(self) -> str:
-        return setup.read_key(self._folder / "admin") or ""
 
     def _choose_ports(self) -> bool:
         """Take the remembered ports, or new ones if any of those is taken; True for new ones."""
@@ -276,7 +297,7 @@ class LocalStalwart:
         }
         with (self._folder / "log").open("ab") as log:
             return subprocess.Popen(
-                [binary, "--config", self._folder / "config.json"],
+                self._command(binary, environment),
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
@@ -288,17 +309,14 @@ class LocalStalwart:
 
     async def _wait_until_ready(self, process: subprocess.Popen[bytes]) -> None:
         deadline = time.monotonic() + START_TIMEOUT
-        client = self._client(basic(ADMIN, self._password()))
+        client = self._client(basic(ADMIN, self._password))
         try:
             while process.poll() is None:
-                try:
-                    await client.get_json("/healthz/ready", dict[str, object])
-                except MailServerError:
-                    await asyncio.sleep(0.01)
-                else:
+                if await _answers(client):
                     return
                 if time.monotonic() > deadline:
                     raise _Stopped("it did not answer in 30 s.")
+                await asyncio.sleep(0.01)
         finally:
             await client.close()
         raise _Stopped(self._last_words())
@@ -308,7 +326,7 @@ class LocalStalwart:
         return next((line.strip() for line in reversed(lines) if line.strip()), "no message.")
 
 
-def _binary() -> Path:
+def _binary_on_path() -> Path:
     """The binary on PATH. Raises DevError when there is none, or one too old."""
     found = shutil.which("stalwart")
     if found is None:
@@ -321,6 +339,19 @@ def _binary() -> Path:
             f"{found} is {version or 'no Stalwart of this kind'}; Stalwart 0.16 is needed."
         )
     return Path(found)
+
+
+async def _answers(client: JmapClient) -> bool:
+    """Whether our server is up; nobody else knows the password."""
+    try:
+        await client.get_json("/api/account", dict[str, object])
+    except LoginRefused:
+        raise _PortTaken("another program has taken its port.") from None
+    except MailServerConfused as error:
+        raise _PortTaken(f"another program has taken its port ({error}).") from None
+    except MailServerError:
+        return False
+    return True
 
 
 async def _stop_leftover(folder: Path) -> None:
@@ -359,15 +390,10 @@ def _read_ports(path: Path) -> Ports | None:
 
 
 def _free_ports() -> Ports:
-    """Five different free ports: all are held until the last is found."""
-    held = [socket.socket() for _ in Ports.__struct_fields__]
-    try:
-        for one in held:
-            one.bind((HOST, 0))
-        return Ports(*(one.getsockname()[1] for one in held))
-    finally:
-        for one in held:
-            one.close()
+    """Five different free ports."""
+    candidates = iter(secrets.SystemRandom().sample(OUR_PORTS, len(OUR_PORTS)))
+    free = (port for port in candidates if _is_free(port))
+    return Ports(*(next(free) for _ in Ports.__struct_fields__))
 
 
 def _is_free(port: int) -> bool:

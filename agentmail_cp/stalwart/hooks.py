@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import hmac
 from base64 import b64encode
-from typing import Final
+from typing import Any, Final
 
 import msgspec
 
@@ -42,7 +42,7 @@ class Bell(msgspec.Struct, frozen=True):
 
 class _Facts(msgspec.Struct, rename="camel"):
     account_id: int | None = None
-    source: int | str | None = None
+    source: Any = None
 
 
 class _Event(msgspec.Struct):

@@ -185,7 +185,8 @@ async def apply(client: JmapClient, wanted: Wanted, *, check: bool) -> Report:
 
     Raises SetupError when Stalwart refuses a change, MailServerError when it is away.
     """
-    await _introduce(client)
+    mine = await _introduce(client)
+    _demand(mine, wanted, check=check)
     started = await _was_started(client)
     server = _Server(client, check=check)
     wished = [group for group in groups(wanted) if started or group[0].stage != "started"]
@@ -366,6 +367,24 @@ async def _introduce(client: JmapClient) -> _Self:
                 "Check AGENTMAIL_CP_STALWART_URL, or upgrade Stalwart."
             ) from None
         raise
+
+
+def _demand(mine: _Self, wanted: Wanted, *, check: bool) -> None:
+    """Refuse a login that could not finish the work, before anything is changed."""
+    verbs = ("Get",) if check else ("Get", "Create", "Update")
+    kinds = {group[0].type: group[0] for group in groups(wanted)}
+    missing = [
+        permission
+        for kind, head in kinds.items()
+        for verb in (*verbs, *(("Query",) if kind in MANY else ()))
+        if (head.match or verb != "Create")
+        and (permission := f"sys{kind}{verb}") not in mine.permissions
+    ]
+    if missing:
+        raise SetupError(
+            f"The login lacks the permission {', '.join(missing)}. Set "
+            "AGENTMAIL_CP_STALWART_ADMIN to user:password of a Stalwart administrator."
+        )
 
 
 async def _version(client: JmapClient) -> str:
