@@ -5,6 +5,8 @@ nothing is left the input itself is the answer, so a mail that only forwards som
 Takes up to a second on the worst input: callers run it off the event loop.
 """
 
+# ruff: noqa: RUF001  letters of other alphabets are what this module looks for
+
 from __future__ import annotations
 
 import re
