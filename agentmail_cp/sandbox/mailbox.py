@@ -1,6 +1,6 @@
 """One account of the sandbox: its mails, its change log, its blobs.
 
-Document ids begin at 0, only grow and are never used again. A mail is in exactly one folder. The
+Document ids begin at 1, only grow and are never used again. A mail is in exactly one folder. The
 change log keeps the last `HISTORY` changes, as Stalwart does; a state from before that, of another
 account or of another process is lost. Nothing here knows about other accounts.
 """
@@ -72,7 +72,7 @@ class StoredMail(msgspec.Struct, kw_only=True):
                     content_type=part.content_type,
                     filename=part.filename,
                     content_id=part.content_id,
-                    inline=part.disposition == "inline",
+                    inline=part.inline,
                 )
                 for part in self.parsed.attachments
             ),
@@ -90,7 +90,7 @@ class Mailbox:
         self.ours = True
         self.retired = False
         self._mails: dict[DocumentId, StoredMail] = {}
-        self._next = 0
+        self._next = 1
         self._born: dict[DocumentId, int] = {}
         self._log: list[DocumentId] = []
         self._uploads: dict[BlobId, bytes] = {}

@@ -38,6 +38,11 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
 PREVIEW_LENGTH = 200
+KNOWN = frozenset(
+    "from to cc bcc reply-to sender subject date message-id in-reply-to references comments keywords "
+    "received return-path mime-version dkim-signature".split()
+)
+KNOWN_KINDS = ("content-", "list-", "resent-", "arc-")
 
 _WIRE = policy.compat32.clone(linesep="\r\n", max_line_length=998)
 _HEADER = re.compile(rb"^([!-9;-~]+)[ \t]*:(.*)$", re.DOTALL)
@@ -62,6 +67,11 @@ class Part(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def media(self) -> bool:
         return self.content_type.startswith(("image/", "audio/", "video/"))
+
+    @property
+    def inline(self) -> bool:
+        """Shown within the body: said so, or has a content id and does not say otherwise."""
+        return self.disposition == "inline" or (not self.disposition and bool(self.content_id))
 
     @property
     def text(self) -> str:
@@ -116,9 +126,10 @@ def parse(raw: bytes) -> ParsedMail:
     )
 
 
-def has_headers(raw: bytes) -> bool:
-    """Whether this is a mail at all: Stalwart refuses what does not begin with a header."""
-    return bool(_headers(raw))
+def is_mail(raw: bytes) -> bool:
+    """Whether Stalwart would store this: it wants one header that mail is known to have."""
+    names = {name.lower() for name, _ in _headers(raw)}
+    return not names.isdisjoint(KNOWN) or any(name.startswith(KNOWN_KINDS) for name in names)
 
 
 def _headers(raw: bytes) -> list[tuple[str, str]]:
@@ -301,7 +312,7 @@ def _filename(message: Message) -> str | None:
 
 def _joined(parts: Iterable[Part], content_type: str) -> str | None:
     texts = [part.text for part in parts if part.content_type == content_type]
-    return "".join(texts) if texts else None
+    return "\n".join(texts) if texts else None
 
 
 def _preview(text: str | None, html_text: str | None) -> str:
@@ -415,7 +426,7 @@ def delivery_report(
     edge = secrets.token_hex(16)
     reply = "550 5.1.1 The mailbox does not exist."
     head = (
-        f"Return-Path: <>\r\nFrom: Mail Delivery Subsystem <MAILER-DAEMON@{hostname}>\r\n"
+        f"From: Mail Delivery Subsystem <MAILER-DAEMON@{hostname}>\r\n"
         f"To: {sender}\r\nAuto-Submitted: auto-generated\r\nSubject: Failed to deliver message\r\n"
         f"Message-ID: {make_msgid(domain=hostname)}\r\nDate: {format_datetime(now)}\r\n"
         f"MIME-Version: 1.0\r\nContent-Type: multipart/report; report-type=delivery-status;\r\n"
@@ -425,7 +436,7 @@ def delivery_report(
         f"--{edge}\r\nContent-Type: message/delivery-status\r\n\r\n"
         f"Reporting-MTA: dns;{hostname}\r\n\r\nFinal-Recipient: rfc822;{recipient}\r\n"
         f"Action: failed\r\nDiagnostic-Code: smtp;{reply}\r\nStatus: 5.1.1\r\n"
-        f"--{edge}\r\nContent-Type: text/rfc822-headers\r\n\r\n"
+        f"--{edge}\r\nContent-Type: message/rfc822\r\n\r\n"
     )
     original = re.split(rb"\r?\n\r?\n", raw, maxsplit=1)[0]
-    return head.encode() + original + f"\r\n--{edge}--\r\n".encode()
+    return head.encode() + original + f"\r\n\r\n--{edge}--\r\n".encode()

@@ -6,6 +6,7 @@ it: when `submit` has answered, the mail is in its recipients' inboxes.
 
 from __future__ import annotations
 
+import re
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from datetime import UTC, datetime
 from functools import wraps
@@ -59,6 +60,8 @@ R = TypeVar("R")
 
 NO_MAILBOX = "550 5.1.2 Mailbox does not exist."
 CHUNK = 65_536
+
+_DOMAIN = re.compile(r"[A-Za-z0-9-]+(\.[A-Za-z0-9-]+)+")
 
 
 class OutboxMail(msgspec.Struct, frozen=True):
@@ -143,6 +146,8 @@ class MailSandbox:
 
     @_answered
     async def ensure_domain(self, domain: str) -> None:
+        if not _DOMAIN.fullmatch(domain):
+            raise MailServerRejected(Refusal.FORBIDDEN, f"{domain} is no domain name.")
         self._domains.add(domain.lower())
 
     @_answered
@@ -304,8 +309,8 @@ class MailSandbox:
         keywords: frozenset[str] = frozenset(),
     ) -> DocumentId:
         mailbox = self.mailbox(account_id)
-        if not mime.has_headers(raw):
-            raise MailServerRejected(Refusal.INVALID_MAIL, "A mail begins with its headers.")
+        if not mime.is_mail(raw):
+            raise MailServerRejected(Refusal.INVALID_MAIL, "This is no RFC 5322 message.")
         stored = mailbox.store(raw, folder, keywords)
         self._bell(mailbox)
         return stored.document_id
@@ -314,14 +319,13 @@ class MailSandbox:
 
     @_answered
     async def upload(
-        self, account_id: AccountId, content: AsyncIterator[bytes] | bytes, content_type: str
+        self,
+        account_id: AccountId,
+        content: AsyncIterator[bytes] | bytes,
+        content_type: str,  # noqa: ARG002  (the mail it goes into says what it is)
     ) -> BlobId:
         mailbox = self.mailbox(account_id)
         data = content if isinstance(content, bytes) else b"".join([part async for part in content])
-        if len(data) > self._max_size:
-            raise MailServerRejected(
-                Refusal.TOO_LARGE, f"The {content_type} has {len(data)} bytes."
-            )
         return mailbox.upload(data)
 
     async def download(

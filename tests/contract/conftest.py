@@ -2,31 +2,42 @@
 
 from __future__ import annotations
 
-import shutil
 from typing import TYPE_CHECKING
 
 import pytest
 import pytest_asyncio
 
 from tests.contract.sandbox_world import sandbox_world
+from tests.contract.stalwart_world import stalwart_world
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator
 
     from tests.contract.world import World
+    from tests.fix_stalwart import StalwartServer
 
-DOMAIN = "contract.test"
+
+@pytest_asyncio.fixture(scope="session")
+async def sandbox() -> AsyncGenerator[World]:
+    """The sandbox, set up as this product sets up Stalwart."""
+    async with sandbox_world("agents.test") as made:
+        yield made
 
 
-@pytest_asyncio.fixture(
-    scope="session", params=["sandbox", pytest.param("stalwart", marks=pytest.mark.stalwart)]
+@pytest_asyncio.fixture(scope="session")
+async def real(stalwart: StalwartServer) -> AsyncGenerator[World]:
+    """A real server."""
+    async with stalwart_world(stalwart) as made:
+        yield made
+
+
+@pytest.fixture(
+    scope="session",
+    params=[
+        pytest.param("sandbox", id="sandbox"),
+        pytest.param("real", id="stalwart", marks=pytest.mark.stalwart),
+    ],
 )
-async def world(request: pytest.FixtureRequest) -> AsyncGenerator[World]:
+def world(request: pytest.FixtureRequest) -> World:
     """The server under test; every case runs in both worlds."""
-    if request.param == "sandbox":
-        async with sandbox_world(DOMAIN) as made:
-            yield made
-        return
-    if shutil.which("stalwart") is None:
-        pytest.skip("NOT CHECKED AGAINST A REAL SERVER: there is no `stalwart` on PATH")
-    raise AssertionError(request.param)
+    return request.getfixturevalue(request.param)

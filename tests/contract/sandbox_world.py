@@ -5,7 +5,7 @@ from __future__ import annotations
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING
 
-from agentmail_cp.mailserver import MailServer, Refusal
+from agentmail_cp.mailserver import DocumentId, MailServer, Refusal, Relabel
 from agentmail_cp.sandbox import Faults, MailSandbox
 from tests.contract.world import Client, World
 
@@ -42,6 +42,10 @@ class _Backstage:
     async def add_stranger(self, address: str) -> None:
         self._sandbox.add_stranger(address)
 
+    async def flag(self, account: Account, document_id: DocumentId, keyword: str) -> None:
+        change = Relabel(document_id, add=frozenset({keyword}))
+        await self._sandbox.relabel(account.account_id, [change])
+
     @asynccontextmanager
     async def _with(self, faults: Faults) -> AsyncGenerator[MailServer]:
         self._sandbox.faults = faults
@@ -67,9 +71,6 @@ class _Backstage:
 
     def over_quota(self, account: Account) -> Client:
         return self._with(Faults(reject=Refusal.OVER_QUOTA))
-
-    def forbidden(self) -> Client:
-        return self._with(Faults(reject=Refusal.FORBIDDEN))
 
     def refusing(self, recipient: str, reply: str) -> Client:
         return self._with(Faults(refuse={recipient: reply}))

@@ -29,6 +29,12 @@ async def test_a_new_domain_takes_accounts_at_once(world: World) -> None:
     assert account.address == f"first@{domain}"
 
 
+@covers("ensure_domain", Refusal.FORBIDDEN)
+async def test_what_is_no_domain_name_is_refused(world: World) -> None:
+    with refused(Refusal.FORBIDDEN):
+        await world.server.ensure_domain("no domain")
+
+
 @covers("create_account", "find_account")
 async def test_a_created_account_is_found_by_its_address_in_any_case(world: World) -> None:
     account = await world.account("Ägent Smith")

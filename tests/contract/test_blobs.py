@@ -55,10 +55,3 @@ async def test_a_blob_that_never_was_is_not_downloaded(world: World) -> None:
     for name in ("never", "mail-99999999", "../../etc/passwd", ""):
         with refused(Refusal.NO_BLOB):
             await downloaded(world, account_id, BlobId(name))
-
-
-@covers("upload", Refusal.TOO_LARGE)
-async def test_too_large_an_upload_is_refused(world: World) -> None:
-    account_id = (await world.account()).account_id
-    with refused(Refusal.TOO_LARGE):
-        await world.server.upload(account_id, b"x" * (world.max_size + 1), "text/plain")

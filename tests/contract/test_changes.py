@@ -172,6 +172,22 @@ async def test_keywords_are_added_and_removed_whatever_an_atom_may_hold(world: W
     assert mail.folders == {Folder.INBOX}
 
 
+@covers("relabel")
+@pytest.mark.parametrize("keyword", ["Project-X", "$Customer:42", "$Flagged"])
+async def test_a_label_that_a_mail_client_spelled_in_capitals_can_be_taken_away(
+    world: World, keyword: str
+) -> None:
+    account = await world.account()
+    document_id = await stored(world, account.account_id)
+    await world.backstage.flag(account, document_id, keyword)
+    (mail,) = await world.server.fetch(account.account_id, [document_id])
+    assert mail.keywords == {keyword.lower()}
+    change = Relabel(document_id, remove=frozenset({keyword.lower()}))
+    await world.server.relabel(account.account_id, [change])
+    (mail,) = await world.server.fetch(account.account_id, [document_id])
+    assert mail.keywords == frozenset()
+
+
 @covers("relabel", "changes")
 async def test_a_mail_moves_between_folders_and_keeps_its_id_and_keywords(world: World) -> None:
     account = await world.account()

@@ -123,7 +123,7 @@ async def test_an_account_whose_creation_was_not_answered_is_found(world: World)
 
 
 @covers("fault:confused", MailServerConfused)
-@pytest.mark.parametrize("method", sorted(CALLS))
+@pytest.mark.parametrize("method", sorted(CALLS.keys() - {"download"}))  # any bytes make a blob
 async def test_nonsense_is_confusion_and_not_a_reason_to_try_again(
     world: World, method: str
 ) -> None:

@@ -7,7 +7,7 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from agentmail_cp.mailserver import Address, DocumentId, Folder, Refusal
+from agentmail_cp.mailserver import Address, Attachment, DocumentId, Folder, Refusal
 from tests.contract.world import World, a_raw_mail, covers, refused
 
 MISSING = DocumentId(1_000_000)
@@ -82,7 +82,7 @@ async def test_mail_that_a_client_stores_may_lack_every_header_it_should_have(
 ) -> None:
     account = await world.account()
     document_id = await world.server.append(
-        account.account_id, b"X-Only: this\r\n\r\nbody", folder=Folder.INBOX
+        account.account_id, b"MIME-Version: 1.0\r\n\r\nbody", folder=Folder.INBOX
     )
     (mail,) = await world.server.fetch(account.account_id, [document_id])
     assert mail.message_id is mail.sent_at is mail.subject is mail.sender is None
@@ -250,27 +250,24 @@ async def test_attachments_are_told_from_bodies(world: World) -> None:
     assert mail.has_attachment
     content = await world.content(account, mail.document_id)
     assert content.text == "See attached."
-    pdf, png, notes, calendar, inner = content.attachments
-    assert (pdf.filename, pdf.content_type, pdf.size) == ("Bericht.pdf", "application/pdf", 5)
-    assert not pdf.inline
-    assert (png.filename, png.content_type, png.size) == (None, "image/png", 8)
+    found = {each.content_type: each for each in content.attachments}
+    pdf, png, notes = found["application/pdf"], found["image/png"], found["text/plain"]
+    assert (pdf.filename, pdf.size, pdf.inline) == ("Bericht.pdf", 5, False)
+    assert (png.filename, png.size) == (None, 8)
     assert (png.content_id, png.inline) == ("logo@x", True)
-    assert (notes.filename, notes.content_type, notes.size) == (
-        "übersicht.txt",
-        "text/plain",
-        5,
-    )
-    assert (calendar.content_type, calendar.size) == ("text/calendar", 15)
-    assert inner.content_type == "message/rfc822"
-    assert len({each.part_id for each in content.attachments}) == 5
-    bytes_of = [
-        b"".join([part async for part in world.server.download(account.account_id, each.blob_id)])
-        for each in content.attachments
-    ]
-    assert bytes_of[0] == b"%PDF-"
-    assert bytes_of[1] == b"\x89PNG\r\n\x1a\n"
-    assert bytes_of[2].strip() == b"notes"
-    assert b"Subject: inner" in bytes_of[4]
+    assert (notes.filename, notes.size) == ("übersicht.txt", 5)
+    assert found["text/calendar"].size == 15
+    assert len(content.attachments) == len({each.part_id for each in content.attachments}) == 5
+
+    async def content_of(attachment: Attachment) -> bytes:
+        stream = world.server.download(account.account_id, attachment.blob_id)
+        return b"".join([part async for part in stream])
+
+    assert await content_of(pdf) == b"%PDF-"
+    assert await content_of(png) == b"\x89PNG\r\n\x1a\n"
+    assert await content_of(notes) == b"notes"
+    assert await content_of(found["text/calendar"]) == b"BEGIN:VCALENDAR"
+    assert (await content_of(found["message/rfc822"])).startswith(b"Subject: inner\r\n")
 
 
 @covers("read", "changes")
@@ -352,10 +349,11 @@ async def test_a_stored_mail_is_kept_byte_for_byte_with_folder_and_keywords(
 
 
 @covers("append", Refusal.INVALID_MAIL)
-async def test_bytes_that_are_no_mail_are_not_stored(world: World) -> None:
+@pytest.mark.parametrize("raw", [b"", b"\r\nbody", b"no colon", b"X-Unknown: only\r\n\r\nbody"])
+async def test_bytes_that_are_no_mail_are_not_stored(world: World, raw: bytes) -> None:
     account = await world.account()
     with refused(Refusal.INVALID_MAIL):
-        await world.server.append(account.account_id, b"", folder=Folder.INBOX)
+        await world.server.append(account.account_id, raw, folder=Folder.INBOX)
     assert (await world.changed(account)).present == ()
 
 

@@ -62,6 +62,10 @@ class Backstage(Protocol):
         """Make an account that is not of our making."""
         ...
 
+    async def flag(self, account: Account, document_id: DocumentId, keyword: str) -> None:
+        """Set a keyword as a mail client does: spelled as it likes."""
+        ...
+
     def client(self) -> Client:
         """One more client of the same server."""
         ...
@@ -86,10 +90,6 @@ class Backstage(Protocol):
         """The account has no room left."""
         ...
 
-    def forbidden(self) -> Client:
-        """Our credential may not send."""
-        ...
-
     def refusing(self, recipient: str, reply: str) -> Client:
         """Submissions to this recipient are refused with this SMTP reply."""
         ...
@@ -100,7 +100,7 @@ class Backstage(Protocol):
 
 
 class World:
-    """A mail server with its MX port. `max_size` is the largest upload it takes, in bytes."""
+    """A mail server with its MX port. `max_size` is how large a mail may be, in bytes."""
 
     def __init__(
         self,
