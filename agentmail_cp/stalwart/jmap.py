@@ -183,6 +183,7 @@ class Limits(msgspec.Struct, frozen=True, rename="camel"):
     max_objects_in_get: int = 500
     max_objects_in_set: int = 500
     max_size_request: int = 10_000_000
+    max_size_upload: int = 50_000_000
 
 
 class _Capabilities(msgspec.Struct):
@@ -303,10 +304,15 @@ class JmapClient:
     async def upload(
         self, account_id: str, content: AsyncIterator[bytes] | bytes, content_type: str
     ) -> Blob:
-        """Store bytes as a blob of the account (RFC 8620 section 6.1). Rejected: TOO_LARGE."""
+        """Store bytes as a blob of the account (RFC 8620 section 6.1). Rejected: TOO_LARGE.
+
+        The size is checked here too: Stalwart does not for a key with `unlimitedUploads`.
+        """
+        most = (await self.limits()).max_size_upload
         path = f"/jmap/upload/{quote(account_id, safe='')}/"
+        body = _within(content, most) if isinstance(content, bytes) else _at_most(content, most)
         headers = {"Content-Type": content_type}
-        return _decode(await self._exchange("POST", path, content, headers), Blob, path)
+        return _decode(await self._exchange("POST", path, body, headers), Blob, path)
 
     async def download(
         self, account_id: str, blob_id: str, start: int = 0, stop: int | None = None
@@ -404,6 +410,21 @@ def _packed(groups: Iterable[Sequence[Call]], limit: int) -> Iterator[list[Call]
         request.extend(group)
     if request:
         yield request
+
+
+def _within(content: bytes, most: int) -> bytes:
+    if len(content) > most:
+        raise MailServerRejected(Refusal.TOO_LARGE, f"Uploads are limited to {most} bytes.")
+    return content
+
+
+async def _at_most(content: AsyncIterator[bytes], most: int) -> AsyncIterator[bytes]:
+    size = 0
+    async for chunk in content:
+        size += len(chunk)
+        if size > most:
+            raise MailServerRejected(Refusal.TOO_LARGE, f"Uploads are limited to {most} bytes.")
+        yield chunk
 
 
 async def _window(response: httpx.Response, start: int, stop: int | None) -> AsyncIterator[bytes]:

@@ -58,6 +58,9 @@ CONTENTS: Final = 25
 LISTING_TRIES: Final = 5
 LONG_AGO: Final = datetime(1970, 1, 1, tzinfo=UTC)
 
+ALWAYS_LOWER: Final = frozenset({"$answered", "$draft", "$flagged", "$forwarded", "$seen"})
+"""Keywords Stalwart has in one spelling, whatever a client wrote; the usual ones, to save a look."""
+
 LOST: Final = frozenset({"cannotCalculateChanges", "invalidArguments"})
 """Stalwart's answers to a state it forgot or never gave out."""
 
@@ -119,6 +122,11 @@ class _Email(msgspec.Struct, rename="camel"):
     bcc: list[_Address] | None = None
     reply_to: list[_Address] | None = None
     preview: str | None = None
+
+
+class _Keywords(msgspec.Struct):
+    id: str
+    keywords: dict[str, bool]
 
 
 class _Header(msgspec.Struct):
@@ -216,22 +224,19 @@ class Mailboxes:
         return {content.document_id: content for content in map(_mail_content, found)}
 
     async def relabel(self, account_id: AccountId, changes: Sequence[Relabel]) -> None:
+        spellings = await self._spellings(account_id, changes)
         patches: dict[str, dict[str, Any]] = {}
         for change in changes:
             patch = patches.setdefault(email_id(change.document_id), {})
-            patch.update((f"keywords/{_pointer(k)}", None) for k in change.remove)
-            patch.update((f"keywords/{_pointer(k)}", True) for k in change.add)
+            present = spellings.get(change.document_id, {})
+            for keyword in change.remove:
+                same = present.get(keyword.lower(), (keyword.lower(),))
+                patch.update((f"keywords/{_pointer(each)}", None) for each in same)
+            patch.update((f"keywords/{_pointer(k.lower())}", True) for k in change.add)
             if change.move_to is not None:
                 mailbox_id = await self._folders.folder(account_id, change.move_to)
                 patch["mailboxIds"] = {mailbox_id: True}
-        refused: dict[str, SetError] = {}
-        for some in await self._in_sets(list(patches.items())):
-            try:
-                answer = await self._set(account_id, {"update": dict(some)})
-            except RequestRefused as error:
-                raise MailServerRejected(Refusal.INVALID_MAIL, str(error)) from None
-            refused |= answer.not_updated or {}
-        _raise_relabel(refused)
+        await self._patch(account_id, patches)
 
     async def destroy_mail(self, account_id: AccountId, document_ids: Sequence[DocumentId]) -> None:
         refused: dict[str, SetError] = {}
@@ -256,7 +261,7 @@ class Mailboxes:
         email = {
             "blobId": blob_id,
             "mailboxIds": {mailbox_id: True},
-            "keywords": dict.fromkeys(keywords, True),
+            "keywords": {keyword.lower(): True for keyword in keywords},
         }
         call = Call("Email/import", {"accountId": account_id, "emails": {"mail": email}}, "import")
         answers = await self._jmap.call(exists(account_id, "account"), call)
@@ -381,6 +386,33 @@ class Mailboxes:
             for number in range(len(groups))
             for found in answers[f"get {number}"].into(GetAnswer[shape]).found
         ]
+
+    async def _spellings(
+        self, account_id: AccountId, changes: Sequence[Relabel]
+    ) -> dict[DocumentId, dict[str, list[str]]]:
+        """How keywords that are to go are really written, by their lower-case form.
+
+        Stalwart tells apart what differs in case only; IMAP (RFC 9051 section 2.3.2) and we do not.
+        """
+        odd = [change.document_id for change in changes if change.remove - ALWAYS_LOWER]
+        size = (await self._jmap.limits()).max_objects_in_get
+        options = {"properties": ("id", "keywords")}
+        found: dict[DocumentId, dict[str, list[str]]] = {}
+        for mail in await self._get(account_id, odd, size, options, _Keywords):
+            spellings = found.setdefault(document_of(mail.id), {})
+            for keyword in mail.keywords:
+                spellings.setdefault(keyword.lower(), []).append(keyword)
+        return found
+
+    async def _patch(self, account_id: AccountId, patches: Mapping[str, dict[str, Any]]) -> None:
+        refused: dict[str, SetError] = {}
+        for some in await self._in_sets(list(patches.items())):
+            try:
+                answer = await self._set(account_id, {"update": dict(some)})
+            except RequestRefused as error:
+                raise MailServerRejected(Refusal.INVALID_MAIL, str(error)) from None
+            refused |= answer.not_updated or {}
+        _raise_relabel(refused)
 
     async def _places_for(self, account_id: AccountId, emails: Sequence[_Email]) -> Places:
         places = await self._folders.places(account_id)
@@ -512,10 +544,9 @@ def _moment(text: str | None) -> datetime | None:
 
 
 def _mail_content(content: _Content) -> MailContent:
-    shown = {part.part_id: part for part in (*content.text_body, *content.html_body)}
-    listed = {part.part_id: part for part in content.attachments}
     # Inline pictures outside multipart/related are only in the body lists (RFC 8621 section 4.1.4).
-    media = {key: part for key, part in shown.items() if not part.type.startswith("text/")}
+    media = [p for p in (*content.text_body, *content.html_body) if not p.type.startswith("text/")]
+    parts = {part.part_id: part for part in (*media, *content.attachments)}
     return MailContent(
         document_id=document_of(content.id),
         raw_blob_id=BlobId(content.blob_id),
@@ -523,7 +554,7 @@ def _mail_content(content: _Content) -> MailContent:
         text=_body(content.text_body, "text/plain", content.body_values),
         html=_body(content.html_body, "text/html", content.body_values),
         attachments=tuple(
-            _attachment(part) for part in (media | listed).values() if part.blob_id is not None
+            _attachment(part) for part in sorted(parts.values(), key=_position) if part.blob_id
         ),
     )
 
@@ -536,6 +567,11 @@ def _body(parts: Sequence[_Part], content_type: str, values: Mapping[str, _Value
         if part.type == content_type and part.part_id is not None and part.part_id in values
     ]
     return "\n".join(texts) if texts else None
+
+
+def _position(part: _Part) -> int:
+    """Stalwart's part ids are the parts' numbers in document order."""
+    return int(part.part_id) if part.part_id and part.part_id.isdecimal() else 0
 
 
 def _attachment(part: _Part) -> Attachment:

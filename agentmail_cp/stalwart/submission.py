@@ -50,6 +50,8 @@ if TYPE_CHECKING:
     from agentmail_cp.stalwart.folders import Folders
     from agentmail_cp.stalwart.jmap import Answer, JmapClient
 
+MAX_RECIPIENTS: Final = 100
+"""Stalwart 0.16's MtaStageRcpt.maxRecipients, which nothing in JMAP tells."""
 QUEUED: Final = "250 2.1.5 Queued"
 
 REFUSALS: Final = {
@@ -134,6 +136,10 @@ class Submissions:
         if not email.recipients:
             # Stalwart would take them from the headers.
             raise MailServerRejected(Refusal.INVALID_MAIL, "The mail has no recipients.")
+        if len(email.recipients) > MAX_RECIPIENTS:
+            # Stalwart would send to the first ones and refuse the rest one by one.
+            text = f"A mail goes to at most {MAX_RECIPIENTS} recipients."
+            raise MailServerRejected(Refusal.TOO_MANY_RECIPIENTS, text)
         try:
             return await self._submit(account_id, email)
         except _Stale:
@@ -284,7 +290,7 @@ class Submissions:
 
 
 def _store(account_id: AccountId, email: OutgoingEmail, drafts: str) -> Call:
-    keywords = email.keywords | {"$seen", "$draft"}
+    keywords = {*map(str.lower, email.keywords), "$seen", "$draft"}
     create = {
         "mailboxIds": {drafts: True},
         "keywords": dict.fromkeys(keywords, True),
