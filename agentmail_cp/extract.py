@@ -29,13 +29,13 @@ _WRAPPED = 3
 _TAG = re.compile(r"<(/?)([a-zA-Z][a-zA-Z0-9]*)[^<>]*>")
 _ANY_TAG = re.compile(r"<[^<>]*>")
 _UNSEEN = re.compile(
-    r"<(script|style|title|template)\b[^<>]*>.*?</\1\s*>", re.IGNORECASE | re.DOTALL
+    r"<(script|style|title|template)\b[^<>]*>.*?(?:</\1\s*>|\Z)", re.IGNORECASE | re.DOTALL
 )
-_STYLE = re.compile(r"""\sstyle\s*=\s*("[^"]*"|'[^']*'|[^\s>]*)""", re.IGNORECASE)
+_STYLE = re.compile(r"""\bstyle\s*=\s*("[^"]*"|'[^']*'|[^\s>]*)""", re.IGNORECASE)
 _HIDDEN = re.compile(r"display\s*:\s*none", re.IGNORECASE)
 # Senders pad the preview of a newsletter with these so that nothing of its body shows.
 _INVISIBLE = re.compile(
-    "[\x00-\x08\x0b-\x1f\x7f\u00ad\u034f\u061c\u200b-\u200f\u2060-\u2064\ufeff]+"
+    "[\x00-\x08\x0b-\x1f\x7f\u00ad\u034f\u061c\u200b\u200c\u200e\u200f\u2060-\u2064\ufeff]+"
 )
 
 _WROTE = (
@@ -87,7 +87,7 @@ def text_of(html: str) -> str:
     """The text a person sees in a piece of HTML, with lines, lists and tables laid out."""
     shown = _UNSEEN.sub(" ", html[:MAX_INPUT].replace("\x00", ""))
     try:
-        text = inscriptis.get_text(_ANY_TAG.sub(_without_style, shown))
+        text = inscriptis.get_text(_STYLE.sub(_only_hiding, shown))
     except Exception:  # noqa: BLE001  lxml and inscriptis raise anything on broken markup
         text = unescape(_ANY_TAG.sub(" ", shown))
     return "\n".join(line.rstrip() for line in text.splitlines()).strip()
@@ -126,12 +126,8 @@ def reply_html(html: str) -> str:
     return _closed(top) if _shows_something(top) else html
 
 
-def _without_style(tag: re.Match[str]) -> str:
-    """A tag without its styles, but for hiding: inscriptis 2.7 prints a margin of 10^9 em."""
-    return _STYLE.sub(_only_hiding, tag[0])
-
-
 def _only_hiding(style: re.Match[str]) -> str:
+    """Drop every style but hiding: inscriptis 2.7 would print a margin of 10^9 em."""
     return ' style="display:none"' if _HIDDEN.search(style[1]) else ""
 
 
