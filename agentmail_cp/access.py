@@ -142,6 +142,18 @@ async def list_organizations(tx: Tx) -> list[Organization]:
     )
 
 
+async def only_organization(tx: Tx, wanted: UUID | None) -> UUID:
+    """The organisation named, or the only one there is; `NotFound` or `Invalid` otherwise."""
+    known = [each.organization_id for each in await list_organizations(tx)]
+    if wanted is None and len(known) > 1:
+        raise Invalid("org", "There are several organizations.", fix="Name one with --org.")
+    if not known or (wanted is not None and wanted not in known):
+        raise NotFound(
+            "There is no such organization.", fix="Make one with `agentmail-cp org create NAME`."
+        )
+    return wanted or known[0]
+
+
 async def default_pod(tx: Tx, organization_id: UUID) -> UUID:
     """The pod that holds what is made without naming one."""
     row = await (
@@ -271,6 +283,8 @@ async def get_key(tx: Tx, organization_id: UUID, api_key_id: UUID) -> ApiKey:
 
 async def update_key(tx: Tx, caller: Principal, api_key_id: UUID, patch: ApiKeyPatch) -> ApiKey:
     """Change name or permissions. An unrestricted key is changed only by an unrestricted one."""
+    if patch.name is UNSET and patch.permissions is UNSET:
+        raise Invalid("name", "Nothing to update.", fix="Give name or permissions.")
     key = await get_key(tx, caller.organization_id, api_key_id)
     if caller.permissions is not None and key.permissions is None:
         raise Forbidden(

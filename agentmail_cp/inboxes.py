@@ -17,7 +17,7 @@ import random
 import re
 import secrets
 import unicodedata
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from datetime import datetime, timedelta
 from typing import Any, LiteralString
 from uuid import NAMESPACE_DNS, UUID, uuid5
@@ -469,6 +469,18 @@ async def get_for_reading(tx: Tx, organization_id: UUID, inbox_id: UUID) -> Inbo
     if found is None:
         raise NotFound("There is no such inbox.")
     return found
+
+
+async def addresses_of(tx: Tx, organization_id: UUID, inbox_ids: Iterable[UUID]) -> dict[UUID, str]:
+    """The addresses of these inboxes, whatever their state."""
+    rows = await (
+        await tx.execute(
+            "select inbox_id, address from inbox where organization_id = %(organization_id)s"
+            " and inbox_id = any(%(inbox_ids)s)",
+            {"organization_id": organization_id, "inbox_ids": list(inbox_ids)},
+        )
+    ).fetchall()
+    return {row["inbox_id"]: row["address"] for row in rows}
 
 
 async def list_page(

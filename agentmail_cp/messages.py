@@ -18,10 +18,19 @@ from uuid import UUID
 import msgspec
 
 from agentmail_cp import addresses, events, labels, pages, threads
-from agentmail_cp.db import Tx, fetch_all, fetch_only
+from agentmail_cp.db import Database, Tx, fetch_all, fetch_only
 from agentmail_cp.errors import NotFound
 from agentmail_cp.events import EventType, NewEvent
-from agentmail_cp.mailserver import Address, DocumentId, Folder, Mail
+from agentmail_cp.mailserver import (
+    AccountId,
+    Address,
+    DocumentId,
+    Folder,
+    Mail,
+    MailServer,
+    MailServerRejected,
+    Refusal,
+)
 from agentmail_cp.threads import Links, pattern
 
 Direction = Literal["received", "sent"]
@@ -314,6 +323,11 @@ async def _relabel(tx: Tx, place: Place, known: _Known, mail: Mail) -> set[UUID]
     shown = labels.labels_of(
         direction=known.direction, folders=mail.folders, keywords=mail.keywords
     )
+    return await _show(tx, place, known, shown)
+
+
+async def _show(tx: Tx, place: Place, known: _Known, shown: Sequence[str]) -> set[UUID]:
+    """Give a message these labels, with events for the differences; the threads touched."""
     if list(shown) == known.labels:
         return set()
     await tx.execute(
@@ -370,6 +384,51 @@ async def _remove(tx: Tx, place: Place, destroyed: Iterable[DocumentId]) -> set[
         )
     ).fetchall()
     return {row["thread_id"] for row in rows}
+
+
+async def update_labels(
+    db: Database,
+    server: MailServer,
+    *,
+    account_id: AccountId,
+    place: Place,
+    message: Message,
+    change: labels.Change,
+) -> tuple[str, ...]:
+    """Change a message's labels in the mail server, then in the index; returns all its labels.
+
+    The inbox is marked as due as well: where two changes cross, intake reads what the mail server made
+    of them. Raises `NotFound` when the message is gone, and the mail server's errors.
+    """
+    wanted = labels.relabel(message.document_id, change, message.labels)
+    if wanted is None:
+        return tuple(message.labels)
+    try:
+        await server.relabel(account_id, [wanted])
+    except MailServerRejected as error:
+        if error.code is not Refusal.NO_MAIL:
+            raise
+        raise NotFound("There is no such message.") from error
+    async with db.transaction() as tx:
+        await lock(tx, place.organization_id, place.inbox_id)
+        return await _apply(tx, place, message.document_id, change)
+
+
+async def _apply(
+    tx: Tx, place: Place, document_id: DocumentId, change: labels.Change
+) -> tuple[str, ...]:
+    known = (await _known(tx, place, [document_id])).get(document_id)
+    if known is None:
+        raise NotFound("There is no such message.")
+    shown = labels.after(change, known.labels)
+    touched = await _show(tx, place, known, shown)
+    await threads.summarise(tx, place.organization_id, touched)
+    await tx.execute(
+        "update inbox_sync set due_at = now() where inbox_id = %(inbox_id)s"
+        " and organization_id = %(organization_id)s",
+        {"inbox_id": place.inbox_id, "organization_id": place.organization_id},
+    )
+    return shown
 
 
 async def erase(tx: Tx, place: Place) -> None:

@@ -45,7 +45,7 @@ from psycopg.types.json import Jsonb
 from uuid_utils.compat import uuid7
 
 from agentmail_cp import extract, messages, threads
-from agentmail_cp.compose import SendMessage, compose_send, fingerprint, new_message_id
+from agentmail_cp.compose import SendMessage, compose_send, new_message_id
 from agentmail_cp.db import Database, Tx, fetch_all, fetch_one
 from agentmail_cp.errors import (
     AgentMailError,
@@ -162,12 +162,13 @@ async def send(
     *,
     inbox: Inbox,
     message: SendMessage,
-    endpoint: str,
+    fingerprint: bytes,
     key: str | None,
     patience: float,
 ) -> Outcome:
     """Send a mail from an inbox and record it. The module's table lists every failure.
 
+    `fingerprint` (`compose.fingerprint`) tells a repeated request from another one under the same key;
     `patience` is the longest the mail server may take, in seconds; it bounds how long a crashed attempt
     blocks its key.
     """
@@ -176,12 +177,13 @@ async def send(
         message,
         sender=Address(inbox.address, inbox.display_name),
         message_id=new_message_id(inbox.domain, _rng),
-        now=datetime.now(UTC),
+        # Stalwart keeps whole seconds; order within one is told by document ids.
+        now=datetime.now(UTC).replace(microsecond=0),
     )
     row = await _begin(
         db,
         server,
-        _Attempt(inbox, email, fingerprint(str(inbox.inbox_id), endpoint, message), key, patience),
+        _Attempt(inbox, email, fingerprint, key, patience),
     )
     if row.answer is not None:
         return Outcome(row.answer, replayed=True)

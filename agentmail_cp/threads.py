@@ -203,13 +203,14 @@ select m.thread_id, m.organization_id, min(m.pod_id::text)::uuid, m.inbox_id,
     (select coalesce(array_agg(distinct label order by label), '{}')
        from message, unnest(labels) as label where thread_id = m.thread_id),
     array_agg(distinct m.mask),
-    (select array_agg(sender order by first, sender) from
-       (select sender, min("timestamp") as first from message
-         where thread_id = m.thread_id group by sender order by 2, 1 limit %(shown)s) as senders),
-    (select coalesce(array_agg(recipient order by first, recipient), '{}') from
-       (select recipient, min("timestamp") as first
-          from message, unnest("to" || cc || bcc) as recipient
-         where thread_id = m.thread_id group by recipient order by 2, 1 limit %(shown)s) as rcpts),
+    (select array_agg(sender order by first, lowest) from
+       (select sender, min("timestamp") as first, min(document_id) as lowest from message
+         where thread_id = m.thread_id group by sender order by 2, 3 limit %(shown)s) as senders),
+    (select coalesce(array_agg(recipient order by first, lowest, place), '{}') from
+       (select recipient, min("timestamp") as first, min(document_id) as lowest, min(place) as place
+          from message, unnest("to" || cc || bcc) with ordinality as each (recipient, place)
+         where thread_id = m.thread_id group by recipient order by 2, 3, 4 limit %(shown)s)
+       as recipients),
     count(*), sum(m.size), bool_or(m.has_attachment),
     (array_agg(m.message_id order by m."timestamp" desc, m.document_id desc))[1],
     max(m."timestamp"),
@@ -307,14 +308,18 @@ async def list_page(
     where: ThreadFilter,
     limit: int,
     page_token: str | None,
+    include_deleted: bool = False,
 ) -> tuple[list[Thread], str | None]:
-    """One page of threads by last activity, and the token of the next page."""
+    """One page of threads by last activity, and the token of the next page.
+
+    Without an inbox: of all active inboxes, with `include_deleted` also of those whose mail is retained.
+    """
     scope = f"threads/{inbox_id or organization_id}/{where.ascending}"
     query, parameters = _list_query(where)
     parameters |= {"organization_id": organization_id, "inbox_id": inbox_id, "limit": limit + 1}
     if inbox_id is not None:
         query += " and inbox_id = %(inbox_id)s"
-    else:
+    elif not include_deleted:
         query += (
             " and inbox_id in (select inbox_id from inbox where state = 'active'"
             " and organization_id = %(organization_id)s)"

@@ -1,0 +1,217 @@
+"""The only wiring: settings in, a running service out.
+
+`create_app` builds the ASGI application with database, mail server, doorbell and, unless told otherwise,
+the worker, opened and closed in dependency order. `serve` runs it under uvicorn, `work` runs the worker
+alone. Nothing here decides anything.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import signal
+import sys
+from collections.abc import AsyncGenerator
+from typing import Any
+from uuid import uuid4
+
+import structlog
+import uvicorn
+from litestar import Litestar, Router
+from litestar.datastructures import State
+from litestar.di import Provide
+from litestar.openapi import OpenAPIConfig
+from litestar.openapi.plugins import JsonRenderPlugin
+from litestar.openapi.spec import Components, SecurityScheme
+from litestar.types import Message, Scope, Send
+
+from agentmail_cp import __version__, jobs
+from agentmail_cp.access import Keyring
+from agentmail_cp.db import Database
+from agentmail_cp.intake import Doorbell
+from agentmail_cp.jobs import Resources
+from agentmail_cp.mailserver import MailServer
+from agentmail_cp.settings import PREFIX, Settings, SettingsError
+from agentmail_cp.stalwart.jmap import JmapClient, bearer
+from agentmail_cp.web import doorbell as operations
+from agentmail_cp.web import errors
+from agentmail_cp.web.auth import Authentication, provide_caller
+from agentmail_cp.web.inboxes import Inboxes
+from agentmail_cp.web.keys import ApiKeys, auth_me
+from agentmail_cp.web.listing import provide_query
+from agentmail_cp.web.messages import Messages
+from agentmail_cp.web.paths import normalise
+from agentmail_cp.web.threads import InboxThreads, Threads
+
+BODY_OVERHEAD = 1_000_000
+"""Room a request has beside the base64 form of the largest message."""
+
+
+class AgentMail(Litestar):
+    """The application. Paths are taken apart from their raw form, because an id in a path may hold any
+    character; every request gets an id, which its answer carries.
+    """
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        if scope["type"] in ("http", "websocket"):
+            scope["path"] = normalise(scope.get("raw_path") or scope["path"].encode())
+            send = _identified(scope, send)
+        await super().__call__(scope, receive, send)
+
+
+def _identified(scope: Scope, send: Send) -> Send:
+    request_id = uuid4().hex
+    scope["state"] = {**scope.get("state", {}), "request_id": request_id}
+
+    async def send_with_id(message: Message) -> None:
+        if message["type"] == "http.response.start":
+            message["headers"] = [*message["headers"], (b"x-request-id", request_id.encode())]
+        await send(message)
+
+    return send_with_id
+
+
+def connect_mail_server(settings: Settings) -> MailServer:
+    """The Stalwart the settings name; raises `SettingsError` when they name none."""
+    for field in ("stalwart_url", "stalwart_key"):
+        if getattr(settings, field) is None:
+            raise SettingsError(
+                f"{PREFIX}{field.upper()} is not set. `agentmail-cp stalwart apply` makes the key."
+            )
+    from agentmail_cp.stalwart.mail import StalwartMailServer
+    client = JmapClient(
+        settings.stalwart_url or "",
+        bearer(settings.stalwart_key or ""),
+        connections=settings.stalwart_connections,
+        connect_timeout=settings.stalwart_connect_timeout,
+        timeout=settings.stalwart_timeout,
+    )
+    return StalwartMailServer(client)
+
+
+def create_app(
+    settings: Settings, *, server: MailServer | None = None, worker: bool = True
+) -> AgentMail:
+    """The application; `server` replaces the Stalwart the settings name."""
+    db = Database(settings.database_url, size=settings.database_pool_size)
+    mail_server = server or connect_mail_server(settings)
+    doorbell = Doorbell(db, mail_server, throttle=settings.stalwart_webhook_throttle)
+    resources = Resources(settings, db, mail_server)
+
+    @contextlib.asynccontextmanager
+    async def running(_app: Litestar) -> AsyncGenerator[None]:
+        await db.open()
+        ringing = asyncio.create_task(doorbell.run(), name="doorbell")
+        try:
+            async with jobs.working(resources) if worker else contextlib.nullcontext():
+                yield
+        finally:
+            ringing.cancel()
+            await asyncio.gather(ringing, return_exceptions=True)
+            await db.close()
+            if server is None:
+                await mail_server.close()
+
+    return AgentMail(
+        route_handlers=[
+            Router(
+                "/v0", route_handlers=[Inboxes, Messages, InboxThreads, Threads, ApiKeys, auth_me]
+            ),
+            operations.ring,
+            operations.live,
+            operations.ready,
+            operations.metrics,
+        ],
+        dependencies={
+            "settings": Provide(lambda: settings, sync_to_thread=False),
+            "db": Provide(lambda: db, sync_to_thread=False),
+            "server": Provide(lambda: mail_server, sync_to_thread=False),
+            "doorbell": Provide(lambda: doorbell, sync_to_thread=False),
+            "caller": Provide(provide_caller),
+            "asked": Provide(provide_query),
+        },
+        middleware=[Authentication(Keyring(db))],
+        exception_handlers=errors.HANDLERS,
+        lifespan=[running],
+        openapi_config=_openapi(),
+        logging_config=None,
+        request_max_body_size=settings.max_message_size * 4 // 3 + BODY_OVERHEAD,
+        state=State({"doorbell": doorbell, "resources": resources}),
+    )
+
+
+def _openapi() -> OpenAPIConfig:
+    return OpenAPIConfig(
+        title="agentmail_cp",
+        version=__version__,
+        description="Real email inboxes for AI agents, on a mail server people own.",
+        components=Components(
+            security_schemes={"apiKey": SecurityScheme(type="http", scheme="bearer")}
+        ),
+        security=[{"apiKey": []}],
+        use_handler_docstrings=True,
+        path="/",
+        render_plugins=[JsonRenderPlugin(path="/openapi.json")],
+    )
+
+
+def configure_logging(settings: Settings) -> None:
+    """Logs as JSON or text on standard error. Never bodies, headers or query strings."""
+    level = logging.getLevelNamesMapping()[settings.log_level.upper()]
+    renderer = (
+        structlog.processors.JSONRenderer()
+        if settings.log_format == "json"
+        else structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty())
+    )
+    structlog.configure(
+        processors=[
+            structlog.contextvars.merge_contextvars,
+            structlog.processors.add_log_level,
+            structlog.processors.TimeStamper(fmt="iso", utc=True),
+            structlog.processors.format_exc_info,
+            renderer,
+        ],
+        wrapper_class=structlog.make_filtering_bound_logger(level),
+        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
+        cache_logger_on_first_use=True,
+    )
+    logging.basicConfig(level=max(level, logging.WARNING), stream=sys.stderr)
+
+
+async def serve(
+    settings: Settings, *, server: MailServer | None = None, worker: bool = True
+) -> None:
+    """Run the API, and the worker unless told otherwise, until SIGTERM or SIGINT."""
+    app = create_app(settings, server=server, worker=worker)
+    await uvicorn.Server(http_config(app, settings)).serve()
+
+
+def http_config(app: AgentMail, settings: Settings) -> uvicorn.Config:
+    """How uvicorn serves an application."""
+    return uvicorn.Config(
+        app,
+        host=settings.host,
+        port=settings.port,
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        timeout_graceful_shutdown=5,
+        lifespan="on",
+    )
+
+
+async def work(settings: Settings) -> None:
+    """Run the worker alone until SIGTERM or SIGINT."""
+    db = Database(settings.database_url, size=settings.database_pool_size)
+    server = connect_mail_server(settings)
+    stop = asyncio.Event()
+    for each in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(each, stop.set)
+    await db.open()
+    try:
+        async with jobs.working(Resources(settings, db, server)):
+            await stop.wait()
+    finally:
+        await db.close()
+        await server.close()

@@ -1,0 +1,220 @@
+"""The command line of an operator: `agentmail-cp …`.
+
+Each command reads the settings from the environment, does one thing and says in plain sentences what went
+wrong (exit status 1). Nothing is decided here.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+from collections.abc import AsyncGenerator, Callable, Coroutine
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any, TypeVar
+from uuid import UUID
+
+import rich_click as click
+import uvloop
+
+from agentmail_cp import __version__, access, db, inboxes, settings
+from agentmail_cp.db import Database, MigrationChanged
+from agentmail_cp.errors import AgentMailError
+from agentmail_cp.mailserver import MailServerError
+from agentmail_cp.settings import Settings, SettingsError
+from agentmail_cp.stalwart.setup import SetupError, run_apply, run_status
+
+T = TypeVar("T")
+
+EXPECTED = (SettingsError, SetupError, AgentMailError, MailServerError, MigrationChanged)
+"""What is told in one sentence instead of a traceback."""
+
+
+def run(action: Callable[[Settings], Coroutine[Any, Any, T]]) -> T:
+    """Load the settings and run an action; what is expected to fail ends in one sentence."""
+    try:
+        loaded = settings.load()
+        return uvloop.run(action(loaded))
+    except EXPECTED as error:
+        fix = getattr(error, "fix", None)
+        click.echo(f"{error} {fix or ''}".strip(), err=True)
+        sys.exit(1)
+
+
+@contextlib.asynccontextmanager
+async def _database(loaded: Settings) -> AsyncGenerator[Database]:
+    database = Database(loaded.database_url, size=2)
+    await database.open()
+    try:
+        yield database
+    finally:
+        await database.close()
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name="agentmail-cp")
+def main() -> None:
+    """Real email inboxes for AI agents, on a Stalwart mail server people own."""
+
+
+@main.command()
+@click.option("--worker/--no-worker", default=True, help="Also run the worker in this process.")
+def serve(*, worker: bool) -> None:
+    """Run the API."""
+    from agentmail_cp import app  # noqa: PLC0415 - the other commands need no web framework
+
+    async def action(loaded: Settings) -> None:
+        app.configure_logging(loaded)
+        await app.serve(loaded, worker=worker)
+
+    run(action)
+
+
+@main.command()
+def worker() -> None:
+    """Run the worker alone: intake, settling and jobs."""
+    from agentmail_cp import app  # noqa: PLC0415 - the other commands need no web framework
+
+    async def action(loaded: Settings) -> None:
+        app.configure_logging(loaded)
+        await app.work(loaded)
+
+    run(action)
+
+
+@main.command()
+def migrate() -> None:
+    """Bring the database to this release's schema."""
+
+    async def action(loaded: Settings) -> None:
+        applied = await db.migrate(loaded.database_url)
+        click.echo("\n".join(f"applied {name}" for name in applied) or "Nothing to apply.")
+
+    run(action)
+
+
+@main.command()
+def dev() -> None:
+    """Run everything on this machine, as `make dev` does."""
+    from agentmail_cp.dev.command import main as start  # noqa: PLC0415 - see serve
+
+    sys.exit(start())
+
+
+@main.group()
+def org() -> None:
+    """Organisations."""
+
+
+@org.command("create")
+@click.argument("name")
+def org_create(name: str) -> None:
+    """Make an organisation and print its id."""
+
+    async def action(loaded: Settings) -> None:
+        async with _database(loaded) as database, database.transaction() as tx:
+            click.echo(str((await access.create_organization(tx, name)).organization_id))
+
+    run(action)
+
+
+@org.command("list")
+def org_list() -> None:
+    """List organisations."""
+
+    async def action(loaded: Settings) -> None:
+        async with _database(loaded) as database, database.transaction() as tx:
+            for each in await access.list_organizations(tx):
+                click.echo(f"{each.organization_id}  {each.name}")
+
+    run(action)
+
+
+@main.group()
+def keys() -> None:
+    """API keys."""
+
+
+@keys.command("create")
+@click.option("--org", "organization", type=click.UUID, help="Needed when there are several.")
+@click.option("--name", default="API key", show_default=True)
+@click.option("--expires-in-days", type=click.IntRange(min=1))
+def keys_create(organization: UUID | None, name: str, expires_in_days: int | None) -> None:
+    """Make an API key and print it. It is shown only now."""
+    expires_at = datetime.now(UTC) + timedelta(days=expires_in_days) if expires_in_days else None
+
+    async def action(loaded: Settings) -> None:
+        async with _database(loaded) as database, database.transaction() as tx:
+            made = await access.create_key(
+                tx,
+                await access.only_organization(tx, organization),
+                prefix=loaded.key_prefix,
+                name=name,
+                expires_at=expires_at,
+            )
+        click.echo(made.secret)
+
+    run(action)
+
+
+@main.group("inboxes")
+def inboxes_group() -> None:
+    """Inboxes."""
+
+
+@inboxes_group.command("erase")
+@click.argument("address")
+@click.option("--org", "organization", type=click.UUID, help="Needed when there are several.")
+def inboxes_erase(address: str, organization: UUID | None) -> None:
+    """Destroy the retained mail of a deleted inbox, for good."""
+    from agentmail_cp.app import connect_mail_server  # noqa: PLC0415 - see serve
+
+    async def action(loaded: Settings) -> None:
+        server = connect_mail_server(loaded)
+        async with _database(loaded) as database:
+            async with database.transaction() as tx:
+                owner = await access.only_organization(tx, organization)
+            await inboxes.erase(database, server, organization_id=owner, address=address)
+        await server.close()
+        click.echo(f"The mail of {address} is erased.")
+
+    run(action)
+
+
+@main.group()
+def stalwart() -> None:
+    """The Stalwart mail server."""
+
+
+@stalwart.command("apply")
+@click.option("--check", is_flag=True, help="Only show what differs; exit status 2 if anything.")
+@click.option(
+    "--key-file",
+    type=click.Path(dir_okay=False, path_type=Path),
+    help="Where to write our API key for Stalwart (mode 0600) if it has to be made.",
+)
+def stalwart_apply(*, check: bool, key_file: Path | None) -> None:
+    """Bring Stalwart to the state described in stalwart-config/."""
+
+    async def action(loaded: Settings) -> int:
+        report = await run_apply(loaded, check=check, key_file=key_file)
+        click.echo(report.text)
+        return 2 if check and report.changes else 0
+
+    sys.exit(run(action))
+
+
+@stalwart.command("status")
+def stalwart_status() -> None:
+    """Show Stalwart's version and what our key may not do; exit status 2 if anything is missing."""
+
+    async def action(loaded: Settings) -> int:
+        status = await run_status(loaded)
+        click.echo(f"{status.product} {status.version}")
+        if status.missing:
+            click.echo("Missing permissions: " + ", ".join(status.missing))
+            return 2
+        click.echo("Our key has every permission it needs.")
+        return 0
+
+    sys.exit(run(action))

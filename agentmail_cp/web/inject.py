@@ -1,0 +1,19 @@
+"""What handlers are given by name: `caller`, `db`, `server`, `settings`, `doorbell`, `asked`.
+
+None is checked again at run time: the wiring in `app.py` gives each its type.
+"""
+
+from __future__ import annotations
+
+from litestar.di import NamedDependency
+from litestar.params import SkipValidation
+
+from agentmail_cp import access, db, intake, mailserver, settings
+from agentmail_cp.web import listing
+
+Caller = NamedDependency[SkipValidation[access.Principal]]
+Db = NamedDependency[SkipValidation[db.Database]]
+Server = NamedDependency[SkipValidation[mailserver.MailServer]]
+Config = NamedDependency[SkipValidation[settings.Settings]]
+Doorbell = NamedDependency[SkipValidation[intake.Doorbell]]
+Asked = NamedDependency[SkipValidation[listing.Query]]
