@@ -156,8 +156,10 @@ def _recipients(message: SendMessage) -> tuple[str, ...]:
             fix=f"Send to at most {MAX_RECIPIENTS} at a time.",
             detail="TOO_MANY_RECIPIENTS",
         )
-    distinct = {_same_mailbox(address.email): address.email for address in reversed(everyone)}
-    return tuple(reversed(distinct.values()))
+    distinct: dict[str, str] = {}
+    for address in everyone:
+        distinct.setdefault(_same_mailbox(address.email), address.email)
+    return tuple(distinct.values())
 
 
 def _same_mailbox(email: str) -> str:

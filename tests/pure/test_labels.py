@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
+
 import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
@@ -27,7 +29,7 @@ LABEL = (
     .filter(valid)
 )
 ODD = st.sampled_from(
-    sorted(labels.SYSTEM_LABELS) + ["junk", "nonjunk", "$seen", "$junk", "=24seen"]
+    [*sorted(labels.SYSTEM_LABELS), "junk", "nonjunk", "$seen", "$junk", "=24seen"]
 )
 
 
@@ -64,11 +66,8 @@ def test_every_shown_keyword_can_be_removed_again(keyword: str) -> None:
 
 @given(st.text())
 def test_any_text_is_a_label_or_refused(text: str) -> None:
-    try:
+    with suppress(Invalid):
         label = labels.normalise(text, "add_labels")
-    except Invalid as error:
-        assert error.field == "add_labels"
-    else:
         assert labels.normalise(label, "add_labels") == label
 
 
