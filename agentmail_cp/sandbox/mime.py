@@ -46,8 +46,8 @@ KNOWN_KINDS = ("content-", "list-", "resent-", "arc-")
 
 _WIRE = policy.compat32.clone(linesep="\r\n", max_line_length=998)
 _HEADER = re.compile(rb"^([!-9;-~]+)[ \t]*:(.*)$", re.DOTALL)
-_FOLD = re.compile(rb"\r?\n(?=[ \t])")
-_ID = re.compile(r"<([^<>\s]+)>")
+_FOLD = re.compile(rb"\r?\n[ \t]+")
+_ID = re.compile(r"<([^<>]+)>")
 _HIDDEN_HTML = re.compile(r"(?is)<(script|style|head|title)\b.*?</\1\s*>|<!--.*?-->")
 _TAG = re.compile(r"<[^>]*>")
 _REPLY_PREFIX = re.compile(r"^(?:(?:re|fwd?|aw|wg)(?:\[\d+\])?:\s*)+", re.IGNORECASE)
@@ -118,7 +118,7 @@ def parse(raw: bytes) -> ParsedMail:
     text = _joined(bodies.text, "text/plain")
     html_text = _joined(bodies.html, "text/html")
     return ParsedMail(
-        index=_index(raw, headers, bodies, _preview(text, html_text)),
+        index=_index(raw, headers, bodies),
         headers=tuple((name, decode_words(value)) for name, value in headers),
         text=text,
         html=html_text,
@@ -136,12 +136,12 @@ def _headers(raw: bytes) -> list[tuple[str, str]]:
     block = re.split(rb"\r?\n\r?\n", raw, maxsplit=1)[0]
     if raw.startswith((b"\n", b"\r\n")):
         return []
-    lines = re.split(rb"\r?\n", _FOLD.sub(b"", block))
+    lines = re.split(rb"\r?\n", _FOLD.sub(b" ", block))
     found = [match.groups() for line in lines if (match := _HEADER.match(line))]
     return [(name.decode("ascii"), _decode(value, None).strip()) for name, value in found]
 
 
-def _index(raw: bytes, headers: list[tuple[str, str]], bodies: _Bodies, preview: str) -> Mail:
+def _index(raw: bytes, headers: list[tuple[str, str]], bodies: _Bodies) -> Mail:
     last = {name.lower(): value for name, value in headers}
     ids = _ids(last.get("message-id", ""))
     subject = last.get("subject")
@@ -154,7 +154,7 @@ def _index(raw: bytes, headers: list[tuple[str, str]], bodies: _Bodies, preview:
         message_id=ids[0] if ids else None,
         in_reply_to=_ids(last.get("in-reply-to", "")),
         references=_ids(last.get("references", "")),
-        subject=None if subject is None else decode_words(subject),
+        subject=decode_words(subject) if subject else None,
         sender=next(iter(_addresses(last.get("from"))), None),
         to=_addresses(last.get("to")),
         cc=_addresses(last.get("cc")),
@@ -162,7 +162,7 @@ def _index(raw: bytes, headers: list[tuple[str, str]], bodies: _Bodies, preview:
         reply_to=_addresses(last.get("reply-to")),
         size=len(raw),
         has_attachment=any(not _shown(part, bodies) for part in bodies.attachments),
-        preview=preview,
+        preview=_preview(bodies),
     )
 
 
@@ -171,8 +171,8 @@ def _shown(part: Part, bodies: _Bodies) -> bool:
 
 
 def _ids(value: str) -> tuple[str, ...]:
-    found = _ID.findall(value)
-    return tuple(found or value.split())
+    found: list[str] = _ID.findall(value)
+    return tuple(found or filter(None, [value.strip()]))
 
 
 def _date(value: str | None) -> datetime | None:
@@ -190,7 +190,9 @@ def _addresses(value: str | None) -> tuple[Address, ...]:
         pairs = getaddresses([value])
     except (ValueError, IndexError):
         return ()
-    return tuple(Address(email, decode_words(name) or None) for name, email in pairs if email)
+    return tuple(
+        Address(email, decode_words(name) or None) for name, email in pairs if "@" in email
+    )
 
 
 def decode_words(value: str) -> str:
@@ -315,10 +317,15 @@ def _joined(parts: Iterable[Part], content_type: str) -> str | None:
     return "\n".join(texts) if texts else None
 
 
-def _preview(text: str | None, html_text: str | None) -> str:
-    """Crude on purpose: good enough to look at, no HTML renderer."""
-    shown = text if text is not None else _TAG.sub(" ", _HIDDEN_HTML.sub(" ", html_text or ""))
-    return " ".join(html.unescape(shown).split())[:PREVIEW_LENGTH]
+def _preview(bodies: _Bodies) -> str:
+    """The beginning of the first body. For HTML crude on purpose: no renderer, good to look at."""
+    texts = [part for part in (*bodies.text, *bodies.html) if not part.media]
+    if not texts:
+        return ""
+    shown = texts[0].text
+    if texts[0].content_type == "text/html":
+        shown = html.unescape(_TAG.sub(" ", _HIDDEN_HTML.sub(" ", shown)))
+    return " ".join(shown.split())[:PREVIEW_LENGTH]
 
 
 def build(email: OutgoingEmail, blobs: Mapping[BlobId, bytes], *, with_bcc: bool) -> bytes:

@@ -52,7 +52,7 @@ class _Handler:
     ) -> str:
         self._deliveries.receive(
             envelope.original_content or b"",
-            mail_from=envelope.mail_from or "",
+            mail_from=(envelope.mail_from or "").strip("<>"),
             recipients=envelope.rcpt_tos,
             helo=str(session.host_name or "unknown"),
             peer=str(session.peer[0]) if session.peer else "127.0.0.1",

@@ -7,7 +7,7 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from agentmail_cp.mailserver import Address, Attachment, DocumentId, Folder, Refusal
+from agentmail_cp.mailserver import Address, Attachment, DocumentId, Folder, Refusal, Relabel
 from tests.contract.world import World, a_raw_mail, covers, refused
 
 MISSING = DocumentId(1_000_000)
@@ -128,6 +128,26 @@ async def test_mail_to_a_tagged_address_reaches_the_account(world: World) -> Non
     account = await world.account()
     await world.deliver(a_raw_mail(), account.address.replace("@", "+news@"))
     await world.arrived(account)
+
+
+@covers("changes")
+async def test_a_bounce_from_outside_has_no_sender_and_arrives(world: World) -> None:
+    account = await world.account()
+    await world.deliver(a_raw_mail(subject="Undelivered"), account.address, mail_from="")
+    (mail,) = await world.arrived(account)
+    content = await world.content(account, mail.document_id)
+    assert ("Return-Path", "<>") in content.headers
+
+
+@covers("changes")
+async def test_a_busy_sender_hands_in_many_mails_at_once_and_each_to_many(world: World) -> None:
+    """Stalwart by itself ends a session after ten mails and slows down after five a second."""
+    alice, bob = await world.account(), await world.account()
+    mails = [a_raw_mail(f"Message-ID: <{each}@remote.test>") for each in range(30)]
+    await world.deliver_all(mails, [alice.address, bob.address])
+    for account in (alice, bob):
+        arrived = await world.arrived(account, 30)
+        assert {mail.message_id for mail in arrived} == {f"{n}@remote.test" for n in range(30)}
 
 
 async def test_mail_to_nobody_is_refused_at_rcpt(world: World) -> None:
@@ -280,6 +300,7 @@ async def test_a_picture_in_a_signature_is_listed_with_its_content_id(world: Wor
     )
     mail = await world.received(account, raw)
     content = await world.content(account, mail.document_id)
+    assert mail.has_attachment
     assert (content.text, content.html) == (None, '<img src="cid:logo">')
     assert [(each.content_id, each.content_type) for each in content.attachments] == [
         ("logo", "image/png")
@@ -297,10 +318,10 @@ async def test_a_body_of_several_texts_is_read_whole(world: World) -> None:
         "Content-Type: text/plain\r\n\r\nAfter.",
     )
     mail = await world.received(account, raw)
-    text = (await world.content(account, mail.document_id)).text
-    assert text is not None
-    assert "Before." in text
-    assert "After." in text
+    assert not mail.has_attachment
+    content = await world.content(account, mail.document_id)
+    assert content.text == "Before.\nAfter."
+    assert [each.content_type for each in content.attachments] == ["image/jpeg"]
 
 
 @covers("read", "fetch")
@@ -370,5 +391,7 @@ async def test_an_account_that_is_gone_has_no_mail(world: World) -> None:
         await world.server.read(gone, [DocumentId(1)])
     with refused(Refusal.NO_ACCOUNT):
         await world.server.destroy_mail(gone, [DocumentId(1)])
+    with refused(Refusal.NO_ACCOUNT):
+        await world.server.relabel(gone, [Relabel(DocumentId(1), add=frozenset({"x"}))])
     with refused(Refusal.NO_ACCOUNT):
         await world.server.find_own(gone, "m@contract.test", None)

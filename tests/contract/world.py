@@ -32,10 +32,11 @@ from agentmail_cp.mailserver import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Generator
+    from collections.abc import Callable, Generator, Sequence
 
     from agentmail_cp.mailserver import DocumentId, MailContent, MailState
 
+PEER = "peer@remote.test"
 ARRIVAL = 15.0
 """Seconds a mail may take from SMTP to its mailbox before a case fails; a few ms are usual."""
 
@@ -125,13 +126,20 @@ class World:
     async def account(self, display_name: str | None = None) -> Account:
         return await self.server.create_account(NewAccount(self.address(), display_name))
 
-    async def deliver(self, raw: bytes, to: str, *, mail_from: str = "peer@remote.test") -> None:
+    async def deliver(self, raw: bytes, to: str, *, mail_from: str = PEER) -> None:
         """Hand a mail to the MX port. Raises smtplib's errors when it is refused."""
-        await asyncio.to_thread(self._deliver, raw, to, mail_from)
+        await self.deliver_all([raw], [to], mail_from=mail_from)
 
-    def _deliver(self, raw: bytes, to: str, mail_from: str) -> None:
+    async def deliver_all(
+        self, mails: Sequence[bytes], to: Sequence[str], *, mail_from: str = PEER
+    ) -> None:
+        """Hand mails to the MX port over one connection, each to all recipients."""
+        await asyncio.to_thread(self._deliver, mails, to, mail_from)
+
+    def _deliver(self, mails: Sequence[bytes], to: Sequence[str], mail_from: str) -> None:
         with smtplib.SMTP("127.0.0.1", self._smtp_port, "client.test", timeout=30) as client:
-            client.sendmail(mail_from, [to], raw)
+            for raw in mails:
+                client.sendmail(mail_from, to, raw)
 
     async def page(self, account: Account, since: MailState | None, limit: int = 200) -> Changes:
         """One answer of `changes` about one account; its error is raised."""
