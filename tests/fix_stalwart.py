@@ -81,7 +81,9 @@ class StalwartServer:
 
     def mx(self) -> smtplib.SMTP:
         """A foreign server's connection."""
-        return smtplib.SMTP(HOST, self.process.ports.smtp, local_hostname="out.test", timeout=20)
+        client = smtplib.SMTP(HOST, self.process.ports.smtp, local_hostname="out.test", timeout=20)
+        client.ehlo()
+        return client
 
     def submission(self, mailbox: Mailbox | None = None) -> smtplib.SMTP:
         """A mail client's connection after STARTTLS, logged in for a mailbox."""
@@ -89,8 +91,9 @@ class StalwartServer:
             HOST, self.process.ports.submission, local_hostname="client.test", timeout=20
         )
         client.starttls(context=unverified())
+        client.ehlo()
         if mailbox is not None:
-            client.login(mailbox.address, mailbox.password)
+            _log_in(client, mailbox)
         return client
 
     def imap(self, mailbox: Mailbox | None = None) -> imaplib.IMAP4_SSL:
@@ -99,8 +102,16 @@ class StalwartServer:
             HOST, self.process.ports.imaps, ssl_context=unverified(), timeout=20
         )
         if mailbox is not None:
-            client.login(mailbox.address, mailbox.password)
+            _log_in(client, mailbox)
         return client
+
+
+def _log_in(client: smtplib.SMTP | imaplib.IMAP4, mailbox: Mailbox) -> None:
+    try:
+        client.login(mailbox.address, mailbox.password)
+    except (smtplib.SMTPException, imaplib.IMAP4.error):
+        client.close() if isinstance(client, smtplib.SMTP) else client.shutdown()
+        raise
 
 
 def unverified() -> ssl.SSLContext:
