@@ -23,6 +23,7 @@ from agentmail_cp.errors import AgentMailError
 from agentmail_cp.mailserver import MailServerError
 from agentmail_cp.settings import Settings, SettingsError
 from agentmail_cp.stalwart.setup import SetupError, run_apply, run_status
+from agentmail_cp.stalwart.wanted import standard_server
 
 T = TypeVar("T")
 
@@ -193,11 +194,18 @@ def stalwart() -> None:
     type=click.Path(dir_okay=False, path_type=Path),
     help="Where to write our API key for Stalwart (mode 0600) if it has to be made.",
 )
-def stalwart_apply(*, check: bool, key_file: Path | None) -> None:
+@click.option(
+    "--own",
+    "hostname",
+    metavar="HOSTNAME",
+    help="Stalwart serves nobody else: also give it this name and its listeners, on standard ports.",
+)
+def stalwart_apply(*, check: bool, key_file: Path | None, hostname: str | None) -> None:
     """Bring Stalwart to the state described in stalwart-config/."""
+    own = standard_server(hostname) if hostname else None
 
     async def action(loaded: Settings) -> int:
-        report = await run_apply(loaded, check=check, key_file=key_file)
+        report = await run_apply(loaded, check=check, own=own, key_file=key_file)
         click.echo(report.text)
         return 2 if check and report.changes else 0
 

@@ -62,6 +62,18 @@ class OwnServer(msgspec.Struct, frozen=True):
     http: tuple[str, ...]
 
 
+def standard_server(hostname: str) -> OwnServer:
+    """A server with the world's ports: 25, 587, 465 and 993, and JMAP on 8080, on every address."""
+    return OwnServer(
+        hostname=hostname,
+        smtp=("[::]:25",),
+        submission=("[::]:587",),
+        submissions=("[::]:465",),
+        imaps=("[::]:993",),
+        http=("[::]:8080",),
+    )
+
+
 class Wanted(msgspec.Struct, frozen=True):
     """The variables of the wanted state. `message_size` in bytes.
 
