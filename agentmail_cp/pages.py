@@ -47,7 +47,9 @@ def decode(scope: str, token: str, shape: type[Key]) -> Key:
         raise _refused() from None
 
 
-def limit(value: int | str | None, *, default: int = DEFAULT_LIMIT, maximum: int = MAX_LIMIT) -> int:
+def limit(
+    value: int | str | None, *, default: int = DEFAULT_LIMIT, maximum: int = MAX_LIMIT
+) -> int:
     """How many items a page holds: `default` when unsaid, never more than `maximum`.
 
     Raises `Invalid` INVALID_LIMIT for anything but a positive whole number.
