@@ -7,11 +7,12 @@ from typing import TYPE_CHECKING
 import pytest
 import pytest_asyncio
 
+from tests.contract import witness
 from tests.contract.sandbox_world import sandbox_world
 from tests.contract.stalwart_world import stalwart_world
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator
+    from collections.abc import AsyncGenerator, Generator
 
     from tests.contract.world import World
     from tests.fix_stalwart import StalwartServer
@@ -41,3 +42,13 @@ async def real(stalwart: StalwartServer) -> AsyncGenerator[World]:
 def world(request: pytest.FixtureRequest) -> World:
     """The server under test; every case runs in both worlds."""
     return request.getfixturevalue(request.param)
+
+
+@pytest.fixture(autouse=True)
+def _true_to_its_declaration(request: pytest.FixtureRequest) -> Generator[None]:
+    """Fail a case that declares with `covers` what it did not do."""
+    witness.seen.clear()
+    yield
+    if "world" in request.fixturenames:
+        in_sandbox = request.node.callspec.params["world"] == "sandbox"
+        assert witness.unproved(request.function, faults=in_sandbox) == frozenset()

@@ -5,8 +5,11 @@ from __future__ import annotations
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING
 
+import msgspec
+
 from agentmail_cp.mailserver import DocumentId, MailServer, Refusal, Relabel
 from agentmail_cp.sandbox import Faults, MailSandbox
+from tests.contract import witness
 from tests.contract.world import Client, World
 
 if TYPE_CHECKING:
@@ -26,7 +29,7 @@ async def sandbox_world(domain: str) -> AsyncGenerator[World]:
     await sandbox.ensure_domain(domain)
     async with sandbox.listening() as door:
         yield World(
-            sandbox,
+            witness.watched(sandbox),
             domain=domain,
             smtp_port=door.port,
             backstage=_Backstage(sandbox),
@@ -49,8 +52,9 @@ class _Backstage:
     @asynccontextmanager
     async def _with(self, faults: Faults) -> AsyncGenerator[MailServer]:
         self._sandbox.faults = faults
+        witness.seen.update(f"fault:{name}" for name in _set_in(faults))
         try:
-            yield self._sandbox
+            yield witness.watched(self._sandbox)
         finally:
             self._sandbox.faults = Faults()
 
@@ -77,3 +81,10 @@ class _Backstage:
 
     def bouncing(self, recipient: str) -> Client:
         return self._with(Faults(bounce=frozenset({recipient})))
+
+
+def _set_in(faults: Faults) -> set[str]:
+    healthy = msgspec.structs.asdict(Faults())
+    return {
+        name for name, value in msgspec.structs.asdict(faults).items() if value != healthy[name]
+    }

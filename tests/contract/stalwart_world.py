@@ -13,6 +13,7 @@ from agentmail_cp.stalwart import StalwartMailServer
 from agentmail_cp.stalwart.ids import email_id
 from agentmail_cp.stalwart.jmap import JmapClient, bearer
 from agentmail_cp.stalwart.wanted import SMALLEST_MESSAGE_SIZE
+from tests.contract.witness import watched
 from tests.contract.world import Client, World
 
 if TYPE_CHECKING:
@@ -60,7 +61,7 @@ class _Backstage:
         jmap = JmapClient(url, bearer(self._stalwart.key), timeout=patience)
         server = StalwartMailServer(jmap)
         try:
-            yield server
+            yield watched(server)
         finally:
             await server.close()
 

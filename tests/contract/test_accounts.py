@@ -7,7 +7,8 @@ import smtplib
 import pytest
 
 from agentmail_cp.mailserver import Folder, MailServerRejected, NewAccount, Refusal
-from tests.contract.world import World, a_raw_mail, an_email, covers, refused
+from tests.contract.witness import covers
+from tests.contract.world import World, a_raw_mail, an_email, refused
 
 HASH = "{SSHA512}" + "A" * 96
 

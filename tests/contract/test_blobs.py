@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from agentmail_cp.mailserver import AccountId, BlobId, Refusal
-from tests.contract.world import World, covers, refused
+from tests.contract.witness import covers
+from tests.contract.world import World, refused
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator

@@ -17,7 +17,8 @@ from agentmail_cp.mailserver import (
     Refusal,
     Relabel,
 )
-from tests.contract.world import World, a_raw_mail, an_email, covers, refused
+from tests.contract.witness import covers
+from tests.contract.world import World, a_raw_mail, an_email, refused
 
 MISSING = DocumentId(1_000_000)
 
@@ -52,7 +53,7 @@ async def test_changes_tell_what_was_added_changed_and_destroyed(world: World) -
     assert (await world.changed(account, listing.state)).present == ()
 
 
-@covers("changes")
+@covers("append", "destroy_mail")
 async def test_document_ids_only_grow(world: World) -> None:
     """A reused id would show an old mail's labels on a new one."""
     account = await world.account()
@@ -154,7 +155,7 @@ async def test_a_reply_that_joins_two_threads_destroys_nothing(world: World) -> 
     assert set(await world.server.read(account.account_id, ids)) == set(ids)
 
 
-@covers("relabel", "changes")
+@covers("relabel", "fetch")
 async def test_keywords_are_added_and_removed_whatever_an_atom_may_hold(world: World) -> None:
     account = await world.account()
     document_id = await stored(world, account.account_id)

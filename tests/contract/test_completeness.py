@@ -15,7 +15,7 @@ from agentmail_cp.mailserver import (
 )
 from agentmail_cp.sandbox import Faults
 from tests.contract.test_faults import CALLS
-from tests.contract.world import Topic, covered
+from tests.contract.witness import Topic, covered
 
 SCOPE = "methods"
 """The one field of `Faults` that is no fault of its own: it says which calls the others concern."""

@@ -19,7 +19,8 @@ from agentmail_cp.mailserver import (
     NewAccount,
     Relabel,
 )
-from tests.contract.world import World, a_raw_mail, an_email, covers
+from tests.contract.witness import covers
+from tests.contract.world import World, a_raw_mail, an_email
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable

@@ -8,7 +8,8 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from agentmail_cp.mailserver import Address, Attachment, DocumentId, Folder, Refusal, Relabel
-from tests.contract.world import World, a_raw_mail, covers, refused
+from tests.contract.witness import covers
+from tests.contract.world import World, a_raw_mail, refused
 
 MISSING = DocumentId(1_000_000)
 

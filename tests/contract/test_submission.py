@@ -14,7 +14,8 @@ from agentmail_cp.mailserver import (
     OutgoingAttachment,
     Refusal,
 )
-from tests.contract.world import World, a_raw_mail, an_email, covers, refused
+from tests.contract.witness import covers
+from tests.contract.world import World, a_raw_mail, an_email, refused
 
 SENT = frozenset({Folder.SENT})
 

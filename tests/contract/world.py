@@ -1,7 +1,7 @@
 """What a contract case sees: a mail server behind the port, its SMTP door, and ways to break it.
 
 One `World` per kind of server. A case uses fresh accounts, so cases share a server without meeting.
-`covers` declares what a case is about; `test_completeness.py` demands that nothing is left out.
+What a case is about it declares with `covers` (`witness.py`).
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import time
 import uuid
 from contextlib import AbstractAsyncContextManager, contextmanager
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Protocol
 
 import msgspec
 import pytest
@@ -32,7 +32,7 @@ from agentmail_cp.mailserver import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Generator, Sequence
+    from collections.abc import Generator, Sequence
 
     from agentmail_cp.mailserver import DocumentId, MailContent, MailState
 
@@ -41,16 +41,6 @@ ARRIVAL = 15.0
 """Seconds a mail may take from SMTP to its mailbox before a case fails; a few ms are usual."""
 
 Client = AbstractAsyncContextManager[MailServer]
-Case = TypeVar("Case")
-Topic = str | Refusal | type[MailServerError]
-
-covered: set[Topic] = set()
-
-
-def covers(*topics: Topic) -> Callable[[Case], Case]:
-    """Say which methods, refusals, errors and sandbox faults (`fault:down`) a case is about."""
-    covered.update(topics)
-    return lambda case: case
 
 
 class Backstage(Protocol):
