@@ -139,17 +139,19 @@ class World:
             raise result
         return result
 
-    async def changed(self, account: Account, since: MailState | None = None) -> Changes:
+    async def changed(
+        self, account: Account, since: MailState | None = None, limit: int = 200
+    ) -> Changes:
         """Every change since a state (by default the account's creation), all pages as one."""
         present: dict[DocumentId, Mail] = {}
         destroyed: set[DocumentId] = set()
-        page = await self.page(account, since or account.state)
+        page = await self.page(account, since or account.state, limit)
         while True:
             present.update((mail.document_id, mail) for mail in page.present)
             destroyed.update(page.destroyed)
             if not page.more:
                 break
-            page = await self.page(account, page.state)
+            page = await self.page(account, page.state, limit)
         return Changes(
             account_id=account.account_id,
             state=page.state,
