@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import hmac
 from base64 import b64encode
-from typing import Any, Final
+from typing import Any, Final, TypeGuard, cast
 
 import msgspec
 
@@ -24,6 +24,12 @@ SIGNATURE_HEADER: Final = "X-Signature"
 
 RING: Final = "jmap.unknown-method"
 """The event our own ring causes; it tells of no mailbox."""
+
+
+LOOK: Final = "imap.fetch"
+READS: Final = frozenset({"Rfc822", "Rfc822Text"})
+READS_IF: Final = "peek: false"
+"""What a fetch that marks a mail read asks for, in Stalwart's words (RFC 9051 section 6.4.5)."""
 
 
 class BadBell(Exception):
@@ -43,6 +49,7 @@ class Bell(msgspec.Struct, frozen=True):
 class _Facts(msgspec.Struct, rename="camel"):
     account_id: int | None = None
     source: Any = None
+    details: Any = None
 
 
 class _Event(msgspec.Struct):
@@ -75,11 +82,19 @@ def decode(body: bytes) -> Bell:
 
 def _accounts(event: _Event) -> list[AccountId]:
     """Events carry an account's number; copies and moves name the other account as `source`."""
-    if event.type == RING:
+    if event.type == RING or (event.type == LOOK and not _marks_read(event.data.details)):
         return []
     numbers = (event.data.account_id, event.data.source)
-    return [
-        AccountId(ids.encode(number))
-        for number in numbers
-        if isinstance(number, int) and number >= 0
-    ]
+    return [AccountId(ids.encode(number)) for number in numbers if _is_account(number)]
+
+
+def _marks_read(details: Any) -> bool:
+    return isinstance(details, list) and any(
+        detail in READS or READS_IF in detail
+        for detail in cast("list[Any]", details)
+        if isinstance(detail, str)
+    )
+
+
+def _is_account(number: Any) -> TypeGuard[int]:
+    return isinstance(number, int) and 0 <= number < 1 << 32

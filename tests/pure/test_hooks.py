@@ -91,6 +91,29 @@ def test_a_move_between_accounts_rings_for_both() -> None:
     assert bell.accounts == {"d", "e"}
 
 
+@pytest.mark.parametrize(
+    ("details", "rings"),
+    [
+        (["Flags"], False),
+        (["Envelope", "BodySection { peek: true, sections: [], partial: None }"], False),
+        (["Rfc822Header"], False),
+        (None, False),
+        (["Uid", "BodySection { peek: false, sections: [Text], partial: None }"], True),
+        (["Binary { peek: false, sections: [1], partial: None }"], True),
+        (["Rfc822"], True),
+        (["Flags", "Rfc822Text"], True),
+    ],
+)
+def test_a_fetch_rings_only_when_it_marks_mail_read(
+    details: list[str] | None, *, rings: bool
+) -> None:
+    """Mail clients look at folders all the time; reading one mail must remove `unread`."""
+    event = {"type": "imap.fetch", "data": {"accountId": 3, "details": details}}
+    bell = hooks.decode(msgspec.json.encode({"events": [event]}))
+    assert bool(bell.accounts) == rings
+    assert not bell.only_ring
+
+
 @given(st.lists(st.integers(0, 2**32 - 1)), st.lists(st.sampled_from(["auth.success", "x.y"])))
 def test_no_account_is_lost_among_foreign_events(numbers: list[int], others: list[str]) -> None:
     events: list[dict[str, Any]] = [
