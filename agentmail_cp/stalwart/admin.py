@@ -78,7 +78,7 @@ class Directory:
         """The id of a domain, None when the server has none of this name."""
         if (known := self._domains.get(name)) is not None:
             return known
-        found = await self.find("x:Domain", {"name": name})
+        found = await self.find("x:Domain", {"name": name}, "name")
         for domain in found:
             if domain.name == name:
                 self._domains.put(name, domain.id)
@@ -88,7 +88,7 @@ class Directory:
     async def role(self) -> str:
         """The id of the mailbox role. Confused when the server was not set up."""
         if self._role is None:
-            roles = await self.find("x:Role", {})
+            roles = await self.find("x:Role", {}, "description")
             found = (role.id for role in roles if role.description == setup.MAILBOX_ROLE)
             self._role = next(found, None)
         if self._role is None:
@@ -103,10 +103,10 @@ class Directory:
         self._domains.forget(domain)
         self._role = None
 
-    async def find(self, kind: str, filters: dict[str, Any]) -> list[_Named]:
+    async def find(self, kind: str, filters: dict[str, Any], *properties: str) -> list[_Named]:
         query = Call(f"{kind}/query", {"filter": filters}, "query")
         ids = reference("query", f"{kind}/query", "/ids")
-        get = Call(f"{kind}/get", {"#ids": ids}, "get")
+        get = Call(f"{kind}/get", {"#ids": ids, "properties": ["id", *properties]}, "get")
         answers = await self._jmap.call(query, get, repeat=True)
         answers["query"].into(dict[str, Any])
         return answers["get"].into(GetAnswer[_Named]).found
@@ -127,7 +127,9 @@ class Accounts:
     async def ensure_domain(self, domain: str) -> None:
         name = domain.lower()
         found = [
-            d for d in await self._directory.find("x:Domain", {"name": name}) if d.name == name
+            d
+            for d in await self._directory.find("x:Domain", {"name": name}, "name", "isEnabled")
+            if d.name == name
         ]
         if not found:
             await self._create_domain(name)

@@ -32,7 +32,14 @@ from agentmail_cp.mailserver import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Generator, Iterable, Iterator, Sequence
+    from collections.abc import (
+        AsyncGenerator,
+        AsyncIterator,
+        Generator,
+        Iterable,
+        Iterator,
+        Sequence,
+    )
 
 T = TypeVar("T")
 
@@ -316,7 +323,7 @@ class JmapClient:
 
     async def download(
         self, account_id: str, blob_id: str, start: int = 0, stop: int | None = None
-    ) -> AsyncIterator[bytes]:
+    ) -> AsyncGenerator[bytes]:
         """Bytes `start` to `stop` (exclusive) of a blob, in chunks. Rejected: NO_BLOB.
 
         Stalwart 0.16 ignores Range headers, so the bytes before `start` are read and dropped.

@@ -1,0 +1,437 @@
+"""The adapter against what a real Stalwart 0.16 answered: tapes of `tests/recorded`.
+
+A tape also fails a test when the adapter asks anything else than what was recorded, so what these
+tests believe is what the real server was asked. Answers no healthy server gives are edited in.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING, Any, cast
+
+import httpx
+import msgspec
+import pytest
+import pytest_asyncio
+import respx
+
+from agentmail_cp.mailserver import (
+    AccountId,
+    Changes,
+    Cursor,
+    DocumentId,
+    Folder,
+    FoundMail,
+    MailServerConfused,
+    MailServerError,
+    MailServerRejected,
+    MailServerUnavailable,
+    MailState,
+    NewAccount,
+    Refusal,
+    Submitted,
+)
+from agentmail_cp.stalwart import StalwartMailServer
+from agentmail_cp.stalwart.jmap import JmapClient, bearer
+from tests.recorded.scenarios import NOBODY, SCENARIOS, letter
+from tests.recorded.tape import BASE, FOLDER, load, playing
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncGenerator, Callable
+
+    from agentmail_cp.mailserver import MailServer
+
+SECRET = re.compile(r"API_[A-Za-z0-9_-]{8,}|app_[a-z0-9]{8,}|Authorization|Bearer", re.IGNORECASE)
+
+
+class Silence:
+    """The stage of a tape: what happened, happened."""
+
+    async def deliver(self, raw: bytes, to: str) -> None:
+        pass
+
+    async def settle(self) -> None:
+        pass
+
+
+async def played(name: str) -> dict[str, Any]:
+    with playing(name) as client:
+        try:
+            return await SCENARIOS[name](client, Silence())
+        finally:
+            await client.close()
+
+
+def code(error: MailServerError) -> Refusal:
+    assert isinstance(error, MailServerRejected)
+    assert error.text
+    return error.code
+
+
+@pytest.mark.parametrize("path", sorted(FOLDER.glob("*.json")), ids=lambda path: path.stem)
+def test_a_tape_holds_no_secret(path: Any) -> None:
+    assert not SECRET.search(path.read_text())
+
+
+def test_there_is_a_tape_for_every_scenario_and_none_besides() -> None:
+    assert {path.stem for path in FOLDER.glob("*.json")} == SCENARIOS.keys()
+
+
+async def test_accounts_live_and_die() -> None:
+    found = await played("accounts")
+    ada, bare = found["made"], found["bare"]
+    assert (found["status"].product, found["status"].missing) == ("Stalwart", ())
+    assert ada.address == "ada@agents.test"
+    assert found["found"] == ada
+    assert found["stranger"].ours is False
+    assert found["unknown"] is found["retired"] is None
+    assert code(found["taken"]) == code(found["kept"]) == Refusal.ADDRESS_TAKEN
+    assert code(found["no domain"]) == Refusal.UNKNOWN_DOMAIN
+    assert code(found["bad name"]) == Refusal.FORBIDDEN
+    assert code(found["no account"]) == Refusal.NO_ACCOUNT
+    assert len({ada.account_id, bare.account_id, found["again"].account_id}) == 3
+
+
+async def test_remembered_ids_heal_themselves() -> None:
+    """An administrator who makes a domain or the role anew must not have to restart us."""
+    found = await played("stale_ids")
+    assert found["role"].address == "one@second.test"
+    assert found["found"] == found["domain"]
+    assert found["domain"].address == "two@second.test"
+
+
+def test_an_account_costs_one_request_once_its_domain_is_known() -> None:
+    """Creation must stay fast and flat: look-ups are for the first account of a domain only."""
+    asked = [str(each.request) for each in load("accounts").exchanges]
+    again = max(number for number, request in enumerate(asked) if "'name': 'ada'" in request)
+    assert "x:Account/set" in asked[again]
+    assert asked[again - 1].count("'destroy'") == 1
+
+
+async def test_a_mail_is_sent_in_one_request_and_found_again() -> None:
+    found = await played("sending")
+    mixed = found["mixed"]
+    assert [(each.address, each.accepted) for each in mixed.verdicts] == [
+        ("bob@agents.test", True),
+        ("nobody@agents.test", False),
+    ]
+    assert mixed.verdicts[1].reply == "550 5.1.2 Mailbox does not exist."
+    for name in ("own", "own from scratch", "own from a lost state"):
+        assert found[name] == FoundMail(mixed.document_id, mixed)
+    assert found["not own"] is None
+    (stored,) = found["stored"]
+    assert stored.folders == {Folder.SENT}
+    assert stored.keywords == {"$seen", "blue"}
+    assert (stored.size, stored.sender.name) == (mixed.size, "Ada Ä")
+    assert stored.references == ("r0@remote.test", "r1@remote.test")
+
+
+async def test_a_refused_mail_says_why_and_leaves_nothing() -> None:
+    found = await played("sending")
+    assert found["none"].refused_by_all
+    assert code(found["sender"]) == Refusal.SENDER_NOT_ALLOWED
+    assert code(found["recipient"]) == Refusal.INVALID_MAIL
+    assert code(found["blob"]) == Refusal.NO_BLOB
+    assert code(found["nobody"]) == Refusal.NO_ACCOUNT
+    kept = (found["mixed"].document_id, found["none"].document_id)
+    assert found["left"].document_ids == kept
+    assert found["stale identity"].verdicts[0].accepted
+
+
+def present(changes: Changes) -> list[int]:
+    return [mail.document_id for mail in changes.present]
+
+
+async def test_a_thread_merge_destroys_nothing() -> None:
+    """Stalwart gives merged mails new ids and reports the old ones as destroyed."""
+    found = await played("receiving")
+    assert present(found["first"]) == [1, 2]
+    for name in ("merged", "page 1", "page 2"):
+        assert found[name].destroyed == ()
+    assert present(found["merged"]) == [2, 3]
+    assert found["page 1"].more
+    assert found["listing"].document_ids == (1, 2, 3)
+    assert found["destroyed"].destroyed == (DocumentId(1),)
+
+
+async def test_one_accounts_trouble_is_not_the_others() -> None:
+    found = await played("receiving")
+    for name, wanted in (("many", Refusal.NO_ACCOUNT), ("garbage", Refusal.STATE_LOST)):
+        answer = dict(found[name])
+        assert present(answer.pop(found["first"].account_id)) == [2, 3]
+        assert code(answer.pop(NOBODY)) == wanted
+        (rest,) = answer.values()
+        assert code(rest) == Refusal.STATE_LOST
+    assert code(found["lost"]) == Refusal.STATE_LOST
+
+
+async def test_a_mail_is_read_filed_and_erased() -> None:
+    found = await played("receiving")
+    ((document_id, content),) = found["content"].items()
+    assert document_id == 1
+    assert (content.text, content.html) == ("Hi there\n", None)
+    assert dict(content.headers)["In-Reply-To"] == "<root1@x>"
+    assert found["raw"][5:20] == found["part"]
+    (relabelled,) = found["relabelled"]
+    assert (relabelled.keywords, relabelled.folders) == ({"$seen"}, {Folder.TRASH})
+    assert code(found["gone"]) == Refusal.NO_MAIL
+    assert code(found["no mail"]) == Refusal.INVALID_MAIL
+    assert found["appended"] == 4
+
+
+async def test_the_wire_refuses_as_the_real_server_does() -> None:
+    found = await played("wire")
+    assert found["limits"].max_calls_in_request == 256
+    assert isinstance(found["too many calls"], MailServerConfused)
+    assert isinstance(found["unreadable"], MailServerConfused)
+    assert code(found["account"]) == Refusal.NO_ACCOUNT
+    assert code(found["no blob"]) == Refusal.NO_BLOB
+    assert isinstance(found["not found"], MailServerConfused)
+    assert len(found["split"]) == 300
+
+
+@pytest_asyncio.fixture
+async def server() -> AsyncGenerator[MailServer]:
+    made: MailServer = StalwartMailServer(JmapClient(BASE, bearer("API_x")))
+    yield made
+    await made.close()
+
+
+Answers = dict[str, Any]
+GOOD: Answers = {
+    "x:Account/get": {"list": [{"id": "b"}], "notFound": []},
+    "Mailbox/get": {"list": [{"id": "d", "role": "drafts"}, {"id": "e", "role": "sent"}]},
+    "Identity/get": {"list": [{"id": "b", "email": "ada@agents.test"}]},
+    "Email/set": {"created": {"email": {"id": "b", "size": 9}}},
+    "EmailSubmission/set": {"created": {"submission": {"id": "b"}}},
+    "EmailSubmission/get": {
+        "list": [
+            {
+                "id": "b",
+                "emailId": "b",
+                "undoStatus": "pending",
+                "deliveryStatus": {"bob@agents.test": {"delivered": "queued", "smtpReply": ""}},
+            }
+        ]
+    },
+    "moved": {"updated": {"b": None}},
+}
+"""The shape of a healthy submission's answers, to be spoiled one at a time."""
+
+
+def replying(answers: Answers) -> Callable[[httpx.Request], httpx.Response]:
+    """Answer every call by its name; `{"error": type}` is a method error."""
+
+    def reply(request: httpx.Request) -> httpx.Response:
+        if request.method == "GET":
+            return httpx.Response(200, json={"capabilities": {"urn:ietf:params:jmap:core": {}}})
+        responses: list[list[Any]] = []
+        for name, arguments, tag in msgspec.json.decode(request.content)["methodCalls"]:
+            answer = answers[name]
+            if name == "Email/set" and "destroy" in arguments:
+                answer = {"destroyed": arguments["destroy"]}
+            if name == "Email/set" and "update" in arguments:
+                answer = answers.get("moved again", {"updated": {}})
+            bad = "error" in answer
+            responses.append(
+                ["error" if bad else name, {"type": answer["error"]} if bad else answer, tag]
+            )
+            if name == "EmailSubmission/set" and answers.get("moved") and answer.get("created"):
+                responses.append(["Email/set", answers["moved"], tag])
+        return httpx.Response(200, json={"methodResponses": responses})
+
+    return reply
+
+
+MAIL = letter("ada@agents.test", "bob@agents.test")
+
+
+async def submitted(server: MailServer, **spoiled: Any) -> tuple[Submitted | MailServerError, str]:
+    """What becomes of a submission with these answers, and everything that was asked."""
+    with respx.mock(base_url=BASE) as router:
+        changed = {key.replace("_", "/"): value for key, value in spoiled.items()}
+        router.route().mock(side_effect=replying(GOOD | changed))
+        try:
+            outcome: Submitted | MailServerError = await server.submit(AccountId("b"), MAIL)
+        except MailServerError as error:
+            outcome = error
+        return outcome, everything_asked(router)
+
+
+def everything_asked(router: respx.Router) -> str:
+    calls = cast("list[respx.models.Call]", list(router.calls))
+    return "\n".join(call.request.content.decode() for call in calls)
+
+
+async def test_a_healthy_submission(server: MailServer) -> None:
+    outcome, _ = await submitted(server)
+    assert isinstance(outcome, Submitted)
+    assert outcome.verdicts[0].accepted
+
+
+def refusing(kind: str, description: str = "", *properties: str) -> Answers:
+    refused = {"type": kind, "description": description, "properties": list(properties)}
+    return {"notCreated": {"email": refused, "submission": refused}}
+
+
+@pytest.mark.parametrize(
+    ("kind", "description", "wanted"),
+    [
+        ("overQuota", "", Refusal.OVER_QUOTA),
+        ("tooLarge", "", Refusal.TOO_LARGE),
+        ("invalidProperties", "Message exceeds maximum size of 9 bytes.", Refusal.TOO_LARGE),
+        ("blobNotFound", "", Refusal.NO_BLOB),
+        ("invalidEmail", "", Refusal.INVALID_MAIL),
+        ("something new", "", Refusal.INVALID_MAIL),
+    ],
+)
+async def test_a_mail_that_cannot_be_stored_is_rejected(
+    server: MailServer, kind: str, description: str, wanted: Refusal
+) -> None:
+    outcome, _ = await submitted(server, Email_set=refusing(kind, description))
+    assert isinstance(outcome, MailServerRejected)
+    assert outcome.code == wanted
+
+
+@pytest.mark.parametrize(
+    ("kind", "description", "wanted"),
+    [
+        ("forbiddenFrom", "", Refusal.SENDER_NOT_ALLOWED),
+        (
+            "forbiddenMailFrom",
+            "Server rejected MAIL-FROM: 550 5.7.1 no",
+            Refusal.SENDER_NOT_ALLOWED,
+        ),
+        ("forbiddenToSend", "Server rejected DATA: 550 5.7.1 no", Refusal.FORBIDDEN),
+        ("forbiddenToSend", "Server rejected DATA: 552 5.3.4 big", Refusal.TOO_LARGE),
+        ("tooManyRecipients", "", Refusal.TOO_MANY_RECIPIENTS),
+        ("noRecipients", "", Refusal.INVALID_MAIL),
+    ],
+)
+async def test_a_mail_that_cannot_be_handed_in_leaves_no_copy(
+    server: MailServer, kind: str, description: str, wanted: Refusal
+) -> None:
+    outcome, asked = await submitted(server, EmailSubmission_set=refusing(kind, description))
+    assert isinstance(outcome, MailServerRejected)
+    assert outcome.code == wanted
+    assert '"destroy":["b"]' in asked
+
+
+async def test_a_temporary_refusal_is_unavailable_and_may_be_repeated(server: MailServer) -> None:
+    """A 4xx reply at MAIL or DATA means later, not never."""
+    reply = "Server rejected DATA: 451 4.3.0 Try again"
+    outcome, asked = await submitted(server, EmailSubmission_set=refusing("forbiddenToSend", reply))
+    assert isinstance(outcome, MailServerUnavailable)
+    assert not outcome.reached
+    assert '"destroy":["b"]' in asked
+
+
+@pytest.mark.parametrize("broken", ["EmailSubmission_set", "EmailSubmission_get"])
+async def test_a_submission_without_a_clear_answer_must_be_looked_up(
+    server: MailServer, broken: str
+) -> None:
+    outcome, asked = await submitted(server, **{broken: {"error": "serverUnavailable"}})
+    assert isinstance(outcome, MailServerUnavailable)
+    assert outcome.reached
+    assert "destroy" not in asked
+
+
+async def test_a_copy_that_was_not_filed_is_filed_again(server: MailServer) -> None:
+    stuck = {"notUpdated": {"b": {"type": "notFound"}}}
+    outcome, asked = await submitted(server, moved=stuck)
+    assert isinstance(outcome, Submitted)
+    assert '"update":{"b":{"mailboxIds":{"e":true}' in asked
+    outcome, _ = await submitted(server, **{"moved": stuck, "moved again": stuck})
+    assert isinstance(outcome, MailServerUnavailable)
+    assert outcome.reached
+
+
+async def test_a_failure_after_queueing_is_not_a_refusal(server: MailServer) -> None:
+    """Its bounce reports it; calling it refused would have the copy destroyed after it was sent."""
+    late = {"delivered": "no", "smtpReply": "Code: 550, Enhanced code: 5.1.1, Message: no"}
+    answer = {
+        "list": [
+            dict(GOOD["EmailSubmission/get"]["list"][0], deliveryStatus={"bob@agents.test": late})
+        ]
+    }
+    outcome, _ = await submitted(server, EmailSubmission_get=answer)
+    assert isinstance(outcome, Submitted)
+    assert outcome.verdicts[0].accepted
+
+
+@pytest.mark.parametrize(
+    "spoiled",
+    [
+        {"Email_set": {}},
+        {"EmailSubmission_set": {}},
+        {"EmailSubmission_get": {"list": []}},
+        {"Email_set": {"created": {"email": {"id": "b"}}}},
+    ],
+)
+async def test_an_answer_that_says_nothing_is_confusing(
+    server: MailServer, spoiled: Answers
+) -> None:
+    outcome, _ = await submitted(server, **spoiled)
+    assert isinstance(outcome, MailServerConfused)
+
+
+async def test_a_deleted_sent_folder_is_made_again(server: MailServer) -> None:
+    """People delete folders; sending must not stop for that."""
+    mailboxes = {"list": [{"id": "d", "role": "drafts"}]}
+    made = {"created": {"folder": {"id": "g"}}}
+    outcome, asked = await submitted(server, Mailbox_get=mailboxes, Mailbox_set=made)
+    assert isinstance(outcome, Submitted)
+    assert '"create":{"folder":{"name":"Sent","role":"sent"}}' in asked
+    assert '"mailboxIds":{"g":true}' in asked
+
+
+async def test_folders_that_never_stay_do_not_loop(server: MailServer) -> None:
+    gone = refusing("invalidProperties", "mailboxId d does not exist.", "mailboxIds")
+    outcome, asked = await submitted(server, Email_set=gone)
+    assert isinstance(outcome, MailServerConfused)
+    assert asked.count("Identity/get") == 2
+
+
+async def test_a_server_that_was_not_set_up_says_what_to_run(server: MailServer) -> None:
+    answers: Answers = {
+        "x:Domain/query": {"ids": ["b"]},
+        "x:Domain/get": {"list": [{"id": "b", "name": "agents.test"}]},
+        "x:Role/query": {"ids": []},
+        "x:Role/get": {"list": []},
+    }
+    with respx.mock(base_url=BASE) as router:
+        router.route().mock(side_effect=replying(answers))
+        with pytest.raises(MailServerConfused, match="agentmail-cp stalwart apply"):
+            await server.create_account(NewAccount("a@agents.test"))
+
+
+async def test_a_bell_that_is_answered_otherwise_is_confusing(server: MailServer) -> None:
+    with respx.mock(base_url=BASE) as router:
+        router.route().mock(side_effect=replying({"Bell/ring": {}}))
+        with pytest.raises(MailServerConfused):
+            await server.ring()
+
+
+async def test_a_listing_that_changes_between_pages_is_taken_again(server: MailServer) -> None:
+    """A mail erased meanwhile shifts the pages, and one that nobody changed would be left out."""
+    answers: list[Answers] = [
+        {"queryState": "s1", "ids": ["b", "c"], "total": 3},
+        {"queryState": "s2", "ids": [], "total": 2},
+        {"queryState": "s2", "ids": ["c", "d"], "total": 2},
+    ]
+    pages = iter(answers)
+
+    def reply(request: httpx.Request) -> httpx.Response:
+        return replying(GOOD | {"Email/query": next(pages)})(request)
+
+    with respx.mock(base_url=BASE) as router:
+        router.route().mock(side_effect=reply)
+        listing = await server.listing(AccountId("b"))
+    assert (listing.state, listing.document_ids) == ("s2", (2, 3))
+
+
+async def test_a_server_that_is_away_fails_changes_as_a_whole(server: MailServer) -> None:
+    with respx.mock(base_url=BASE) as router:
+        router.route().mock(side_effect=httpx.ConnectError(""))
+        with pytest.raises(MailServerUnavailable):
+            await server.changes([Cursor(AccountId("b"), MailState("n"))])
