@@ -28,6 +28,7 @@ from psycopg import sql
 
 from agentmail_cp.dev import pgbinaries
 from agentmail_cp.dev.errors import DevError
+from agentmail_cp.dev.processes import works_in
 
 if TYPE_CHECKING:
     from collections.abc import Generator
@@ -225,10 +226,10 @@ def stop_leftover(data: Path) -> None:
     own kind and refuse to start.
     """
     pid = _pid_in(data)
-    if pid is not None and _serves(pid, data):
+    if pid is not None and works_in(pid, data):
         os.kill(pid, signal.SIGINT)
         deadline = time.monotonic() + 5
-        while _serves(pid, data):
+        while works_in(pid, data):
             if time.monotonic() > deadline:
                 os.kill(pid, signal.SIGKILL)
             time.sleep(0.01)
@@ -252,19 +253,6 @@ def _lock_file(data: Path) -> list[str]:
         return (data / "postmaster.pid").read_text(encoding="ascii").splitlines()
     except FileNotFoundError:
         return []
-
-
-def _serves(pid: int, data: Path) -> bool:
-    """Whether process `pid` is a PostgreSQL server working in `data`."""
-    if Path("/proc/self").exists():
-        try:
-            return Path(f"/proc/{pid}/cwd").samefile(data)
-        except OSError:
-            return False
-    shown = subprocess.run(
-        ["ps", "-p", str(pid), "-o", "command="], capture_output=True, text=True, check=False
-    )
-    return str(data) in shown.stdout
 
 
 @contextmanager

@@ -28,6 +28,7 @@ from typing import TYPE_CHECKING, Final, Self
 import msgspec
 
 from agentmail_cp.dev.errors import DevError
+from agentmail_cp.dev.processes import works_in
 from agentmail_cp.mailserver import MailServerConfused, MailServerError
 from agentmail_cp.stalwart import setup
 from agentmail_cp.stalwart.jmap import JmapClient, LoginRefused, basic, bearer
@@ -191,7 +192,9 @@ class LocalStalwart:
     def _binary(self) -> Path:
         return _binary_on_path()
 
-    def _command(self, binary: Path, environment: Mapping[str, str]) -> list[str | Path]:  # noqa: ARG002 - for containers, which get it by name
+    def _command(self, binary: Path, environment: Mapping[str, str]) -> list[str | Path]:
+        """What is run with this environment; a container also needs to be told its names."""
+        del environment
         return [binary, "--config", self._folder / "config.json"]
 
     async def _make(self, binary: Path) -> None:
@@ -369,17 +372,12 @@ async def _stop_leftover(folder: Path) -> None:
 
 
 def _leftover(folder: Path) -> int | None:
-    """Process id of this folder's server, if one runs. A number may belong to others by now."""
+    """Process id of this folder's server, if one runs."""
     try:
         pid = int((folder / "pid").read_text(encoding="ascii"))
     except (OSError, ValueError):
         return None
-    asked = subprocess.run(
-        ["ps", "-o", "stat=,args=", "-p", str(pid)], capture_output=True, text=True, check=False
-    )
-    stat, _, arguments = asked.stdout.strip().partition(" ")
-    ours = str(folder / "config.json") in arguments
-    return pid if ours and not stat.startswith("Z") else None
+    return pid if works_in(pid, folder) else None
 
 
 def _read_ports(path: Path) -> Ports | None:
