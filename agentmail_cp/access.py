@@ -9,7 +9,9 @@ is therefore how long a deleted key may still work. This module never decides ab
 from __future__ import annotations
 
 import hashlib
+import re
 import secrets
+from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
 from time import monotonic
 from typing import Any
@@ -42,6 +44,9 @@ PERMISSIONS = frozenset(
 )
 """The contract's permission names that mean something here; others are kept but grant nothing."""
 
+LONGEST_NAME = 256
+MOST_PERMISSIONS = 256
+_PERMISSION_NAME = re.compile(r"[A-Za-z0-9_.:-]{1,64}")
 KEY_BYTES = 32
 KEY_LIFE_IN_CACHE = 2.0
 MOST_KEYS_IN_CACHE = 10_000
@@ -183,7 +188,8 @@ async def create_key(
     secret: str | None = None,
 ) -> NewApiKey:
     """Make a key. `secret` is given only where a known key is put back, as `make dev` does."""
-    _check_expiry(expires_at)
+    expires_at = expiry(expires_at)
+    _check_permissions(permissions)
     secret = secret or prefix + secrets.token_hex(KEY_BYTES)
     key = await fetch_only(
         tx,
@@ -196,7 +202,7 @@ async def create_key(
         {
             "api_key_id": uuid7(),
             "organization_id": organization_id,
-            "name": name,
+            "name": _check_name(name),
             "prefix": secret[: len(prefix) + 8],
             "hash": digest(secret),
             "permissions": None if permissions is None else Jsonb(permissions),
@@ -232,12 +238,50 @@ def outlived(caller: Principal, expires_at: datetime | None) -> None:
         )
 
 
-def _check_expiry(expires_at: datetime | None) -> None:
-    if expires_at is not None and expires_at <= datetime.now(UTC):
-        raise Invalid("expires_at", "expires_at has passed.", fix="Give a time in the future.")
+def expiry(expires_at: datetime | None) -> datetime | None:
+    """When a new key ends, in UTC; a time without an offset is taken as UTC. Raises `Invalid`."""
+    if expires_at is None:
+        return None
+    try:
+        moment = expires_at.replace(tzinfo=expires_at.tzinfo or UTC).astimezone(UTC)
+    except OverflowError:
+        moment = datetime.min.replace(tzinfo=UTC)
+    if moment <= datetime.now(UTC):
+        raise Invalid(
+            "expires_at",
+            "expires_at is not a time in the future.",
+            fix="Give a later time, or leave it out.",
+        )
+    return moment
 
 
-_FROM_THE_TOP = ("infinity", str(UUID(int=2**128 - 1)))
+def _check_name(name: str) -> str:
+    if len(name) > LONGEST_NAME or not name.isprintable():
+        raise Invalid(
+            "name",
+            "This name does not fit.",
+            fix=f"Use at most {LONGEST_NAME} printable characters on one line.",
+        )
+    return name
+
+
+def _check_permissions(permissions: Mapping[str, bool] | None) -> None:
+    """Unknown names are kept for clients that know more than we do, but not just anything."""
+    if len(permissions or {}) > MOST_PERMISSIONS:
+        raise Invalid(
+            "permissions",
+            f"There are over {MOST_PERMISSIONS} permissions.",
+            fix="Name only those that exist.",
+        )
+    if not all(_PERMISSION_NAME.fullmatch(each) for each in permissions or ()):
+        raise Invalid(
+            "permissions",
+            "This is not the name of a permission.",
+            fix="Use names like message_read.",
+        )
+
+
+_FROM_THE_TOP = ("infinity", UUID(int=2**128 - 1))
 
 
 async def list_keys(
@@ -246,7 +290,7 @@ async def list_keys(
     """One page of keys, newest first, and the token of the next page."""
     scope = f"api-keys/{organization_id}"
     created_at, api_key_id = (
-        pages.decode(scope, page_token, tuple[datetime, str]) if page_token else _FROM_THE_TOP
+        pages.decode(scope, page_token, tuple[datetime, UUID]) if page_token else _FROM_THE_TOP
     )
     rows = await fetch_all(
         tx,
@@ -264,7 +308,7 @@ async def list_keys(
     if len(rows) <= limit:
         return rows, None
     last = rows[limit - 1]
-    return rows[:limit], pages.encode(scope, (last.created_at, str(last.api_key_id)))
+    return rows[:limit], pages.encode(scope, (last.created_at, last.api_key_id))
 
 
 async def get_key(tx: Tx, organization_id: UUID, api_key_id: UUID) -> ApiKey:
@@ -284,7 +328,9 @@ async def get_key(tx: Tx, organization_id: UUID, api_key_id: UUID) -> ApiKey:
 async def update_key(tx: Tx, caller: Principal, api_key_id: UUID, patch: ApiKeyPatch) -> ApiKey:
     """Change name or permissions. An unrestricted key is changed only by an unrestricted one."""
     if patch.name is UNSET and patch.permissions is UNSET:
-        raise Invalid("name", "Nothing to update.", fix="Give name or permissions.")
+        raise Invalid(
+            "name", "Nothing to update.", fix="Give name or permissions.", detail="REQUIRED"
+        )
     key = await get_key(tx, caller.organization_id, api_key_id)
     if caller.permissions is not None and key.permissions is None:
         raise Forbidden(
@@ -293,6 +339,7 @@ async def update_key(tx: Tx, caller: Principal, api_key_id: UUID, patch: ApiKeyP
         )
     permissions = key.permissions
     if patch.permissions is not UNSET:
+        _check_permissions(patch.permissions)
         permissions = grantable(caller, patch.permissions)
     await tx.execute(
         "update api_key set name = %(name)s, permissions = %(permissions)s, updated_at = now()"
@@ -300,7 +347,7 @@ async def update_key(tx: Tx, caller: Principal, api_key_id: UUID, patch: ApiKeyP
         {
             "organization_id": caller.organization_id,
             "api_key_id": api_key_id,
-            "name": key.name if patch.name is UNSET else patch.name,
+            "name": key.name if patch.name is UNSET else _check_name(patch.name),
             "permissions": None if permissions is None else Jsonb(permissions),
         },
     )
@@ -342,7 +389,7 @@ class Keyring:
         known = self._known.get(hashed)
         if known is not None and known[0] > monotonic():
             return known[1]
-        async with self._db.transaction() as tx:
+        async with self._db.reading() as tx:
             key = await _find_by_hash(tx, hashed)
         self._remember(hashed, key)
         return key

@@ -33,6 +33,7 @@ from agentmail_cp.intake import Doorbell
 from agentmail_cp.jobs import Resources
 from agentmail_cp.mailserver import MailServer
 from agentmail_cp.settings import PREFIX, Settings, SettingsError
+from agentmail_cp.stalwart import StalwartMailServer
 from agentmail_cp.stalwart.jmap import JmapClient, bearer
 from agentmail_cp.web import doorbell as operations
 from agentmail_cp.web import errors
@@ -42,6 +43,7 @@ from agentmail_cp.web.keys import ApiKeys, auth_me
 from agentmail_cp.web.listing import provide_query
 from agentmail_cp.web.messages import Messages
 from agentmail_cp.web.paths import normalise
+from agentmail_cp.web.requests import JsonRequest
 from agentmail_cp.web.threads import InboxThreads, Threads
 
 BODY_OVERHEAD = 1_000_000
@@ -79,7 +81,6 @@ def connect_mail_server(settings: Settings) -> MailServer:
             raise SettingsError(
                 f"{PREFIX}{field.upper()} is not set. `agentmail-cp stalwart apply` makes the key."
             )
-    from agentmail_cp.stalwart.mail import StalwartMailServer
     client = JmapClient(
         settings.stalwart_url or "",
         bearer(settings.stalwart_key or ""),
@@ -132,6 +133,7 @@ def create_app(
             "asked": Provide(provide_query),
         },
         middleware=[Authentication(Keyring(db))],
+        request_class=JsonRequest,
         exception_handlers=errors.HANDLERS,
         lifespan=[running],
         openapi_config=_openapi(),
@@ -151,8 +153,8 @@ def _openapi() -> OpenAPIConfig:
         ),
         security=[{"apiKey": []}],
         use_handler_docstrings=True,
-        path="/",
-        render_plugins=[JsonRenderPlugin(path="/openapi.json")],
+        path="/openapi.json",
+        render_plugins=[JsonRenderPlugin(path="/")],
     )
 
 

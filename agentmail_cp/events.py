@@ -17,7 +17,7 @@ import msgspec
 from psycopg.types.json import Jsonb
 from uuid_utils.compat import uuid7
 
-from agentmail_cp.db import Tx, fetch_all, fetch_only
+from agentmail_cp.db import Tx, fetch_all
 
 
 class EventType(StrEnum):
@@ -55,48 +55,36 @@ class Event(msgspec.Struct, frozen=True, kw_only=True):
     created_at: datetime
 
 
-class _Numbered(msgspec.Struct, frozen=True):
-    event_seq: int
-    pod_id: UUID
-
-
 async def append(
     tx: Tx, *, organization_id: UUID, inbox_id: UUID, events: Sequence[NewEvent]
 ) -> None:
-    """Write events of one inbox, in order."""
+    """Write events of one inbox, in order. The caller holds the inbox's lock."""
     if not events:
         return
-    numbered = await fetch_only(
-        tx,
-        _Numbered,
-        "update inbox_sync set event_seq = event_seq + %(count)s"
+    await tx.execute(
+        "with numbered as (update inbox_sync set event_seq = event_seq + %(count)s"
         " where inbox_id = %(inbox_id)s and organization_id = %(organization_id)s"
-        " returning event_seq, pod_id",
-        {"count": len(events), "inbox_id": inbox_id, "organization_id": organization_id},
+        " returning event_seq, pod_id)"
+        " insert into event (event_id, organization_id, pod_id, inbox_id, seq, type, thread_id,"
+        " message_id, document_id, facts)"
+        " select event_id, %(organization_id)s, pod_id, %(inbox_id)s,"
+        " event_seq - %(count)s + place, type, thread_id, message_id, document_id, facts"
+        " from numbered, unnest(%(event_ids)s::uuid[], %(types)s::text[], %(threads)s::uuid[],"
+        " %(message_ids)s::text[], %(documents)s::bigint[], %(facts)s::jsonb[])"
+        " with ordinality"
+        " as new (event_id, type, thread_id, message_id, document_id, facts, place)",
+        {
+            "count": len(events),
+            "inbox_id": inbox_id,
+            "organization_id": organization_id,
+            "event_ids": [uuid7() for _ in events],
+            "types": [event.type.value for event in events],
+            "threads": [event.thread_id for event in events],
+            "message_ids": [event.message_id for event in events],
+            "documents": [event.document_id for event in events],
+            "facts": [Jsonb(dict(event.facts)) for event in events],
+        },
     )
-    first = numbered.event_seq - len(events) + 1
-    async with tx.cursor() as cursor:
-        await cursor.executemany(
-            "insert into event (event_id, organization_id, pod_id, inbox_id, seq, type,"
-            " thread_id, message_id, document_id, facts) values (%(event_id)s,"
-            " %(organization_id)s, %(pod_id)s, %(inbox_id)s, %(seq)s, %(type)s,"
-            " %(thread_id)s, %(message_id)s, %(document_id)s, %(facts)s)",
-            [
-                {
-                    "event_id": uuid7(),
-                    "organization_id": organization_id,
-                    "pod_id": numbered.pod_id,
-                    "inbox_id": inbox_id,
-                    "seq": seq,
-                    "type": event.type.value,
-                    "thread_id": event.thread_id,
-                    "message_id": event.message_id,
-                    "document_id": event.document_id,
-                    "facts": Jsonb(dict(event.facts)),
-                }
-                for seq, event in enumerate(events, first)
-            ],
-        )
 
 
 async def list_of_inbox(tx: Tx, organization_id: UUID, inbox_id: UUID) -> list[Event]:

@@ -181,13 +181,25 @@ def check_client_id(client_id: str) -> None:
 def check_metadata(metadata: Mapping[str, object]) -> None:
     """Raise `Invalid` for a key or text value over 256 characters, or for more than 256 keys."""
     if len(metadata) > MOST_METADATA:
-        raise Invalid("metadata", f"metadata may have {MOST_METADATA} keys.", detail="TOO_MANY")
+        raise Invalid(
+            "metadata",
+            f"metadata has {len(metadata)} keys.",
+            fix=f"Use at most {MOST_METADATA}; null removes a key.",
+            detail="TOO_MANY",
+        )
     for key, value in metadata.items():
         if not 1 <= len(key) <= LONGEST_METADATA or "\x00" in key:
-            raise Invalid("metadata", "A metadata key must have 1 to 256 characters.")
+            raise Invalid(
+                "metadata",
+                "A key of metadata does not fit.",
+                fix=f"Use 1 to {LONGEST_METADATA} characters and no NUL.",
+            )
         if isinstance(value, str) and (len(value) > LONGEST_METADATA or "\x00" in value):
             raise Invalid(
-                f"metadata.{key}", "A metadata value may have 256 characters.", detail="TOO_LONG"
+                f"metadata.{key}",
+                "This value of metadata does not fit.",
+                fix=f"Use at most {LONGEST_METADATA} characters and no NUL.",
+                detail="TOO_LONG",
             )
 
 
@@ -251,7 +263,7 @@ async def _existing(db: Database, organization_id: UUID, client_id: str | None) 
         return None
     deadline = asyncio.get_running_loop().time() + LEASE.total_seconds()
     while asyncio.get_running_loop().time() < deadline:
-        async with db.transaction() as tx:
+        async with db.reading() as tx:
             found = await _by_client_id(tx, organization_id, client_id)
         if found is None or found.state == "active":
             return found
@@ -262,7 +274,7 @@ async def _existing(db: Database, organization_id: UUID, client_id: str | None) 
 
 
 async def _stale(db: Database, inbox: Inbox) -> bool:
-    async with db.transaction() as tx:
+    async with db.reading() as tx:
         row = await (
             await tx.execute(
                 "select lease_until < now() as stale from inbox where inbox_id = %(inbox_id)s"
@@ -494,7 +506,7 @@ async def list_page(
     )
     parameters: dict[str, Any] = {"organization_id": organization_id, "limit": limit + 1}
     if page_token:
-        created_at, inbox_id = pages.decode(scope, page_token, tuple[datetime, str])
+        created_at, inbox_id = pages.decode(scope, page_token, tuple[datetime, UUID])
         parameters |= {"created_at": created_at, "inbox_id": inbox_id}
         query += (
             " and (created_at, inbox_id) > (%(created_at)s, %(inbox_id)s::uuid)"
@@ -510,7 +522,7 @@ async def list_page(
     if len(rows) <= limit:
         return rows, None
     last = rows[limit - 1]
-    return rows[:limit], pages.encode(scope, (last.created_at, str(last.inbox_id)))
+    return rows[:limit], pages.encode(scope, (last.created_at, last.inbox_id))
 
 
 async def update(tx: Tx, organization_id: UUID, inbox: str, patch: InboxPatch) -> Inbox:

@@ -77,8 +77,10 @@ class Claim(msgspec.Struct, frozen=True, kw_only=True):
 async def ring(tx: Tx, accounts: Iterable[AccountId]) -> None:
     """Mark the inboxes of these accounts as due and wake the workers."""
     await tx.execute(
-        "update inbox_sync set due_at = now() where account_id = any(%(accounts)s)"
-        " and (due_at is null or (due_at > now() and failures = 0))",
+        # Rows are always locked in the order of inbox_id, so that no two transactions wait in a ring.
+        "with rung as (select inbox_id from inbox_sync where account_id = any(%(accounts)s)"
+        " and (due_at is null or (due_at > now() and failures = 0)) order by inbox_id for update)"
+        " update inbox_sync set due_at = now() from rung where inbox_sync.inbox_id = rung.inbox_id",
         {"accounts": sorted(accounts)},
     )
     await tx.execute("select pg_notify('intake', '')")
@@ -374,8 +376,10 @@ async def _postpone(tx: Tx, claim: Claim, error: Exception) -> None:
 async def _release(tx: Tx, claims: Sequence[Claim]) -> None:
     """Give claims back unread: the mail server as a whole is away."""
     await tx.execute(
-        "update inbox_sync set claimed_until = null, due_at = now() + interval '1 s'"
-        " where inbox_id = any(%(inboxes)s)",
+        "with held as (select inbox_id from inbox_sync where inbox_id = any(%(inboxes)s)"
+        " order by inbox_id for update)"
+        " update inbox_sync set claimed_until = null, due_at = now() + interval '1 s'"
+        " from held where inbox_sync.inbox_id = held.inbox_id",
         {"inboxes": [claim.inbox_id for claim in claims]},
     )
 

@@ -281,15 +281,24 @@ class MailServer(Protocol):
         ...
 
     async def ensure_domain(self, domain: str) -> None:
-        """Make the server accept mail for `domain`; no effect when it already does."""
+        """Make the server accept mail for `domain`; no effect when it already does.
+
+        Rejected: FORBIDDEN for what is no domain name.
+        """
         ...
 
     async def create_account(self, new: NewAccount) -> Account:
-        """Make an account. Rejected: ADDRESS_TAKEN, UNKNOWN_DOMAIN."""
+        """Make an account.
+
+        Rejected: UNKNOWN_DOMAIN; ADDRESS_TAKEN, also by a retired account until it is destroyed.
+        """
         ...
 
     async def find_account(self, address: str) -> Account | None:
-        """The account that owns exactly this address (no catch-all, no plus addressing)."""
+        """The account that owns exactly this address (no catch-all, no plus addressing).
+
+        None for the address of a retired account.
+        """
         ...
 
     async def set_password(self, account_id: AccountId, password_hash: str | None) -> None:
@@ -311,7 +320,7 @@ class MailServer(Protocol):
         """Store the mail in Sent and hand it in, in one round trip. Not repeated inside.
 
         Rejected (nothing stored, nothing sent): INVALID_MAIL, TOO_LARGE, TOO_MANY_RECIPIENTS,
-        SENDER_NOT_ALLOWED, OVER_QUOTA, NO_ACCOUNT, FORBIDDEN.
+        SENDER_NOT_ALLOWED, OVER_QUOTA, NO_ACCOUNT, NO_BLOB, FORBIDDEN.
         """
         ...
 
@@ -372,7 +381,7 @@ class MailServer(Protocol):
     async def upload(
         self, account_id: AccountId, content: AsyncIterator[bytes] | bytes, content_type: str
     ) -> BlobId:
-        """Store bytes for later use in `submit` (about an hour). Rejected: TOO_LARGE."""
+        """Store bytes for later use in `submit` (about an hour); what is too large, `submit` refuses."""
         ...
 
     def download(

@@ -10,6 +10,7 @@ its document id. Drafts are not messages. Every write happens under the lock of 
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
 from typing import Any, Literal, LiteralString
@@ -18,7 +19,7 @@ from uuid import UUID
 import msgspec
 
 from agentmail_cp import addresses, events, labels, pages, threads
-from agentmail_cp.db import Database, Tx, fetch_all, fetch_only
+from agentmail_cp.db import Database, Tx, fetch_all, fetch_one
 from agentmail_cp.errors import NotFound
 from agentmail_cp.events import EventType, NewEvent
 from agentmail_cp.mailserver import (
@@ -82,6 +83,13 @@ class Message(msgspec.Struct, frozen=True, kw_only=True):
     updated_at: datetime
 
 
+class Filed(msgspec.Struct, frozen=True):
+    """Where a message is found: its id in brackets, and its thread."""
+
+    message_id: str
+    thread_id: UUID
+
+
 _COLUMNS = (
     "inbox_id, document_id, organization_id, pod_id, thread_id, message_id, direction, labels,"
     ' "timestamp", subject, sender, "to", cc, bcc, reply_to, in_reply_to, "references", preview,'
@@ -97,13 +105,17 @@ class _Known(msgspec.Struct, frozen=True):
     labels: list[str]
 
 
-async def lock(tx: Tx, organization_id: UUID, inbox_id: UUID) -> None:
-    """Make this transaction the only one that writes the inbox's messages, threads and events."""
-    await tx.execute(
+async def lock(tx: Tx, organization_id: UUID, inbox_id: UUID) -> bool:
+    """Make this transaction the only one that writes the inbox's messages, threads and events.
+
+    False when there is nothing to write to: the inbox was deleted.
+    """
+    cursor = await tx.execute(
         "select from inbox_sync where inbox_id = %(inbox_id)s"
         " and organization_id = %(organization_id)s for update",
         {"inbox_id": inbox_id, "organization_id": organization_id},
     )
+    return cursor.rowcount == 1
 
 
 async def record(
@@ -113,22 +125,28 @@ async def record(
     present: Sequence[Mail] = (),
     destroyed: Iterable[DocumentId] = (),
     held: frozenset[str] = frozenset(),
-) -> None:
+) -> Mapping[DocumentId, Filed]:
     """Bring the index to what the mail server says, with threads and events. Repeating has no effect.
 
     `held` are Message-IDs (no brackets) of sends still under way: their copies in Sent or Drafts are
     recorded by whoever settles the send, and no other mail may take their ids. The caller holds `lock`.
+    Returns how the present messages are filed; drafts and held ones are not.
     """
     present = sorted(present, key=lambda mail: mail.document_id)
-    known = await _known(tx, place, [mail.document_id for mail in present])
+    rows = await _known(tx, place, present)
+    known = {row.document_id: row for row in rows}
     fresh = [m for m in present if m.document_id not in known and not _not_ours_yet(m, held)]
-    touched = await _add(tx, place, fresh, held)
-    for mail in present:
-        if mail.document_id in known:
-            touched |= await _relabel(tx, place, known[mail.document_id], mail)
-    touched |= await _remove(tx, place, destroyed)
-    if touched:
+    taken = {row.message_id for row in rows} | {f"<{each}>" for each in held}
+    async with tx.pipeline():
+        filed = await _add(tx, place, fresh, taken)
+        touched = {each.thread_id for each in filed.values()}
+        for mail in present:
+            if mail.document_id in known:
+                touched |= await _relabel(tx, place, known[mail.document_id], mail)
+        touched |= await _remove(tx, place, destroyed)
         await threads.summarise(tx, place.organization_id, touched)
+    wanted = {mail.document_id for mail in present} & known.keys()
+    return filed | {each: Filed(known[each].message_id, known[each].thread_id) for each in wanted}
 
 
 def _not_ours_yet(mail: Mail, held: frozenset[str]) -> bool:
@@ -137,34 +155,35 @@ def _not_ours_yet(mail: Mail, held: frozenset[str]) -> bool:
     return Folder.SENT in mail.folders and mail.message_id in held
 
 
-async def _known(
-    tx: Tx, place: Place, document_ids: Sequence[DocumentId]
-) -> dict[DocumentId, _Known]:
-    rows = await fetch_all(
+async def _known(tx: Tx, place: Place, mails: Sequence[Mail]) -> list[_Known]:
+    """The rows of these mails, and those that have a Message-ID one of them carries."""
+    return await fetch_all(
         tx,
         _Known,
         "select document_id, message_id, thread_id, direction, labels from message"
         " where inbox_id = %(inbox_id)s and organization_id = %(organization_id)s"
-        " and document_id = any(%(document_ids)s)",
+        " and (document_id = any(%(document_ids)s) or message_id = any(%(message_ids)s))",
         {
             "inbox_id": place.inbox_id,
             "organization_id": place.organization_id,
-            "document_ids": list(document_ids),
+            "document_ids": [mail.document_id for mail in mails],
+            "message_ids": [f"<{m.message_id}>" for m in mails if _usable(m.message_id)],
         },
     )
-    return {row.document_id: row for row in rows}
 
 
-async def _add(tx: Tx, place: Place, fresh: Sequence[Mail], held: frozenset[str]) -> set[UUID]:
+async def _add(
+    tx: Tx, place: Place, fresh: Sequence[Mail], taken: Iterable[str]
+) -> dict[DocumentId, Filed]:
     if not fresh:
-        return set()
+        return {}
     assigned = await threads.assign(
         tx,
         organization_id=place.organization_id,
         inbox_id=place.inbox_id,
         messages=[_links(mail) for mail in fresh],
     )
-    ids = await _choose_ids(tx, place, fresh, held)
+    ids = _choose_ids(place, fresh, taken)
     rows = [_row(place, mail, assigned[mail.document_id], ids[mail.document_id]) for mail in fresh]
     async with tx.cursor() as cursor:
         await cursor.executemany(_INSERT, rows)
@@ -174,7 +193,7 @@ async def _add(tx: Tx, place: Place, fresh: Sequence[Mail], held: frozenset[str]
         inbox_id=place.inbox_id,
         events=[_announcement(row) for row in rows],
     )
-    return set(assigned.values())
+    return {row["document_id"]: Filed(row["message_id"], row["thread_id"]) for row in rows}
 
 
 _INSERT = """
@@ -187,26 +206,12 @@ values (%(inbox_id)s, %(document_id)s, %(organization_id)s, %(pod_id)s, %(thread
 """
 
 
-async def _choose_ids(
-    tx: Tx, place: Place, fresh: Sequence[Mail], held: frozenset[str]
-) -> dict[DocumentId, str]:
-    wanted = [f"<{mail.message_id}>" for mail in fresh if _usable(mail.message_id)]
-    rows = await (
-        await tx.execute(
-            "select message_id from message where inbox_id = %(inbox_id)s"
-            " and organization_id = %(organization_id)s and message_id = any(%(ids)s)",
-            {
-                "inbox_id": place.inbox_id,
-                "organization_id": place.organization_id,
-                "ids": wanted,
-            },
-        )
-    ).fetchall()
-    taken = {row["message_id"] for row in rows} | {f"<{each}>" for each in held}
+def _choose_ids(place: Place, fresh: Sequence[Mail], taken: Iterable[str]) -> dict[DocumentId, str]:
+    taken = set(taken)
     chosen: dict[DocumentId, str] = {}
     for mail in fresh:
         own = f"<{mail.message_id}>"
-        if not _usable(mail.message_id) or own in taken:
+        if not _usable(mail.message_id) or _SYNTHETIC.fullmatch(own) or own in taken:
             own = synthetic_id(mail.document_id, place.domain)
         chosen[mail.document_id] = own
         taken.add(own)
@@ -214,11 +219,13 @@ async def _choose_ids(
 
 
 def _usable(message_id: str | None) -> bool:
-    return (
-        bool(message_id)
-        and len(message_id or "") <= LONGEST_ID
-        and _clean(message_id) == message_id
-    )
+    if not message_id or len(message_id) > LONGEST_ID:
+        return False
+    return _clean(message_id) == message_id
+
+
+_SYNTHETIC = re.compile(r"<document-\d+@[^>]*>")
+"""No mail goes by such a Message-ID of its own: it could stand in the way of another's."""
 
 
 def synthetic_id(document_id: DocumentId, domain: str) -> str:
@@ -417,7 +424,18 @@ async def update_labels(
 async def _apply(
     tx: Tx, place: Place, document_id: DocumentId, change: labels.Change
 ) -> tuple[str, ...]:
-    known = (await _known(tx, place, [document_id])).get(document_id)
+    known = await fetch_one(
+        tx,
+        _Known,
+        "select document_id, message_id, thread_id, direction, labels from message"
+        " where inbox_id = %(inbox_id)s and organization_id = %(organization_id)s"
+        " and document_id = %(document_id)s",
+        {
+            "inbox_id": place.inbox_id,
+            "organization_id": place.organization_id,
+            "document_id": document_id,
+        },
+    )
     if known is None:
         raise NotFound("There is no such message.")
     shown = labels.after(change, known.labels)
@@ -481,7 +499,7 @@ async def list_page(
     query, parameters = _list_query(where)
     parameters |= {"organization_id": organization_id, "inbox_id": inbox_id, "limit": limit + 1}
     if page_token:
-        timestamp, document_id = pages.decode(scope, page_token, tuple[datetime, int])
+        timestamp, document_id = pages.decode(scope, page_token, tuple[datetime, pages.BigInt])
         parameters |= {"timestamp": timestamp, "document_id": document_id}
         query += (
             ' and ("timestamp", document_id) > (%(timestamp)s, %(document_id)s)'
@@ -559,21 +577,6 @@ async def get(
     if not rows:
         raise NotFound("There is no such message.")
     return min(rows, key=lambda row: candidates.index(row.message_id))
-
-
-async def get_document(tx: Tx, place: Place, document_id: DocumentId) -> Message:
-    """The message of a document id that was just recorded."""
-    return await fetch_only(
-        tx,
-        Message,
-        f"select {_COLUMNS} from message where organization_id = %(organization_id)s"
-        " and inbox_id = %(inbox_id)s and document_id = %(document_id)s",
-        {
-            "organization_id": place.organization_id,
-            "inbox_id": place.inbox_id,
-            "document_id": document_id,
-        },
-    )
 
 
 async def list_of_thread(

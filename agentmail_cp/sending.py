@@ -3,7 +3,8 @@
 Owns the table `send`: one row per send, written before the mail server is asked, without a body.
 `submitting` → `sent` | `refused` | `abandoned`; `unknown` when no answer came. A row whose `lease_until`
 has passed in `submitting` or `unknown` is settled before anything is sent again: `find_own` looks for the
-copy by its Message-ID, never in a search index. Threads, index row and event are written together when the
+copy by its Message-ID, never in a search index. `lease_until` also tells attempts apart: who took a row
+with another one no longer decides about it. Threads, index row and event are written together when the
 outcome is known. Nothing is ever handed in from here without a row.
 
 What can fail, what the caller gets, and what happens next:
@@ -19,7 +20,8 @@ refused for some recipients            200, `rejected` names them  `sent`
 refused as a whole (size, sender …)    400 / 403                   nothing stored; `refused`; key is free
 Stalwart away before the request       503, `Retry-After`          `abandoned`; nothing sent; key is free
 no answer to the request               503, `Retry-After`          `unknown`; settled on the next try with
-                                                                   the same key or body, else by the job
+                                                                   the same key or body, else by the job,
+                                                                   and such a try gets that outcome
 answer not understood                  503, `Retry-After`          `unknown`, as above
 PostgreSQL away before the request     503, `Retry-After`          nothing was written, nothing sent
 PostgreSQL away after the request      503, `Retry-After`          `submitting`, settled after its lease
@@ -34,7 +36,9 @@ crash after recording                  connection lost             same key: the
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import random
+from collections.abc import AsyncGenerator
 from datetime import UTC, datetime, timedelta
 from typing import Literal
 from uuid import UUID
@@ -72,7 +76,9 @@ from agentmail_cp.mailserver import (
     MailState,
     OutgoingEmail,
     Refusal,
+    Relabel,
     Submitted,
+    Verdict,
 )
 from agentmail_cp.messages import Place
 
@@ -85,6 +91,19 @@ KEPT = timedelta(days=3)
 """How long a finished row is kept."""
 
 LEASE_MARGIN = timedelta(seconds=3)
+
+SETTLING = timedelta(seconds=30)
+"""The lease of whoever finds out what became of a send."""
+
+SECOND_LOOK = 1.0
+"""Seconds between two looks for a mail that was not handed in: a mail server that was frozen may, when
+it wakes, still carry out a request nobody waits for any more."""
+
+OWED = timedelta(minutes=10)
+"""How long a repeated request without a key gets the outcome its first attempt could not be told."""
+
+SETTLED_AT_ONCE = 16
+
 _rng = random.SystemRandom()
 
 State = Literal["submitting", "unknown", "sent", "refused", "abandoned"]
@@ -188,11 +207,11 @@ async def send(
     if row.answer is not None:
         return Outcome(row.answer, replayed=True)
     email = msgspec.structs.replace(email, message_id=row.message_id)
-    submitted = await _submit(db, server, row, email)
+    submitted = await _submit(db, server, row, email, patience)
     if submitted.refused_by_all:
         raise await _refuse(db, server, row, submitted)
     mail = await _as_mail(email, submitted)
-    async with db.transaction() as tx:
+    async with _recording(db, row) as tx:
         return Outcome(await _finish(tx, row, inbox.place, mail, submitted), replayed=False)
 
 
@@ -216,6 +235,7 @@ async def _begin(db: Database, server: MailServer, attempt: _Attempt) -> Send:
             if earlier is None:
                 begun = await _insert(tx, attempt)
             elif earlier.state == "sent":
+                await _told(tx, earlier)
                 return earlier
             elif earlier.open:
                 begun = None
@@ -228,8 +248,8 @@ async def _begin(db: Database, server: MailServer, attempt: _Attempt) -> Send:
 
 
 async def _settle_first(db: Database, server: MailServer, earlier: Send) -> None:
-    claimed = await _claim(db, earlier.send_id)
-    if claimed is None:
+    claims = await _claim(db, earlier.send_id)
+    if not claims:
         remaining = (earlier.lease_until - datetime.now(UTC)).total_seconds()
         raise Conflict(
             "The first request with this Idempotency-Key is still running.",
@@ -237,15 +257,17 @@ async def _settle_first(db: Database, server: MailServer, earlier: Send) -> None
             retry_after=max(1.0, remaining),
         )
     try:
-        await settle_one(db, server, claimed)
+        await settle_one(db, server, claims[0])
     except MailServerError as error:
-        raise _no_answer(error) from error
+        await _release(db, claims[0].row)
+        raise _not_settled(error) from error
 
 
 async def _earlier(tx: Tx, attempt: _Attempt) -> Send | None:
     """The row this attempt repeats: by key, or, without one, an unanswered twin of the same request.
 
-    The twin rule is for clients that repeat a request by themselves after a 503, as the SDKs do.
+    The twin rule is for clients that repeat a request by themselves after a 503, as the SDKs do: until
+    one of them was told the outcome, it is owed, whoever found it out.
     """
     if attempt.key is None:
         return await fetch_one(
@@ -253,7 +275,8 @@ async def _earlier(tx: Tx, attempt: _Attempt) -> Send | None:
             Send,
             f"select {_COLUMNS} from send where organization_id = %(organization_id)s"
             " and inbox_id = %(inbox_id)s and fingerprint = %(fingerprint)s"
-            " and idempotency_key is null and state = 'unknown'"
+            " and idempotency_key is null and (owed_until > now()"
+            " or (state in ('submitting', 'unknown') and lease_until <= now()))"
             " order by created_at limit 1 for update",
             {
                 "organization_id": attempt.inbox.organization_id,
@@ -279,6 +302,15 @@ async def _earlier(tx: Tx, attempt: _Attempt) -> Send | None:
             fix="Use a new key for a new message.",
         )
     return row
+
+
+async def _told(tx: Tx, row: Send) -> None:
+    """The outcome is about to be told; the next request like it is another mail."""
+    await tx.execute(
+        "update send set owed_until = null where send_id = %(send_id)s"
+        " and organization_id = %(organization_id)s and owed_until is not null",
+        {"send_id": row.send_id, "organization_id": row.organization_id},
+    )
 
 
 async def _forget_key(tx: Tx, row: Send) -> None:
@@ -320,7 +352,7 @@ async def _reopen(tx: Tx, row: Send, attempt: _Attempt) -> Send | None:
         tx,
         Send,
         "update send set state = 'submitting', lease_until = now() + %(lease)s, updated_at = now(),"
-        " mail_state = (select state from inbox_sync where inbox_id = %(inbox_id)s"
+        " owed_until = null, mail_state = (select state from inbox_sync where inbox_id = %(inbox_id)s"
         " and organization_id = %(organization_id)s)"
         " where send_id = %(send_id)s and organization_id = %(organization_id)s"
         f" returning {_COLUMNS}",
@@ -333,9 +365,16 @@ async def _reopen(tx: Tx, row: Send, attempt: _Attempt) -> Send | None:
     )
 
 
-async def _submit(db: Database, server: MailServer, row: Send, email: OutgoingEmail) -> Submitted:
+async def _submit(
+    db: Database, server: MailServer, row: Send, email: OutgoingEmail, patience: float
+) -> Submitted:
     try:
-        return await server.submit(row.account_id, email)
+        # The mail server's own limits are for each request; the lease is for all of them.
+        async with asyncio.timeout(patience):
+            return await server.submit(row.account_id, email)
+    except TimeoutError as error:
+        await _close(db, row, "unknown")
+        raise _no_answer(MailServerUnavailable("No answer in time.", reached=True)) from error
     except MailServerRejected as error:
         await _close(db, row, "refused")
         raise _rejection(error) from error
@@ -356,6 +395,14 @@ def _no_answer(error: MailServerError) -> Unavailable:
         else "The mail server is not answering; nothing was sent.",
         fix="Repeat the request with the same Idempotency-Key: it is never sent twice.",
         retry_after=retry_after,
+    )
+
+
+def _not_settled(error: MailServerError) -> Unavailable:
+    return Unavailable(
+        "The mail server did not answer; it is not known yet whether the message was sent.",
+        fix="Repeat the request with the same Idempotency-Key: it is never sent twice.",
+        retry_after=getattr(error, "retry_after", 5.0),
     )
 
 
@@ -392,14 +439,53 @@ async def _refuse(
     )
 
 
+@contextlib.asynccontextmanager
+async def _recording(db: Database, row: Send) -> AsyncGenerator[Tx]:
+    """A transaction after the mail server was asked. If PostgreSQL is away, nobody may try this send
+    again before its lease is over: `Unavailable` then says to wait for that long.
+    """
+    try:
+        async with db.transaction() as tx:
+            yield tx
+    except Unavailable as error:
+        remaining = (row.lease_until - datetime.now(UTC)).total_seconds()
+        raise Unavailable(
+            "The database is not answering; the message may or may not have been sent.",
+            fix="Repeat the request after Retry-After seconds: it is never sent twice.",
+            retry_after=max(error.retry_after, remaining + 1.0),
+        ) from error
+
+
 async def _close(db: Database, row: Send, state: State) -> None:
-    async with db.transaction() as tx:
+    """Decide about a row, unless somebody else took it meanwhile."""
+    async with _recording(db, row) as tx:
         await tx.execute(
             "update send set state = %(state)s, updated_at = now(),"
-            " lease_until = least(lease_until, now())"
+            " lease_until = least(lease_until, now()),"
+            " owed_until = case when %(state)s = 'unknown' then now() + %(owed)s else owed_until end"
             " where send_id = %(send_id)s and organization_id = %(organization_id)s"
-            " and state in ('submitting', 'unknown')",
-            {"state": state, "send_id": row.send_id, "organization_id": row.organization_id},
+            " and state in ('submitting', 'unknown') and lease_until = %(lease_until)s",
+            {
+                "state": state,
+                "owed": OWED,
+                "send_id": row.send_id,
+                "organization_id": row.organization_id,
+                "lease_until": row.lease_until,
+            },
+        )
+
+
+async def _release(db: Database, row: Send) -> None:
+    """Give a claim back: the mail server could not be asked."""
+    async with db.transaction() as tx:
+        await tx.execute(
+            "update send set lease_until = now() where send_id = %(send_id)s"
+            " and organization_id = %(organization_id)s and lease_until = %(lease_until)s",
+            {
+                "send_id": row.send_id,
+                "organization_id": row.organization_id,
+                "lease_until": row.lease_until,
+            },
         )
 
 
@@ -431,25 +517,32 @@ async def _as_mail(email: OutgoingEmail, submitted: Submitted) -> Mail:
 
 async def _finish(tx: Tx, row: Send, place: Place, mail: Mail, submitted: Submitted) -> Answer:
     """Record a mail that was handed in: index, thread, event and answer, all at once."""
-    await messages.lock(tx, place.organization_id, place.inbox_id)
+    if not await messages.lock(tx, place.organization_id, place.inbox_id):
+        return await _answer_without_copy(tx, row, submitted.verdicts)
     held = await live_message_ids(tx, place) - {row.message_id}
-    await messages.record(tx, place, present=[mail], held=held)
-    message = await messages.get_document(tx, place, mail.document_id)
+    filed = (await messages.record(tx, place, present=[mail], held=held))[mail.document_id]
     answer = Answer(
-        message_id=message.message_id,
-        thread_id=message.thread_id,
-        rejected=[Refused(v.address, v.reply) for v in submitted.verdicts if not v.accepted],
+        message_id=filed.message_id,
+        thread_id=filed.thread_id,
+        rejected=_refused(submitted.verdicts),
     )
     await _store_answer(tx, row, mail.document_id, answer)
     return answer
 
 
+def _refused(verdicts: tuple[Verdict, ...]) -> list[Refused]:
+    return [Refused(each.address, each.reply) for each in verdicts if not each.accepted]
+
+
 async def live_message_ids(tx: Tx, place: Place) -> frozenset[str]:
-    """Message-IDs of the inbox's sends whose outcome is not recorded yet."""
+    """Message-IDs of the inbox's sends whose outcome is not recorded yet, and of those just taken back:
+    what intake read a moment ago may still show their copies.
+    """
     rows = await (
         await tx.execute(
             "select message_id from send where inbox_id = %(inbox_id)s"
-            " and organization_id = %(organization_id)s and state in ('submitting', 'unknown')",
+            " and organization_id = %(organization_id)s and state <> 'sent'"
+            " and (state in ('submitting', 'unknown') or updated_at > now() - interval '1 min')",
             {"inbox_id": place.inbox_id, "organization_id": place.organization_id},
         )
     ).fetchall()
@@ -461,20 +554,21 @@ class _Claimed(msgspec.Struct, frozen=True):
     place: Place
 
 
-async def _claim(db: Database, send_id: UUID | None = None) -> _Claimed | None:
-    """Take an open row whose lease is over, so that one process alone settles it."""
+async def _claim(db: Database, send_id: UUID | None = None) -> list[_Claimed]:
+    """Take open rows whose lease is over, so that one process alone settles them."""
     async with db.transaction() as tx:
-        row = await fetch_one(
+        rows = await fetch_all(
             tx,
             Send,
-            "update send set lease_until = now() + interval '15 s' where send_id = ("
+            "update send set lease_until = now() + %(lease)s,"
+            " owed_until = coalesce(owed_until, now() + %(owed)s) where send_id in ("
             " select send_id from send where state in ('submitting', 'unknown')"
             " and lease_until <= now() and send_id = coalesce(%(send_id)s::uuid, send_id)"
-            " order by lease_until limit 1 for update skip locked)"
+            " order by lease_until limit %(most)s for update skip locked)"
             f" returning {_COLUMNS}",
-            {"send_id": send_id},
+            {"lease": SETTLING, "owed": OWED, "send_id": send_id, "most": SETTLED_AT_ONCE},
         )
-        return None if row is None else _Claimed(row, await _place(tx, row))
+        return [_Claimed(row, await _place(tx, row)) for row in rows]
 
 
 async def _place(tx: Tx, row: Send) -> Place:
@@ -491,7 +585,7 @@ async def _place(tx: Tx, row: Send) -> Place:
 async def settle_one(db: Database, server: MailServer, claimed: _Claimed) -> None:
     """Find out what became of one send, and record it. Repeating has no effect."""
     row = claimed.row
-    found = await _find(server, row)
+    found = await _find_surely(server, row)
     if found is None:
         await _close(db, row, "abandoned")
         return
@@ -499,18 +593,30 @@ async def settle_one(db: Database, server: MailServer, claimed: _Claimed) -> Non
         await server.destroy_mail(row.account_id, [found.document_id])
         await _close(db, row, "abandoned" if found.submitted is None else "refused")
         return
-    mails = await server.fetch(row.account_id, [found.document_id])
+    mails = await _filed(server, row, found.document_id)
     async with db.transaction() as tx:
         for mail in mails:
             await _finish(tx, row, claimed.place, mail, found.submitted)
         if not mails:
-            await _answer_without_copy(tx, row)
+            await _answer_without_copy(tx, row, found.submitted.verdicts)
 
 
-async def _answer_without_copy(tx: Tx, row: Send) -> None:
-    """The mail left, but its copy was deleted by somebody before it could be recorded."""
+async def _filed(server: MailServer, row: Send, document_id: DocumentId) -> tuple[Mail, ...]:
+    """The copy of a mail that was handed in; moved to Sent where the mail server did not get to it."""
+    mails = await server.fetch(row.account_id, [document_id])
+    if not any(Folder.DRAFTS in mail.folders for mail in mails):
+        return mails
+    move = Relabel(document_id, remove=frozenset({"$draft"}), move_to=Folder.SENT)
+    await server.relabel(row.account_id, [move])
+    return await server.fetch(row.account_id, [document_id])
+
+
+async def _answer_without_copy(tx: Tx, row: Send, verdicts: tuple[Verdict, ...]) -> Answer:
+    """The mail left, but its copy or its whole inbox was deleted before it could be recorded."""
     thread_id = threads.named_after(row.inbox_id, row.message_id)
-    await _store_answer(tx, row, None, Answer(f"<{row.message_id}>", thread_id, []))
+    answer = Answer(f"<{row.message_id}>", thread_id, _refused(verdicts))
+    await _store_answer(tx, row, None, answer)
+    return answer
 
 
 async def _store_answer(tx: Tx, row: Send, document_id: DocumentId | None, answer: Answer) -> None:
@@ -524,6 +630,15 @@ async def _store_answer(tx: Tx, row: Send, document_id: DocumentId | None, answe
             "organization_id": row.organization_id,
         },
     )
+
+
+async def _find_surely(server: MailServer, row: Send) -> FoundMail | None:
+    """Look for a mail; believe only at the second look that it was not handed in."""
+    found = await _find(server, row)
+    if found is not None and found.submitted is not None:
+        return found
+    await asyncio.sleep(SECOND_LOOK)
+    return await _find(server, row)
 
 
 async def _find(server: MailServer, row: Send) -> FoundMail | None:
@@ -543,15 +658,29 @@ async def settle(db: Database, server: MailServer) -> int:
     One that cannot be settled waits for the next round; raises `MailServerUnavailable` when none can.
     """
     settled = 0
-    while (claimed := await _claim(db)) is not None:
-        try:
-            await settle_one(db, server, claimed)
-        except (MailServerRejected, MailServerConfused) as error:
-            log.error("send.not_settled", send_id=str(claimed.row.send_id), reason=str(error))
-            continue
-        log.info("send.settled", send_id=str(claimed.row.send_id))
-        settled += 1
+    while claims := await _claim(db):
+        outcomes = await asyncio.gather(
+            *(_settle_claimed(db, server, claimed) for claimed in claims), return_exceptions=True
+        )
+        for outcome in outcomes:
+            if isinstance(outcome, BaseException):
+                raise outcome
+            settled += outcome
     return settled
+
+
+async def _settle_claimed(db: Database, server: MailServer, claimed: _Claimed) -> bool:
+    row = claimed.row
+    try:
+        await settle_one(db, server, claimed)
+    except MailServerUnavailable:
+        await _release(db, row)
+        raise
+    except (MailServerRejected, MailServerConfused) as error:
+        log.error("send.not_settled", send_id=str(row.send_id), reason=str(error))
+        return False
+    log.info("send.settled", send_id=str(row.send_id))
+    return True
 
 
 async def forget_old(tx: Tx) -> int:

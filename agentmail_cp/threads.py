@@ -233,40 +233,32 @@ on conflict (thread_id) do update set
 async def summarise(tx: Tx, organization_id: UUID, threads: Iterable[UUID]) -> None:
     """Bring the summary rows of these threads up to date; a thread without messages is removed."""
     distinct = sorted(set(threads))
-    cursor = await tx.execute(
-        _SUMMARISE,
-        {"threads": distinct, "organization_id": organization_id, "shown": SHOWN_ADDRESSES},
-    )
-    if cursor.rowcount < len(distinct):
-        await _remove_empty(tx, organization_id, distinct)
+    if not distinct:
+        return
+    parameters: dict[str, object] = {
+        "threads": distinct,
+        "organization_id": organization_id,
+        "shown": SHOWN_ADDRESSES,
+    }
+    for statement in (_SUMMARISE, _REMOVE_EMPTY):
+        await tx.execute(statement, parameters)
 
 
-async def _remove_empty(tx: Tx, organization_id: UUID, threads: Sequence[UUID]) -> None:
-    rows = await (
-        await tx.execute(
-            "select t.thread_id from unnest(%(threads)s::uuid[]) as t (thread_id)"
-            " where not exists (select from message where message.thread_id = t.thread_id"
-            " and organization_id = %(organization_id)s)",
-            {"threads": threads, "organization_id": organization_id},
-        )
-    ).fetchall()
-    empty = {"threads": [row["thread_id"] for row in rows], "organization_id": organization_id}
-    statements: tuple[LiteralString, ...] = (
-        (
-            "delete from thread where thread_id = any(%(threads)s)"
-            " and organization_id = %(organization_id)s"
-        ),
-        (
-            "delete from thread_reference where thread_id = any(%(threads)s)"
-            " and organization_id = %(organization_id)s"
-        ),
-        (
-            "delete from thread_alias where thread_id = any(%(threads)s)"
-            " and organization_id = %(organization_id)s"
-        ),
-    )
-    for statement in statements:
-        await tx.execute(statement, empty)
+_REMOVE_EMPTY: LiteralString = """
+with empty as (
+    delete from thread
+    where thread_id = any(%(threads)s) and organization_id = %(organization_id)s
+      and not exists (select from message where message.thread_id = thread.thread_id)
+    returning thread_id
+), references_gone as (
+    delete from thread_reference using empty
+    where thread_reference.thread_id = empty.thread_id
+      and thread_reference.organization_id = %(organization_id)s
+)
+delete from thread_alias using empty
+where thread_alias.thread_id = empty.thread_id
+  and thread_alias.organization_id = %(organization_id)s
+"""
 
 
 async def erase(tx: Tx, *, organization_id: UUID, inbox_id: UUID) -> None:
@@ -325,7 +317,7 @@ async def list_page(
             " and organization_id = %(organization_id)s)"
         )
     if page_token:
-        timestamp, thread_id = pages.decode(scope, page_token, tuple[datetime, str])
+        timestamp, thread_id = pages.decode(scope, page_token, tuple[datetime, UUID])
         parameters |= {"timestamp": timestamp, "thread_id": thread_id}
         query += (
             ' and ("timestamp", thread_id) > (%(timestamp)s, %(thread_id)s::uuid)'
@@ -341,7 +333,7 @@ async def list_page(
     if len(rows) <= limit:
         return rows, None
     last = rows[limit - 1]
-    return rows[:limit], pages.encode(scope, (last.timestamp, str(last.thread_id)))
+    return rows[:limit], pages.encode(scope, (last.timestamp, last.thread_id))
 
 
 def _list_query(where: ThreadFilter) -> tuple[LiteralString, dict[str, object]]:

@@ -8,18 +8,17 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from datetime import datetime
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 from uuid import UUID, uuid5
 
 import msgspec
-from msgspec import UNSET, Meta, UnsetType
+from msgspec import UNSET, UnsetType
 
 from agentmail_cp import access, extract, inboxes, messages, sending, threads
 from agentmail_cp.mailserver import Attachment, MailContent
 from agentmail_cp.settings import Settings
 
 Texts = str | list[str] | None
-Name = Annotated[str, Meta(max_length=256)]
 
 
 class CreateInbox(msgspec.Struct, kw_only=True):
@@ -372,7 +371,7 @@ def _thread_shown(row: threads.Thread, address: str) -> dict[str, Any]:
 class CreateApiKey(msgspec.Struct, kw_only=True):
     """`POST /v0/api-keys`. Without `permissions` the key may do everything in its scope."""
 
-    name: Name | None = None
+    name: str | None = None
     permissions: dict[str, bool] | None = None
     expires_at: datetime | None = None
 
@@ -380,7 +379,7 @@ class CreateApiKey(msgspec.Struct, kw_only=True):
 class UpdateApiKey(msgspec.Struct, kw_only=True):
     """`PATCH /v0/api-keys/{api_key_id}`."""
 
-    name: Name | UnsetType = UNSET
+    name: str | UnsetType = UNSET
     permissions: dict[str, bool] | UnsetType | None = UNSET
 
 

@@ -47,7 +47,7 @@ async def ready(db: Db) -> dict[str, str]:
     """The database answers and has this release's schema. A mail server that is away is no reason to
     take this replica out: thread lists still answer.
     """
-    async with db.transaction() as tx:
+    async with db.reading() as tx:
         missing = await database.pending(tx)
     if missing:
         raise Unavailable(

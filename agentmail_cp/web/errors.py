@@ -15,7 +15,6 @@ import msgspec
 import structlog
 from litestar import Request, Response
 from litestar.exceptions import (
-    ClientException,
     HTTPException,
     MethodNotAllowedException,
     NotFoundException,
@@ -162,29 +161,50 @@ def _mail_server(request: Request[Any, Any, Any], error: Exception) -> Response[
     )
 
 
-_PLACE = re.compile(r" - at `\$\.?([^`]*)`$")
+_EXPECTED = re.compile(r"Expected `([^`]+)`(?:, got `([^`]+)`)?")
+_ANY_KEY = "[...]"
+"""How msgspec says: under one of the keys of an object."""
+
+_WORDS = {
+    "str": "text",
+    "int": "a whole number",
+    "float": "a number",
+    "bool": "true or false",
+    "array": "an array",
+    "object": "an object",
+    "datetime": "a time",
+}
+_LONGEST_REASON = 200
+"""Characters of a complaint that are repeated to the caller; it may quote what was sent."""
 
 
-def invalid(error: msgspec.ValidationError | str) -> Invalid:
-    """A msgspec complaint as an `Invalid` that names the field."""
-    text = str(error)
-    place = _PLACE.search(text)
-    field = _field(place.group(1)) if place else "body"
-    reason = _PLACE.sub("", text)
-    missing = re.search(r"missing required field `(\w+)`", reason)
-    if missing:
-        field = ".".join(each for each in (field if place else "", missing.group(1)) if each)
-        return Invalid(field, f"{field} is missing.", fix="Add it.", detail="REQUIRED")
-    return Invalid(field, f"{field}: {reason}.", fix=_fix(reason), detail="INVALID_TYPE")
+def invalid(reason: str, place: str) -> Invalid:
+    """What msgspec says of a field, as an `Invalid` in the API's words."""
+    field = _field(place)
+    what = f"A value in {field}" if _ANY_KEY in place else field
+    if expected := _EXPECTED.search(reason):
+        got = f", not {_words(expected[2])}" if expected[2] else ""
+        wanted = _words(expected[1])
+        return Invalid(
+            field, f"{what} must be {wanted}{got}.", fix=f"Send {wanted}.", detail="INVALID_TYPE"
+        )
+    return Invalid(
+        field,
+        f"{field}: {reason[:_LONGEST_REASON]}.",
+        fix=f"See /openapi.json for what {field} takes.",
+        detail="INVALID_VALUE",
+    )
 
 
 def _field(place: str) -> str:
-    return place.replace("[", ".").replace("]", "").strip(".") or "body"
+    """A field as callers write it: `attachments.0.content`, not `attachments[0].content`."""
+    if place == "data":
+        return "body"
+    return re.sub(r"\[(\d+)\]", r".\1", place.replace(_ANY_KEY, ""))
 
 
-def _fix(reason: str) -> str | None:
-    expected = re.search(r"Expected `([^`]+)`", reason)
-    return f"Send {expected.group(1)}." if expected else None
+def _words(kinds: str) -> str:
+    return " or ".join(_WORDS.get(each, each) for each in kinds.split(" | "))
 
 
 class _Complaint(msgspec.Struct):
@@ -194,52 +214,58 @@ class _Complaint(msgspec.Struct):
     key: str | None = None
 
 
+# What Litestar 2.25 says of a required body that is not there.
+_NO_BODY = "'data'"
+
+
 def _validation(request: Request[Any, Any, Any], error: ValidationException) -> Response[ErrorBody]:
     try:
         first = msgspec.convert(error.extra, list[_Complaint])[0]
     except (msgspec.ValidationError, IndexError):
-        return answer(request, Invalid("body", str(error.detail), detail="INVALID_VALUE"))
-    field = first.key or "body"
-    if field in ("data", "body"):
-        return answer(request, invalid(first.message))
-    return answer(request, Invalid(field, f"{field}: {first.message}.", detail="INVALID_VALUE"))
+        return answer(request, invalid(str(error.detail), "body"))
+    if first.message == _NO_BODY:
+        return answer(
+            request,
+            Invalid("body", "The body is missing.", fix="Send a JSON object.", detail="REQUIRED"),
+        )
+    return answer(request, invalid(first.message, first.key or "body"))
 
 
 def _http(request: Request[Any, Any, Any], error: HTTPException) -> Response[ErrorBody]:
     if error.status_code >= 500:  # noqa: PLR2004
         return _unexpected(request, error)
     if isinstance(error, MethodNotAllowedException):
-        return _plain(405, "MethodNotAllowedError", "method_not_allowed", str(error.detail), error)
+        return _method_not_allowed(request, error)
     if isinstance(error, NotFoundException):
         return answer(
             request, NotFound("There is no such path.", fix="See /openapi.json for all paths.")
         )
     if error.status_code == 413:  # noqa: PLR2004
-        return answer(request, TooLarge("This request is larger than the server takes."))
-    if isinstance(error, ClientException) and error.status_code == 400:  # noqa: PLR2004
-        return answer(request, _malformed(error))
-    return _plain(error.status_code, "ClientError", "client_error", str(error.detail), error)
-
-
-def _malformed(error: ClientException) -> Invalid:
-    detail = str(error.detail)
-    if "JSON" in detail or "decod" in detail or "malformed" in detail:
-        return Invalid(
-            "body",
-            "The body is not valid JSON.",
-            fix="Send a JSON object with Content-Type: application/json.",
-            detail="MALFORMED_JSON",
+        return answer(
+            request,
+            TooLarge(
+                "This request is larger than the server takes.",
+                fix="Send less, or smaller attachments.",
+                field="body",
+            ),
         )
-    return invalid(detail)
+    return answer(request, invalid(str(error.detail), "request"))
 
 
-def _plain(
-    status: int, name: str, code: str, message: str, error: HTTPException
+def _method_not_allowed(
+    request: Request[Any, Any, Any], error: HTTPException
 ) -> Response[ErrorBody]:
-    summary = ErrorSummary(code, message)
+    message = f"This path does not take {request.method}."
     return Response(
-        ErrorBody(name=name, message=message, code=code, error=summary),
-        status_code=status,
+        ErrorBody(
+            name="MethodNotAllowedError",
+            message=message,
+            code="method_not_allowed",
+            fix="See /openapi.json for the methods of each path.",
+            error=ErrorSummary("method_not_allowed", message),
+            request_id=_request_id(request),
+        ),
+        status_code=405,
         headers=dict(error.headers or {}),
     )
 

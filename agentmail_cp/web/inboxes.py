@@ -29,11 +29,11 @@ class Inboxes(Controller):
     async def create(
         self,
         request: Request[Any, Any, Any],
-        data: JSONBody[bodies.CreateInbox | None],
         caller: Caller,
         db: Db,
         server: Server,
         settings: Config,
+        data: JSONBody[bodies.CreateInbox | None] = None,
     ) -> Response[bodies.Inbox]:
         """Make an inbox, or with a known client_id get the one that has it (200 instead of 201)."""
         wanted = data or bodies.CreateInbox()
@@ -69,7 +69,7 @@ class Inboxes(Controller):
     ) -> bodies.ListInboxes:
         """List inboxes, newest first."""
         limit = pages.limit(asked.text("limit"))
-        async with db.transaction() as tx:
+        async with db.reading() as tx:
             found, token = await inboxes.list_page(
                 tx,
                 organization_id=caller.organization_id,
@@ -93,7 +93,7 @@ class Inboxes(Controller):
         db: Db,
     ) -> bodies.Inbox:
         """Get one inbox."""
-        async with db.transaction() as tx:
+        async with db.reading() as tx:
             return bodies.inbox(await inboxes.get(tx, caller.organization_id, restore(inbox_id)))
 
     @patch(
@@ -143,4 +143,5 @@ def domain(settings: Settings, name: str | None) -> MailDomain:
         f"The domain {name[:253]} is not verified here.",
         fix=f"Leave domain out to use {settings.domain}.",
         code="domain_not_verified",
+        field="domain",
     )

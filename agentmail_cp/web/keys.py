@@ -25,14 +25,15 @@ class ApiKeys(Controller):
     @post(operation_id="api_keys.create", guards=[needs("api_key_create")], responses=ERRORS)
     async def create(
         self,
-        data: JSONBody[bodies.CreateApiKey | None],
         caller: Caller,
         db: Db,
         settings: Config,
+        data: JSONBody[bodies.CreateApiKey | None] = None,
     ) -> bodies.CreatedApiKey:
         """Make a key. It may do no more, and live no longer, than the caller's."""
         new = data or bodies.CreateApiKey()
-        access.outlived(caller, new.expires_at)
+        expires_at = access.expiry(new.expires_at)
+        access.outlived(caller, expires_at)
         async with db.transaction() as tx:
             made = await access.create_key(
                 tx,
@@ -40,7 +41,7 @@ class ApiKeys(Controller):
                 prefix=settings.key_prefix,
                 name=new.name or "API key",
                 permissions=access.grantable(caller, new.permissions),
-                expires_at=new.expires_at,
+                expires_at=expires_at,
             )
         return bodies.created_api_key(made)
 
@@ -57,7 +58,7 @@ class ApiKeys(Controller):
         db: Db,
     ) -> bodies.ListApiKeys:
         """List keys, newest first."""
-        async with db.transaction() as tx:
+        async with db.reading() as tx:
             found, token = await access.list_keys(
                 tx,
                 caller.organization_id,
@@ -79,7 +80,7 @@ class ApiKeys(Controller):
         db: Db,
     ) -> bodies.ApiKey:
         """Get one key, without its secret."""
-        async with db.transaction() as tx:
+        async with db.reading() as tx:
             return bodies.api_key(await access.get_key(tx, caller.organization_id, api_key_id))
 
     @patch(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import binascii
+import re
 from collections.abc import Sequence
 from typing import Annotated
 
@@ -30,7 +31,13 @@ from agentmail_cp.web.inject import Asked, Caller, Config, Db, Server
 from agentmail_cp.web.listing import LIST_FILTERS, listing, masks
 from agentmail_cp.web.paths import message_id_candidates, restore
 
+SMALL = 16_384
 DEFAULT_TYPE = "application/octet-stream"
+MAX_PART_FIELD = 255
+"""Characters in a filename or media type of an attachment."""
+
+CONTENT_TYPE = re.compile(r"[A-Za-z0-9][\w.+-]*/[A-Za-z0-9][\w.+-]*(?:\s*;[\x20-\x7e]*)?", re.ASCII)
+CONTENT_ID = re.compile(r"[!-;=?-~]{1,255}")
 IdempotencyKey = Annotated[str | None, HeaderParameter(name="Idempotency-Key")]
 
 
@@ -59,7 +66,7 @@ class Messages(Controller):
     ) -> Response[bodies.SendMessageResponse]:
         """Send a mail. The same Idempotency-Key never sends twice within 24 hours."""
         sending.check_idempotency_key(idempotency_key)
-        async with db.transaction() as tx:
+        async with db.reading() as tx:
             inbox = await inboxes.get(tx, caller.organization_id, restore(inbox_id))
         outcome = await sending.send(
             db,
@@ -100,7 +107,7 @@ class Messages(Controller):
             subject=asked.texts("subject"),
             ascending=asked.flag("ascending"),
         )
-        async with db.transaction() as tx:
+        async with db.reading() as tx:
             inbox = await inboxes.get(tx, caller.organization_id, restore(inbox_id))
             rows, token = await messages.list_page(
                 tx,
@@ -132,7 +139,7 @@ class Messages(Controller):
         server: Server,
     ) -> bodies.Message:
         """Get a whole message."""
-        async with db.transaction() as tx:
+        async with db.reading() as tx:
             inbox = await inboxes.get(tx, caller.organization_id, restore(inbox_id))
             row = await messages.get(
                 tx,
@@ -171,7 +178,7 @@ class Messages(Controller):
                 fix="Give add_labels or remove_labels.",
                 detail="REQUIRED",
             )
-        async with db.transaction() as tx:
+        async with db.reading() as tx:
             inbox = await inboxes.get(tx, caller.organization_id, restore(inbox_id))
             row = await messages.get(
                 tx,
@@ -217,21 +224,46 @@ async def _upload(
             "Attachments are not fetched from URLs here.",
             fix="Send the bytes as base64 in content.",
         )
-    content_type = addresses.one_line(given.content_type or DEFAULT_TYPE, f"{field}.content_type")
+    content_type = _content_type(given.content_type or DEFAULT_TYPE, f"{field}.content_type")
+    filename = _filename(given.filename, f"{field}.filename")
+    content_id = _content_id(given.content_id, f"{field}.content_id")
     blob_id = await server.upload(
         inbox.account, _decoded(given.content, f"{field}.content"), content_type
     )
     return OutgoingAttachment(
         blob_id=blob_id,
         content_type=content_type,
-        filename=_one_line(given.filename, f"{field}.filename"),
-        content_id=_one_line(given.content_id, f"{field}.content_id"),
+        filename=filename,
+        content_id=content_id,
         inline=given.content_disposition == "inline",
     )
 
 
-def _one_line(text: str | None, field: str) -> str | None:
-    return None if text is None else addresses.one_line(text, field)
+def _content_type(text: str, field: str) -> str:
+    """`type/subtype`, parameters allowed (RFC 2045 section 5.1)."""
+    if len(text) > MAX_PART_FIELD or not CONTENT_TYPE.fullmatch(addresses.one_line(text, field)):
+        raise Invalid(field, "This is not a media type.", fix="Write it like application/pdf.")
+    return text
+
+
+def _filename(text: str | None, field: str) -> str | None:
+    if text is not None and len(addresses.one_line(text, field)) > MAX_PART_FIELD:
+        raise Invalid(
+            field, "This filename is too long.", fix=f"Use at most {MAX_PART_FIELD} characters."
+        )
+    return text
+
+
+def _content_id(text: str | None, field: str) -> str | None:
+    """An id without brackets, as `cid:` names it (RFC 2392)."""
+    if not text:
+        return None
+    bare = addresses.one_line(text, field).strip().removeprefix("<").removesuffix(">")
+    if not CONTENT_ID.fullmatch(bare):
+        raise Invalid(
+            field, "This is not a content id.", fix="Use letters, digits and @ . - _, like logo."
+        )
+    return bare
 
 
 def _decoded(content: str | None, field: str) -> bytes:
@@ -264,6 +296,11 @@ async def read(
     """Whole messages; those that are gone are left out."""
     contents = await server.read(inbox.account, [row.document_id for row in rows])
     there = [(row, contents[row.document_id]) for row in rows if row.document_id in contents]
-    return await asyncio.to_thread(
-        lambda: [bodies.message(row, inbox.address, content) for row, content in there]
-    )
+
+    def shown() -> list[bodies.Message]:
+        return [bodies.message(row, inbox.address, content) for row, content in there]
+
+    # Reading a small message takes less time than handing it to a thread.
+    if sum(row.size for row, _ in there) <= SMALL:
+        return shown()
+    return await asyncio.to_thread(shown)

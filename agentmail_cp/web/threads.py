@@ -51,7 +51,7 @@ class InboxThreads(Controller):
     ) -> bodies.ListThreads:
         """List threads, latest activity first."""
         limit = pages.limit(asked.text("limit"))
-        async with db.transaction() as tx:
+        async with db.reading() as tx:
             inbox = await inboxes.get(tx, caller.organization_id, restore(inbox_id))
             rows, token = await threads.list_page(
                 tx,
@@ -81,7 +81,7 @@ class InboxThreads(Controller):
         server: Server,
     ) -> bodies.Thread:
         """Get a thread with its messages, oldest first."""
-        async with db.transaction() as tx:
+        async with db.reading() as tx:
             inbox = await inboxes.get(tx, caller.organization_id, restore(inbox_id))
             row = await threads.get(
                 tx,
@@ -112,7 +112,7 @@ class Threads(Controller):
     ) -> bodies.ListThreads:
         """List threads of all inboxes, latest activity first."""
         limit = pages.limit(asked.text("limit"))
-        async with db.transaction() as tx:
+        async with db.reading() as tx:
             rows, token = await threads.list_page(
                 tx,
                 organization_id=caller.organization_id,
@@ -144,7 +144,7 @@ class Threads(Controller):
         server: Server,
     ) -> bodies.Thread:
         """Get a thread with its messages, oldest first."""
-        async with db.transaction() as tx:
+        async with db.reading() as tx:
             row = await threads.get(
                 tx,
                 organization_id=caller.organization_id,
@@ -164,7 +164,7 @@ async def _whole(
     inbox: Inbox,
     row: Thread,
 ) -> bodies.Thread:
-    async with db.transaction() as tx:
+    async with db.reading() as tx:
         rows = await messages.list_of_thread(
             tx,
             organization_id=caller.organization_id,
