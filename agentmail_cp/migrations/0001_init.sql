@@ -166,6 +166,7 @@ create index message_thread on message (thread_id, "timestamp", document_id);
 
 -- One row per send, written before Stalwart is asked: submitting → sent | refused | abandoned, with
 -- unknown in between when no answer came. It holds no body. The key is the caller's Idempotency-Key.
+-- owed_until: a request without a key was left without an answer; until then its repetition gets it.
 create table send (
     send_id uuid primary key,
     organization_id uuid not null,
@@ -177,6 +178,7 @@ create table send (
     mail_state text,
     state text not null check (state in ('submitting', 'unknown', 'sent', 'refused', 'abandoned')),
     lease_until timestamptz not null,
+    owed_until timestamptz,
     document_id bigint,
     answer jsonb,
     created_at timestamptz not null default now(),
@@ -185,7 +187,9 @@ create table send (
 create unique index send_idempotency_key on send (organization_id, idempotency_key)
     where idempotency_key is not null;
 create index send_unsettled on send (lease_until) where state in ('submitting', 'unknown');
-create index send_live on send (inbox_id, message_id) where state in ('submitting', 'unknown');
+create index send_unsent on send (inbox_id) where state <> 'sent';
+create index send_owed on send (inbox_id, fingerprint)
+    where idempotency_key is null and (owed_until is not null or state in ('submitting', 'unknown'));
 create index send_age on send (created_at);
 
 -- The event log: append-only. `facts` holds small things only; bodies are read from Stalwart at delivery.
