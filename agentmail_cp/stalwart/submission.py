@@ -186,7 +186,7 @@ class Submissions:
         ensure_exists(answers["account"])
         copy = _stored(answers["store"])
         await self._ensure_submitted(account_id, copy, answers["submit"])
-        await self._ensure_moved(account_id, copy, sent, answers["submit"])
+        await self._ensure_moved(account_id, copy, answers["submit"])
         found = answers["verdicts"].into(GetAnswer[_Submission]).found
         if not found:
             raise MailServerConfused("The mail was handed in, but its submission is unknown.")
@@ -208,13 +208,13 @@ class Submissions:
             raise _Stale(refused.sentence)
         raise _submission_error(refused)
 
-    async def _ensure_moved(
-        self, account_id: AccountId, copy: _MadeEmail, sent: str, answer: Answer
-    ) -> None:
+    async def _ensure_moved(self, account_id: AccountId, copy: _MadeEmail, answer: Answer) -> None:
         """The move to Sent is the submission's own side effect; make up for one that failed."""
-        moved = answer.followers[0].into(_EmailSet) if answer.followers else _EmailSet()
-        if answer.followers and not moved.not_updated:
+        if answer.followers and not answer.followers[0].into(_EmailSet).not_updated:
             return
+        # Somebody deleted the Sent folder we remember.
+        self._folders.forget(account_id)
+        sent = await self._folders.folder(account_id, Folder.SENT)
         key = email_id(document_of(copy.id))
         arguments = {"accountId": account_id, "update": {key: _move_to(sent)}}
         again = await self._jmap.call(Call("Email/set", arguments, "move"))

@@ -138,6 +138,14 @@ async def test_a_refused_mail_says_why_and_leaves_nothing() -> None:
     assert found["stale identity"].verdicts[0].accepted
 
 
+async def test_deleted_folders_do_not_stop_a_send() -> None:
+    """A person may delete Sent and Drafts; the mail is sent once and filed in a new Sent."""
+    found = await played("sending")
+    assert found["no sent"].verdicts[0].accepted
+    assert found["no drafts"].verdicts[0].accepted
+    assert [mail.folders for mail in found["filed"]] == [{Folder.SENT}, {Folder.SENT}]
+
+
 def present(changes: Changes) -> list[int]:
     return [mail.document_id for mail in changes.present]
 

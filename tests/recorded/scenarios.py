@@ -196,6 +196,15 @@ async def sending(client: JmapClient, _: Stage) -> Results:
     await renew_identity(client, who, ada.address)
     again = letter(ada.address, bob.address, message_id="m3@agents.test")
     found["stale identity"] = await server.submit(who, again)
+    for number, role in enumerate(("sent", "drafts")):
+        await delete_folder(client, who, role)
+        message_id = f"folder{number}@agents.test"
+        found[f"no {role}"] = await server.submit(
+            who, letter(ada.address, bob.address, message_id=message_id)
+        )
+    found["filed"] = await server.fetch(
+        who, [found["no sent"].document_id, found["no drafts"].document_id]
+    )
     return found
 
 
@@ -210,6 +219,20 @@ async def renew_identity(client: JmapClient, account_id: AccountId, address: str
     }
     answer = (await client.call(Call("Identity/set", arguments, "0")))["0"].into(SetAnswer)
     assert answer.made("it"), answer.not_created
+
+
+async def delete_folder(client: JmapClient, account_id: AccountId, role: str) -> None:
+    """What people do in their mail client."""
+    get = Call("Mailbox/get", {"accountId": account_id, "properties": ["id", "role"]}, "0")
+    folders = (await client.call(get))["0"].into(GetAnswer[Results]).found
+    (folder,) = (each["id"] for each in folders if each["role"] == role)
+    arguments = {
+        "accountId": account_id,
+        "destroy": [folder],
+        "onDestroyRemoveEmails": True,
+    }
+    answer = (await client.call(Call("Mailbox/set", arguments, "0")))["0"].into(SetAnswer)
+    assert not answer.not_destroyed, answer.not_destroyed
 
 
 async def changed(
