@@ -10,13 +10,18 @@ from __future__ import annotations
 from base64 import urlsafe_b64decode, urlsafe_b64encode
 from datetime import datetime
 from hashlib import sha256
-from typing import TypeVar
+from typing import Annotated, TypeVar
+from uuid import UUID
 
 import msgspec
+from msgspec import Meta
 
 from agentmail_cp.errors import Invalid
 
-Key = TypeVar("Key", bound=tuple[datetime | int | str, ...])
+Key = TypeVar("Key", bound=tuple[datetime | int | str | UUID, ...])
+
+BigInt = Annotated[int, Meta(ge=0, le=2**63 - 1)]
+"""A number PostgreSQL can compare with a bigint."""
 
 DEFAULT_LIMIT = 50
 MAX_LIMIT = 100
@@ -25,7 +30,7 @@ _CHECKSUM_BYTES = 6
 _MAX_TOKEN = 4096
 
 
-def encode(scope: str, key: tuple[datetime | int | str, ...]) -> str:
+def encode(scope: str, key: tuple[datetime | int | str | UUID, ...]) -> str:
     """The token that continues after `key`. Times are aware and kept to the microsecond."""
     body = msgspec.msgpack.encode(key)
     return urlsafe_b64encode(_checksum(scope, body) + body).rstrip(b"=").decode()
