@@ -91,8 +91,8 @@ def compose_send(
         bcc=_checked_all(message.bcc, "bcc"),
         reply_to=_checked_all(message.reply_to, "reply_to"),
         subject=_subject(message.subject),
-        text=message.text,
-        html=message.html,
+        text=_text(message.text, "text"),
+        html=_text(message.html, "html"),
         in_reply_to=in_reply_to,
         references=references,
         headers=own,
@@ -181,6 +181,13 @@ def _subject(text: str) -> str:
             fix=f"Use at most {MAX_SUBJECT}.",
             detail="SUBJECT_TOO_LONG",
         )
+    return text
+
+
+def _text(text: str | None, field: str) -> str | None:
+    """A body. RFC 5322 section 2.3 allows no NUL, and many mail clients end the text there."""
+    if text is not None and "\0" in text:
+        raise Invalid(field, f"{field} holds a NUL character.", fix="Remove it.")
     return text
 
 
