@@ -27,7 +27,7 @@ check: .venv/.dev ## Linters, type check and import rules only
 	@$(BIN)/squawk --assume-in-transaction --pg-version 15 \
 	  --exclude prefer-bigint-over-int,prefer-bigint-over-smallint \
 	  --exclude require-lock-timeout,require-statement-timeout $(MIGRATIONS)
-	@$(BIN)/codespell $(SOURCES) README.md CHANGELOG.md docs deploy stalwart-config
+	@$(BIN)/codespell $(SOURCES) $(wildcard *.md) docs deploy stalwart-config
 
 format: .venv/.dev ## Bring the code into the one format
 	@$(BIN)/ruff format $(SOURCES)

@@ -155,6 +155,7 @@ def _copy_within_reach(package: Path) -> Path:
     """
     target = _COPIES / f"postgresql-{wheel_version(WHEEL)}"
     if os.geteuid() == 0 and not target.exists():
+        print(f"Copying PostgreSQL to {target}, where its account can reach it.", flush=True)
         unfinished = target.with_name(f"{target.name}.{os.getpid()}")
         libraries = package.with_name(f"{package.name}.libs")
         _COPIES.mkdir(mode=0o755, parents=True, exist_ok=True)
