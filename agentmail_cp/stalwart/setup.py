@@ -106,15 +106,15 @@ class SetupError(Exception):
 class Report(msgspec.Struct, frozen=True):
     """What `apply` found and did. `started` False: apply again after Stalwart's first real start.
 
-    `key` is a new API key, there only when one was made; it is in no text.
+    `key_file` is where a new API key was written. `keyless`: no key is known, and no file to write one.
     """
 
     changes: tuple[Change, ...]
     checked_only: bool
     started: bool = True
     restart: bool = False
-    key: str | None = None
     key_file: str | None = None
+    keyless: bool = False
 
     @property
     def text(self) -> str:
@@ -132,6 +132,8 @@ class Report(msgspec.Struct, frozen=True):
             lines.append("Start Stalwart without recovery mode, then apply again.")
         if self.key_file:
             lines.append(f"A new API key was written to {self.key_file}.")
+        if self.keyless:
+            lines.append("The service needs an API key: apply with --key-file to have one made.")
         return "\n".join(lines)
 
 
@@ -233,7 +235,7 @@ async def run_apply(
     """What `agentmail-cp stalwart apply` does.
 
     Logs in as `settings.stalwart_admin`, else with our key. Makes a key and writes it to `key_file`
-    (mode 0600) unless that file, or without one the settings, already hold a key that works.
+    (mode 0600) unless that file already holds one that works; it is shown nowhere else.
     Raises SetupError with a sentence for a person.
     """
     if settings.stalwart_url is None:
@@ -435,15 +437,15 @@ async def _has_key(settings: Settings, key_file: Path | None) -> bool:
 
 
 async def _with_key(client: JmapClient, report: Report, key_file: Path | None) -> Report:
-    place = str(key_file or "AGENTMAIL_CP_STALWART_KEY")
-    missing = Change("ApiKey", place, None, "a key that works", "The service logs in with it.")
+    if key_file is None:
+        return msgspec.structs.replace(report, keyless=True)
+    reason = "The service logs in with it."
+    missing = Change("ApiKey", str(key_file), None, "a key that works", reason)
     report = msgspec.structs.replace(report, changes=(*report.changes, missing))
     if report.checked_only:
         return report
-    key = await make_key(client)
-    if key_file is not None:
-        write_key(key_file, key)
-    return msgspec.structs.replace(report, key=key, key_file=str(key_file) if key_file else None)
+    write_key(key_file, await make_key(client))
+    return msgspec.structs.replace(report, key_file=str(key_file))
 
 
 def read_key(path: Path) -> str | None:

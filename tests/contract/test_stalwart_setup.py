@@ -151,7 +151,7 @@ async def test_an_administrator_sets_up_a_server_that_serves_others(
     report = await setup.run_apply(settings, check=False, key_file=key_file)
     key = key_file.read_text().strip()
     assert stat.S_IMODE(key_file.stat().st_mode) == 0o600
-    assert key == report.key
+    assert key.startswith("API_")
     assert key not in report.text
 
     again = await setup.run_apply(settings, check=False, key_file=key_file)
@@ -161,6 +161,19 @@ async def test_an_administrator_sets_up_a_server_that_serves_others(
     status = await setup.run_status(with_key)
     assert (status.product, status.missing) == ("Stalwart", ())
     assert status.version.startswith("0.16")
+
+
+async def test_a_key_is_never_made_where_it_could_not_be_kept(own_stalwart: LocalStalwart) -> None:
+    """Each apply would leave one more key that nobody knows."""
+    settings = Settings(
+        database_url="postgres://unused",
+        stalwart_url=own_stalwart.url,
+        stalwart_admin=own_stalwart.admin,
+        domain=DOMAIN,
+    )
+    report = await setup.run_apply(settings, check=False)
+    assert "apply with --key-file" in report.text
+    assert not any(change.object == "ApiKey" for change in report.changes)
 
 
 async def test_a_wrong_password_says_so(own_stalwart: LocalStalwart) -> None:

@@ -5,7 +5,9 @@ from __future__ import annotations
 from itertools import product
 from typing import Any
 
+import httpx
 import pytest
+import respx
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -152,3 +154,26 @@ async def test_without_a_url_or_a_login_the_message_names_the_setting() -> None:
     nobody = Settings(database_url="postgres://x", stalwart_url="http://127.0.0.1:9")
     with pytest.raises(setup.SetupError, match="Set AGENTMAIL_CP_STALWART_ADMIN"):
         await setup.run_status(nobody)
+
+
+@pytest.mark.parametrize(
+    ("answer", "says"),
+    [
+        (httpx.Response(401), "does not accept the login"),
+        (httpx.Response(404), "no Stalwart 0.16: older versions"),
+        (httpx.Response(200, text="<html>"), "no Stalwart 0.16"),
+        (httpx.Response(200, json={"data": {}}), "no Stalwart 0.16"),
+        (httpx.Response(503), "http://mail.test:8080: .* cannot answer now"),
+        (httpx.ConnectError("refused"), "http://mail.test:8080: The mail server is away"),
+    ],
+    ids=["wrong password", "older version", "web page", "something else", "busy", "away"],
+)
+async def test_what_answers_in_stalwarts_place_is_named(
+    respx_mock: respx.MockRouter, answer: httpx.Response | Exception, says: str
+) -> None:
+    respx_mock.get("http://mail.test:8080/api/account").mock(side_effect=[answer] * 3)
+    settings = Settings(
+        database_url="postgres://x", stalwart_url="http://mail.test:8080", stalwart_key="API_x"
+    )
+    with pytest.raises(setup.SetupError, match=says):
+        await setup.run_status(settings)
