@@ -82,7 +82,8 @@ class LocalStalwart:
         self._folder = folder.absolute()
         self._domain = domain
         self._doorbell = doorbell
-        self._password = secrets.token_urlsafe(32)
+        # Hexadecimal: Stalwart takes a password that begins with "_" for a hash (BSDi crypt).
+        self._password = secrets.token_hex(32)
         self._process: subprocess.Popen[bytes] | None = None
         self._ports: Ports | None = None
 
