@@ -11,6 +11,7 @@ Nothing is ever submitted twice here, and nothing is repeated that may have been
 from __future__ import annotations
 
 import re
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
@@ -44,7 +45,7 @@ from agentmail_cp.stalwart.mail import LOST, Page
 from agentmail_cp.stalwart.mime import email_properties
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Generator, Mapping, Sequence
 
     from agentmail_cp.mailserver import Listing, OutgoingEmail
     from agentmail_cp.stalwart.folders import Folders
@@ -203,8 +204,9 @@ class Submissions:
         refused = (submission.not_created or {}).get("submission")
         if refused is None:
             raise MailServerConfused("EmailSubmission/set neither made nor refused the submission.")
-        await self.destroy_mail(account_id, [document_of(copy.id)])
-        if refused.type == "invalidProperties" and "dentity not found" in refused.description:
+        with _afterwards("A refused mail's copy could not be destroyed"):
+            await self.destroy_mail(account_id, [document_of(copy.id)])
+        if "identityId" in refused.properties:
             raise _Stale(refused.sentence)
         raise _submission_error(refused)
 
@@ -212,14 +214,15 @@ class Submissions:
         """The move to Sent is the submission's own side effect; make up for one that failed."""
         if answer.followers and not answer.followers[0].into(_EmailSet).not_updated:
             return
-        # Somebody deleted the Sent folder we remember.
-        self._folders.forget(account_id)
-        sent = await self._folders.folder(account_id, Folder.SENT)
-        key = email_id(document_of(copy.id))
-        arguments = {"accountId": account_id, "update": {key: _move_to(sent)}}
-        again = await self._jmap.call(Call("Email/set", arguments, "move"))
-        if again["move"].into(_EmailSet).not_updated:
-            raise MailServerUnavailable("The sent copy could not be filed.", reached=True)
+        with _afterwards("The copy of a sent mail could not be filed"):
+            # Somebody deleted the Sent folder we remember.
+            self._folders.forget(account_id)
+            sent = await self._folders.folder(account_id, Folder.SENT)
+            key = email_id(document_of(copy.id))
+            arguments = {"accountId": account_id, "update": {key: _move_to(sent)}}
+            again = await self._jmap.call(Call("Email/set", arguments, "move"))
+            for refused in (again["move"].into(_EmailSet).not_updated or {}).values():
+                raise MailServerRejected(Refusal.FORBIDDEN, refused.sentence)
 
     async def _changed_documents(
         self, account_id: AccountId, since: MailState | None
@@ -229,13 +232,13 @@ class Submissions:
         while state is not None:
             arguments = {"accountId": account_id, "sinceState": state}
             calls = (exists(account_id, "account"), Call("Email/changes", arguments, "changes"))
-            answers = await self._jmap.call(*calls, repeat=True)
-            ensure_exists(answers["account"])
             try:
-                page = answers["changes"].into(Page)
-            except MethodError as error:
-                if error.type not in LOST:
-                    raise
+                answers = await self._jmap.call(*calls, repeat=True)
+            except RequestRefused:
+                break
+            ensure_exists(answers["account"])
+            page = _page(answers["changes"])
+            if page is None:
                 break
             found.update((document_of(each), None) for each in (*page.created, *page.updated))
             if not page.has_more_changes:
@@ -287,6 +290,25 @@ class Submissions:
         answers = await self._jmap.call(query, get, repeat=True)
         answers["query"].into(dict[str, Any])
         return answers["get"].into(GetAnswer[_Submission]).found
+
+
+@contextmanager
+def _afterwards(failure: str) -> Generator[None]:
+    """Something is stored or sent already: what fails now must be looked up, not done again."""
+    try:
+        yield
+    except MailServerError as error:
+        raise MailServerUnavailable(f"{failure}: {error}", reached=True) from error
+
+
+def _page(answer: Answer) -> Page | None:
+    """A page of changes, None when the server has forgotten the state."""
+    try:
+        return answer.into(Page)
+    except MethodError as error:
+        if error.type not in LOST:
+            raise
+        return None
 
 
 def _store(account_id: AccountId, email: OutgoingEmail, drafts: str) -> Call:

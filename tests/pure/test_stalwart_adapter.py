@@ -354,6 +354,40 @@ async def test_a_copy_that_was_not_filed_is_filed_again(server: MailServer) -> N
     assert outcome.reached
 
 
+@pytest.mark.parametrize(
+    ("spoiled", "last"),
+    [
+        ({"moved": {"notUpdated": {"b": {"type": "notFound"}}}}, '"update"'),
+        (
+            {"EmailSubmission_set": {"notCreated": {"submission": {"type": "overQuota"}}}},
+            '"destroy"',
+        ),
+    ],
+)
+async def test_a_server_that_goes_away_after_the_mail_was_stored_must_be_asked_again(
+    server: MailServer, spoiled: Answers, last: str
+) -> None:
+    """The last request was never sent, but the mail is there, or even on its way."""
+    changed = {key.replace("_", "/"): value for key, value in spoiled.items()}
+    reply = replying(GOOD | changed)
+
+    def going_away(request: httpx.Request) -> httpx.Response:
+        if last in request.content.decode():
+            raise httpx.ConnectError("")
+        return reply(request)
+
+    with respx.mock(base_url=BASE) as router:
+        router.route().mock(side_effect=going_away)
+        with pytest.raises(MailServerUnavailable) as caught:
+            await server.submit(AccountId("b"), MAIL)
+    assert caught.value.reached
+
+
+async def test_a_state_nobody_ever_had_does_not_hide_a_sent_mail() -> None:
+    found = await played("sending")
+    assert found["own from no state"] == found["own"]
+
+
 async def test_a_failure_after_queueing_is_not_a_refusal(server: MailServer) -> None:
     """Its bounce reports it; calling it refused would have the copy destroyed after it was sent."""
     late = {"delivered": "no", "smtpReply": "Code: 550, Enhanced code: 5.1.1, Message: no"}

@@ -182,6 +182,7 @@ async def sending(client: JmapClient, _: Stage) -> Results:
     found["own from a lost state"] = await server.find_own(
         who, "m1@agents.test", MailState("sqqqq")
     )
+    found["own from no state"] = await server.find_own(who, "m1@agents.test", MailState("no state"))
     found["not own"] = await server.find_own(who, "m2@agents.test", ada.state)
     found["stored"] = await server.fetch(who, [found["mixed"].document_id])
     found["none"] = await server.submit(who, letter(ada.address, "nobody@agents.test"))
