@@ -4,7 +4,8 @@ Owns the table `inbox` and the rows of `inbox_sync` (which intake moves forward)
 `creating` (address reserved, account being made) → `active` → `deleting` (already gone for callers, the
 account being retired) → `deleted` (mail retained) → `erased` (mail destroyed). Only `active` inboxes exist
 for callers. An address belongs to its inbox for ever: it never changes and is never issued again; only
-a `creating` row that nobody finished is taken back, account and all, by `settle`. No password is stored:
+a `creating` row that nobody finished is taken back, account and all, by `settle`. `lease_until` also
+tells who may finish a row: whoever takes it over sets another one. No password is stored:
 a new one is handed out once, and Stalwart keeps its hash.
 """
 
@@ -18,7 +19,7 @@ import re
 import secrets
 import unicodedata
 from collections.abc import Iterable, Mapping
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Any, LiteralString
 from uuid import NAMESPACE_DNS, UUID, uuid5
 
@@ -35,6 +36,7 @@ from agentmail_cp.mailserver import (
     Account,
     AccountId,
     MailServer,
+    MailServerConfused,
     MailServerRejected,
     MailServerUnavailable,
     NewAccount,
@@ -47,6 +49,13 @@ log = structlog.stdlib.get_logger(__name__)
 NAMESPACE = uuid5(NAMESPACE_DNS, "inbox.agentmail-cp")
 PREFIX = "inb_"
 LEASE = timedelta(seconds=10)
+PATIENCE = 8.0
+"""Seconds the mail server may take to make an account: less than the lease, so that nobody else is at it."""
+
+SECOND_LOOK = 1.0
+"""Seconds between two looks for an account that is not there: a mail server that was frozen may, when it
+wakes, still make it."""
+
 LONGEST_DISPLAY_NAME = 256
 MOST_METADATA = 256
 LONGEST_METADATA = 256
@@ -75,6 +84,7 @@ class Inbox(msgspec.Struct, frozen=True, kw_only=True):
     metadata: Metadata
     state: str
     account_id: AccountId | None
+    lease_until: datetime | None
     created_at: datetime
     updated_at: datetime
 
@@ -123,7 +133,7 @@ class InboxPatch(msgspec.Struct, frozen=True, kw_only=True):
 
 _COLUMNS = (
     "inbox_id, organization_id, pod_id, address, username, domain, display_name, client_id, metadata,"
-    " state, account_id, created_at, updated_at"
+    " state, account_id, lease_until, created_at, updated_at"
 )
 
 
@@ -254,6 +264,10 @@ async def create(
     account = await _make_account(db, server, reservation, password)
     async with db.transaction() as tx:
         inbox = await _activate(tx, reservation.inbox, account)
+        if inbox is None:
+            await _leave_to_settle(tx, reservation.inbox)
+    if inbox is None:
+        raise Conflict("Making this inbox took too long and was undone.", fix="Try again.")
     return Created(inbox, password)
 
 
@@ -306,6 +320,8 @@ async def _reserve_some(
             username = usernames.shared_username(username, _rng)
         async with db.transaction() as tx:
             reservation = await _reserve(tx, organization_id, username, domain.name, new)
+            if reservation is None and certain:
+                await _ensure_nobody_makes(tx, organization_id, username, domain.name)
         if reservation is not None:
             return reservation
     raise Taken(
@@ -341,10 +357,30 @@ async def _reserve(
         if winner is not None and winner.state == "active":
             return _Reservation(winner, taken_over=False)
         if winner is not None:
-            raise Conflict(
-                "Another request with this client_id is making the inbox.", fix="Try again."
-            )
+            raise _being_made(winner)
     return None
+
+
+async def _ensure_nobody_makes(tx: Tx, organization_id: UUID, username: str, domain: str) -> None:
+    """An address this organisation's own request is making, or left half made, is not taken yet."""
+    half_made = await fetch_one(
+        tx,
+        Inbox,
+        f"select {_COLUMNS} from inbox where organization_id = %(organization_id)s"
+        " and address = %(address)s and state = 'creating'",
+        {"organization_id": organization_id, "address": f"{username}@{domain}"},
+    )
+    if half_made is not None:
+        raise _being_made(half_made)
+
+
+def _being_made(inbox: Inbox) -> Conflict:
+    remaining = LEASE if inbox.lease_until is None else inbox.lease_until - datetime.now(UTC)
+    return Conflict(
+        "Another request is making this inbox, or did not finish making it.",
+        fix="Repeat the request after Retry-After seconds.",
+        retry_after=max(1.0, remaining.total_seconds()),
+    )
 
 
 _RESERVE = f"""
@@ -359,8 +395,14 @@ returning {_COLUMNS}
 _TAKE_OVER = f"""
 update inbox set lease_until = now() + %(lease)s, display_name = %(display_name)s,
     client_id = %(client_id)s, metadata = %(metadata)s, pod_id = %(pod_id)s
-where (address = %(address)s or client_id = %(client_id)s)
-  and organization_id = %(organization_id)s and state = 'creating' and lease_until < now()
+where inbox_id = (
+    select inbox_id from inbox
+    where (address = %(address)s or client_id = %(client_id)s)
+      and organization_id = %(organization_id)s and state = 'creating' and lease_until < now()
+      and not exists (select from inbox as other where other.client_id = %(client_id)s
+        and other.organization_id = %(organization_id)s and other.inbox_id <> inbox.inbox_id
+        and other.state in ('creating', 'active'))
+    order by inbox_id limit 1 for update)
 returning {_COLUMNS}
 """
 
@@ -371,7 +413,10 @@ async def _make_account(
     inbox = reservation.inbox
     hashed = password_hash(password)
     try:
-        return await server.create_account(NewAccount(inbox.address, inbox.display_name, hashed))
+        async with asyncio.timeout(PATIENCE):
+            return await server.create_account(
+                NewAccount(inbox.address, inbox.display_name, hashed)
+            )
     except MailServerRejected as error:
         if error.code is Refusal.ADDRESS_TAKEN and reservation.taken_over:
             return await _adopt(db, server, inbox, hashed)
@@ -383,16 +428,25 @@ async def _make_account(
         raise Unavailable(
             "The mail server is not answering; no inbox was made.", retry_after=error.retry_after
         ) from error
+    except TimeoutError as error:
+        raise Unavailable("The mail server is not answering; no inbox was made.") from error
 
 
 async def _adopt(db: Database, server: MailServer, inbox: Inbox, hashed: str) -> Account:
     """Finish what a crashed request began: its account is there, only its password is lost."""
     account = await server.find_account(inbox.address)
-    if account is None or not account.ours:
+    if account is None or not await _is_half_made(server, account):
         await _give_back(db, inbox)
         raise Taken(f"{inbox.address} is taken.", fix="Choose another username.")
     await server.set_password(account.account_id, hashed)
     return account
+
+
+async def _is_half_made(server: MailServer, account: Account) -> bool:
+    """Whether nobody can have used this account: one with mail may be somebody's whose row is not in
+    this database, as after a restored backup, and is left alone.
+    """
+    return account.ours and not (await server.listing(account.account_id)).document_ids
 
 
 def _refused(inbox: Inbox, error: MailServerRejected) -> Exception:
@@ -408,21 +462,45 @@ def _refused(inbox: Inbox, error: MailServerRejected) -> Exception:
 
 
 async def _give_back(db: Database, inbox: Inbox) -> None:
+    """Free the address, unless somebody else took the row over."""
     async with db.transaction() as tx:
         await tx.execute(
             "delete from inbox where inbox_id = %(inbox_id)s and state = 'creating'"
-            " and organization_id = %(organization_id)s",
-            {"inbox_id": inbox.inbox_id, "organization_id": inbox.organization_id},
+            " and organization_id = %(organization_id)s and lease_until = %(lease_until)s",
+            {
+                "inbox_id": inbox.inbox_id,
+                "organization_id": inbox.organization_id,
+                "lease_until": inbox.lease_until,
+            },
         )
 
 
-async def _activate(tx: Tx, inbox: Inbox, account: Account) -> Inbox:
+async def _leave_to_settle(tx: Tx, inbox: Inbox) -> None:
+    """The row was taken back before the account was made: note the account, so that it goes too."""
+    await tx.execute(
+        "insert into inbox (inbox_id, organization_id, pod_id, address, username, domain, state,"
+        " lease_until) values (%(inbox_id)s, %(organization_id)s, %(pod_id)s, %(address)s,"
+        " %(username)s, %(domain)s, 'creating', now()) on conflict do nothing",
+        {
+            "inbox_id": inbox.inbox_id,
+            "organization_id": inbox.organization_id,
+            "pod_id": inbox.pod_id,
+            "address": inbox.address,
+            "username": inbox.username,
+            "domain": inbox.domain,
+        },
+    )
+
+
+async def _activate(tx: Tx, inbox: Inbox, account: Account) -> Inbox | None:
+    """Show a made inbox to callers; None when somebody else took the row over."""
     parameters = {
         "inbox_id": inbox.inbox_id,
         "organization_id": inbox.organization_id,
         "pod_id": inbox.pod_id,
         "account_id": account.account_id,
         "state": account.state,
+        "lease_until": inbox.lease_until,
     }
     active = await fetch_one(
         tx,
@@ -430,11 +508,12 @@ async def _activate(tx: Tx, inbox: Inbox, account: Account) -> Inbox:
         "update inbox set state = 'active', account_id = %(account_id)s, lease_until = null,"
         " updated_at = now() where inbox_id = %(inbox_id)s"
         " and organization_id = %(organization_id)s and state = 'creating'"
+        " and lease_until = %(lease_until)s"
         f" returning {_COLUMNS}",
         parameters,
     )
     if active is None:
-        raise Conflict("Making this inbox took too long and was undone.", fix="Try again.")
+        return None
     await tx.execute(
         "insert into inbox_sync (inbox_id, organization_id, pod_id, account_id, state, synced_at)"
         " values (%(inbox_id)s, %(organization_id)s, %(pod_id)s, %(account_id)s, %(state)s, now())",
@@ -569,10 +648,9 @@ async def delete(db: Database, server: MailServer, *, organization_id: UUID, inb
     answer is missing, the deletion stands and `settle` finishes it.
     """
     async with db.transaction() as tx:
-        found = await get(tx, organization_id, inbox)
-        await _set_deleting(tx, found)
+        found = await _set_deleting(tx, await get(tx, organization_id, inbox))
     try:
-        await server.retire_account(found.account)
+        await _retire(server, found)
     except MailServerUnavailable as error:
         if error.reached:
             return
@@ -586,54 +664,76 @@ async def delete(db: Database, server: MailServer, *, organization_id: UUID, inb
         await _set_deleted(tx, found)
 
 
-async def _set_deleting(tx: Tx, inbox: Inbox) -> None:
-    cursor = await tx.execute(
+async def _retire(server: MailServer, inbox: Inbox) -> None:
+    try:
+        await server.retire_account(inbox.account)
+    except MailServerRejected as error:
+        # Somebody destroyed the account behind our back: it takes no mail either.
+        if error.code is not Refusal.NO_ACCOUNT:
+            raise
+
+
+async def _set_deleting(tx: Tx, inbox: Inbox) -> Inbox:
+    deleting = await fetch_one(
+        tx,
+        Inbox,
         "update inbox set state = 'deleting', lease_until = now() + %(lease)s, deleted_at = now()"
         " where inbox_id = %(inbox_id)s and organization_id = %(organization_id)s"
-        " and state = 'active'",
+        f" and state = 'active' returning {_COLUMNS}",
         {
             "lease": LEASE,
             "inbox_id": inbox.inbox_id,
             "organization_id": inbox.organization_id,
         },
     )
-    if cursor.rowcount == 0:
+    if deleting is None:
         raise NotFound("There is no such inbox.")
+    return deleting
 
 
 async def _undelete(tx: Tx, inbox: Inbox) -> None:
     await tx.execute(
         "update inbox set state = 'active', lease_until = null, deleted_at = null"
         " where inbox_id = %(inbox_id)s and organization_id = %(organization_id)s"
-        " and state = 'deleting'",
-        {"inbox_id": inbox.inbox_id, "organization_id": inbox.organization_id},
+        " and state = 'deleting' and lease_until = %(lease_until)s",
+        {
+            "inbox_id": inbox.inbox_id,
+            "organization_id": inbox.organization_id,
+            "lease_until": inbox.lease_until,
+        },
     )
 
 
 async def _set_deleted(tx: Tx, inbox: Inbox) -> None:
     parameters = {"inbox_id": inbox.inbox_id, "organization_id": inbox.organization_id}
-    await tx.execute(
+    cursor = await tx.execute(
         "update inbox set state = 'deleted', lease_until = null, updated_at = now()"
         " where inbox_id = %(inbox_id)s and organization_id = %(organization_id)s"
         " and state = 'deleting'",
         parameters,
     )
-    await tx.execute(
-        "delete from inbox_sync where inbox_id = %(inbox_id)s"
-        " and organization_id = %(organization_id)s",
-        parameters,
-    )
+    if cursor.rowcount == 1:
+        await tx.execute(
+            "delete from inbox_sync where inbox_id = %(inbox_id)s"
+            " and organization_id = %(organization_id)s",
+            parameters,
+        )
 
 
 async def settle(db: Database, server: MailServer) -> int:
     """Finish or take back what crashed requests left: returns how many inboxes were settled.
 
-    A `creating` inbox was never shown to anybody: its account, if ours, is destroyed and its address is
-    free again. A `deleting` inbox was promised to be gone: its account is retired.
+    A `creating` inbox was never shown to anybody: its account, if ours and empty, is destroyed and its
+    address is free again. A `deleting` inbox was promised to be gone: its account is retired. One the
+    mail server refuses waits for a later round; raises `MailServerUnavailable` when it is away.
     """
     settled = 0
     while (inbox := await _claim_unsettled(db)) is not None:
-        await (_take_back if inbox.state == "creating" else _finish_deleting)(db, server, inbox)
+        try:
+            await (_take_back if inbox.state == "creating" else _finish_deleting)(db, server, inbox)
+        except (MailServerRejected, MailServerConfused) as error:
+            log.error("inbox.not_settled", inbox_id=str(inbox.inbox_id), reason=str(error))
+            continue
         log.info("inbox.settled", state=inbox.state, inbox_id=str(inbox.inbox_id))
         settled += 1
     return settled
@@ -654,13 +754,18 @@ async def _claim_unsettled(db: Database) -> Inbox | None:
 
 async def _take_back(db: Database, server: MailServer, inbox: Inbox) -> None:
     account = await server.find_account(inbox.address)
-    if account is not None and account.ours:
+    if account is None:
+        await asyncio.sleep(SECOND_LOOK)
+        account = await server.find_account(inbox.address)
+    if account is not None and await _is_half_made(server, account):
         await server.destroy_account(account.account_id)
+    elif account is not None:
+        log.warning("inbox.account_not_ours", inbox_id=str(inbox.inbox_id))
     await _give_back(db, inbox)
 
 
 async def _finish_deleting(db: Database, server: MailServer, inbox: Inbox) -> None:
-    await server.retire_account(inbox.account)
+    await _retire(server, inbox)
     async with db.transaction() as tx:
         await _set_deleted(tx, inbox)
 
