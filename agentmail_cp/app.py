@@ -103,7 +103,7 @@ def create_app(
     @contextlib.asynccontextmanager
     async def running(_app: Litestar) -> AsyncGenerator[None]:
         await db.open()
-        ringing = asyncio.create_task(doorbell.run(), name="doorbell")
+        ringing = asyncio.create_task(jobs.for_ever("doorbell", doorbell.run))
         try:
             async with jobs.working(resources) if worker else contextlib.nullcontext():
                 yield

@@ -67,6 +67,9 @@ class Database:
             max_size=size,
             max_waiting=size * 50,
             timeout=wait,
+            # Past this the pool counts a connection as lost and makes a new one for whoever asks next;
+            # its own pauses double each time, so a long outage would be followed by another one.
+            reconnect_timeout=2.0,
             open=False,
             check=_check,
             kwargs={"row_factory": dict_row, "autocommit": True, "connect_timeout": 2},
@@ -99,7 +102,9 @@ class Database:
         """Yield once per notification on `channel`, and once after every (re)connection, for ever."""
         while True:
             try:
-                async with await AsyncConnection.connect(self.url, autocommit=True) as connection:
+                async with await AsyncConnection.connect(
+                    self.url, autocommit=True, connect_timeout=2
+                ) as connection:
                     await connection.execute(f"listen {channel}")
                     yield
                     async for _ in connection.notifies():

@@ -3,7 +3,8 @@
 Stalwart's webhook is only a doorbell: it is lossy, repeats itself and holds events back, so it does no
 more than mark an inbox as due. The truth is what changed since the state stored in `inbox_sync`. A batch of
 due inboxes is claimed, read in one request and written in one transaction together with the new states;
-an inbox's state moves on only if it still is what was read from, so reading one twice is harmless. The
+an inbox's state moves on only if it still is what was read from and under the same claim, so reading one
+twice is harmless, and what was read before somebody else wrote is read again. The
 sweep claims inboxes nobody rang for. An inbox that fails waits alone, longer each time. States of a row:
 quiet (`due_at` null) → due → claimed (`claimed_until`) → quiet, or due again later. A claim outlives its
 worker by `LEASE` at most. Never decides what a message means: `messages.record` does.
@@ -14,8 +15,10 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import Iterable, Mapping, Sequence
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from random import SystemRandom
+from time import monotonic
+from typing import TypeGuard
 from uuid import UUID
 
 import msgspec
@@ -23,7 +26,7 @@ import structlog
 from prometheus_client import Counter, Gauge, Histogram
 
 from agentmail_cp import messages, sending
-from agentmail_cp.db import Database, Tx, fetch_all
+from agentmail_cp.db import Database, Tx, fetch_all, fetch_only
 from agentmail_cp.errors import Unavailable
 from agentmail_cp.mailserver import (
     AccountId,
@@ -45,6 +48,9 @@ LEASE = timedelta(seconds=5)
 LONGEST_BACKOFF = timedelta(minutes=5)
 IDLE = 1.0
 """Seconds between looks at the table when nobody rings."""
+
+SWEEP_PAUSE = 0.25
+"""Seconds between looks for inboxes nobody rang for."""
 
 CHUNK = 200
 """Messages read at a time when an inbox is read from scratch."""
@@ -68,6 +74,7 @@ class Claim(msgspec.Struct, frozen=True, kw_only=True):
     account_id: AccountId
     state: MailState | None
     failures: int
+    claimed_until: datetime
 
     @property
     def place(self) -> Place:
@@ -84,6 +91,10 @@ async def ring(tx: Tx, accounts: Iterable[AccountId]) -> None:
         {"accounts": sorted(accounts)},
     )
     await tx.execute("select pg_notify('intake', '')")
+
+
+class _Clock(msgspec.Struct, frozen=True):
+    now: datetime
 
 
 class Doorbell:
@@ -148,7 +159,8 @@ class Intake:
         self._server = server
         self._batch = batch
         self._sweep_interval = timedelta(seconds=sweep_interval)
-        self._started_at = datetime.now(UTC)
+        self._begun_at: datetime | None = None
+        self._next_sweep = 0.0
         self._woken = asyncio.Event()
 
     async def run(self) -> None:
@@ -172,9 +184,9 @@ class Intake:
                     await self._woken.wait()
 
     async def _step(self) -> bool:
-        """Read one batch; False when there is nothing to do or nobody to ask."""
+        """Read one batch; whether to go on at once."""
         try:
-            return await self.read_batch() > 0
+            return await self.read_batch() == self._batch
         except (Unavailable, MailServerUnavailable) as error:
             log.warning("intake.waiting", reason=str(error))
             return False
@@ -195,11 +207,28 @@ class Intake:
 
     async def _claim(self, tx: Tx) -> list[Claim]:
         due = await fetch_all(tx, Claim, _CLAIM_DUE, {"batch": self._batch, "lease": LEASE})
-        if len(due) == self._batch:
+        if len(due) == self._batch or monotonic() < self._next_sweep:
             return due
-        oldest = max(datetime.now(UTC) - self._sweep_interval, self._started_at)
-        parameters = {"batch": self._batch - len(due), "lease": LEASE, "oldest": oldest}
-        return due + await fetch_all(tx, Claim, _CLAIM_STALE, parameters)
+        stale = await fetch_all(
+            tx,
+            Claim,
+            _CLAIM_STALE,
+            {
+                "batch": self._batch - len(due),
+                "lease": LEASE,
+                "interval": self._sweep_interval,
+                "begun_at": await self._begin(tx),
+            },
+        )
+        if len(due) + len(stale) < self._batch:
+            self._next_sweep = monotonic() + SWEEP_PAUSE
+        return due + stale
+
+    async def _begin(self, tx: Tx) -> datetime:
+        """When this worker began, by PostgreSQL's clock: what was read before is read again."""
+        if self._begun_at is None:
+            self._begun_at = (await fetch_only(tx, _Clock, "select now() as now", {})).now
+        return self._begun_at
 
     async def _read(self, claims: Sequence[Claim]) -> None:
         try:
@@ -233,16 +262,26 @@ class Intake:
         async with self._db.transaction() as tx:
             for claim in sorted(claims, key=lambda each: each.inbox_id):
                 answer = answers[claim.account_id]
-                if isinstance(answer, Changes):
+                if isinstance(answer, Changes) and not _quiet(answer):
                     await _apply_alone(tx, claim, answer)
-                elif not _lost(answer):
+                elif not isinstance(answer, Changes) and not _lost(answer):
                     await _postpone(tx, claim, answer)
+        quiet = [claim for claim in claims if _quiet(answers[claim.account_id])]
+        if quiet:
+            async with self._db.transaction() as tx:
+                await _confirm(tx, quiet, answers)
 
     async def _from_scratch(self, claim: Claim) -> None:
         """Compare an inbox with everything the mail server has of it."""
         try:
             await self._resync(claim)
+        except Unavailable:
+            raise
         except MailServerError as error:
+            async with self._db.transaction() as tx:
+                await _postpone(tx, claim, error)
+        except Exception as error:
+            log.exception("intake.inbox_failed", inbox_id=str(claim.inbox_id))
             async with self._db.transaction() as tx:
                 await _postpone(tx, claim, error)
 
@@ -254,13 +293,18 @@ class Intake:
         for start in range(0, len(there), CHUNK):
             mails = await self._server.fetch(claim.account_id, there[start : start + CHUNK])
             async with self._db.transaction() as tx:
-                await _hold(tx, claim)
+                held_claim = await _hold(tx, claim)
+                if held_claim is None:
+                    return
+                claim = held_claim
                 held = await sending.live_message_ids(tx, claim.place)
                 await messages.record(tx, claim.place, present=mails, held=held)
         async with self._db.transaction() as tx:
             await messages.lock(tx, claim.organization_id, claim.inbox_id)
             if await _advance(tx, claim, listing.state, more=False):
                 await messages.record(tx, claim.place, destroyed=known - set(there))
+            else:
+                await _read_again(tx, claim)
         INBOXES.labels("from_scratch").inc()
 
     async def _watch(self) -> None:
@@ -295,25 +339,57 @@ update inbox_sync set due_at = null, claimed_until = now() + %(lease)s
 from picked, inbox
 where inbox_sync.inbox_id = picked.inbox_id and inbox.inbox_id = picked.inbox_id
 returning inbox_sync.inbox_id, inbox_sync.organization_id, inbox_sync.pod_id, inbox.domain,
-    inbox_sync.account_id, inbox_sync.state, inbox_sync.failures
+    inbox_sync.account_id, inbox_sync.state, inbox_sync.failures, inbox_sync.claimed_until
 """
 
 _CLAIM_STALE = """
 with picked as (
     select inbox_id from inbox_sync
-    where synced_at < %(oldest)s and claimed_until is null and due_at is null
+    where synced_at < greatest(now() - %(interval)s, %(begun_at)s)
+      and claimed_until is null and due_at is null
     order by synced_at limit %(batch)s for update skip locked
 )
 update inbox_sync set claimed_until = now() + %(lease)s
 from picked, inbox
 where inbox_sync.inbox_id = picked.inbox_id and inbox.inbox_id = picked.inbox_id
 returning inbox_sync.inbox_id, inbox_sync.organization_id, inbox_sync.pod_id, inbox.domain,
-    inbox_sync.account_id, inbox_sync.state, inbox_sync.failures
+    inbox_sync.account_id, inbox_sync.state, inbox_sync.failures, inbox_sync.claimed_until
 """
 
 
 def _lost(answer: Changes | MailServerError) -> bool:
     return isinstance(answer, MailServerRejected) and answer.code is Refusal.STATE_LOST
+
+
+def _quiet(answer: Changes | MailServerError) -> TypeGuard[Changes]:
+    """Whether nothing happened, as in nearly every inbox that is swept."""
+    if not isinstance(answer, Changes):
+        return False
+    return not answer.present and not answer.destroyed and not answer.more
+
+
+async def _confirm(
+    tx: Tx, claims: Sequence[Claim], answers: Mapping[AccountId, Changes | MailServerError]
+) -> None:
+    """Note that these inboxes were read and nothing had happened, all in one statement."""
+    states = [answer.state for claim in claims if _quiet(answer := answers[claim.account_id])]
+    await tx.execute(
+        "with read as (select * from"
+        " unnest(%(inboxes)s::uuid[], %(read_from)s::text[], %(states)s::text[])"
+        " as read (inbox_id, read_from, state)),"
+        " held as (select inbox_id from inbox_sync where inbox_id = any(%(inboxes)s)"
+        " order by inbox_id for update)"
+        " update inbox_sync set state = read.state, claimed_until = null, synced_at = now(),"
+        " failures = 0, last_error = null from read, held"
+        " where inbox_sync.inbox_id = read.inbox_id and held.inbox_id = read.inbox_id"
+        " and inbox_sync.state is not distinct from read.read_from",
+        {
+            "inboxes": [claim.inbox_id for claim in claims],
+            "read_from": [claim.state for claim in claims],
+            "states": states,
+        },
+    )
+    INBOXES.labels("quiet").inc(len(claims))
 
 
 async def _apply_alone(tx: Tx, claim: Claim, changes: Changes) -> None:
@@ -329,6 +405,8 @@ async def _apply_alone(tx: Tx, claim: Claim, changes: Changes) -> None:
                     destroyed=changes.destroyed,
                     held=held,
                 )
+            else:
+                await _read_again(tx, claim)
     except Exception as error:
         if tx.closed:
             raise
@@ -344,16 +422,26 @@ async def _advance(tx: Tx, claim: Claim, state: MailState, *, more: bool) -> boo
         "update inbox_sync set state = %(state)s, claimed_until = null, synced_at = now(),"
         " failures = 0, last_error = null, due_at = case when %(more)s then now() else due_at end"
         " where inbox_id = %(inbox_id)s and organization_id = %(organization_id)s"
-        " and state is not distinct from %(read_from)s",
+        " and state is not distinct from %(read_from)s and claimed_until = %(claimed_until)s",
         {
             "state": state,
             "more": more,
             "inbox_id": claim.inbox_id,
             "organization_id": claim.organization_id,
             "read_from": claim.state,
+            "claimed_until": claim.claimed_until,
         },
     )
     return cursor.rowcount == 1
+
+
+async def _read_again(tx: Tx, claim: Claim) -> None:
+    """What was read is out of date. The bell it answered is answered by nobody else, so ring it."""
+    await tx.execute(
+        "update inbox_sync set due_at = coalesce(due_at, now())"
+        " where inbox_id = %(inbox_id)s and organization_id = %(organization_id)s",
+        {"inbox_id": claim.inbox_id, "organization_id": claim.organization_id},
+    )
 
 
 async def _postpone(tx: Tx, claim: Claim, error: Exception) -> None:
@@ -384,14 +472,20 @@ async def _release(tx: Tx, claims: Sequence[Claim]) -> None:
     )
 
 
-async def _hold(tx: Tx, claim: Claim) -> None:
-    """Keep the claim while a long reading goes on, and take the inbox's lock."""
-    await tx.execute(
+async def _hold(tx: Tx, claim: Claim) -> Claim | None:
+    """Keep the claim while a long reading goes on, and take the inbox's lock; None if it is lost."""
+    cursor = await tx.execute(
         "update inbox_sync set claimed_until = now() + %(lease)s"
-        " where inbox_id = %(inbox_id)s and organization_id = %(organization_id)s",
+        " where inbox_id = %(inbox_id)s and organization_id = %(organization_id)s"
+        " and claimed_until = %(claimed_until)s returning claimed_until",
         {
             "lease": LEASE,
             "inbox_id": claim.inbox_id,
             "organization_id": claim.organization_id,
+            "claimed_until": claim.claimed_until,
         },
     )
+    row = await cursor.fetchone()
+    if row is None:
+        return None
+    return msgspec.structs.replace(claim, claimed_until=row["claimed_until"])

@@ -130,12 +130,10 @@ async def working(resources: Resources) -> AsyncGenerator[None]:
         sweep_interval=settings.sweep_interval,
     )
     tasks = [
-        asyncio.create_task(intake.run(), name="intake"),
-        asyncio.create_task(settle_for_ever(resources), name="settle"),
-        asyncio.create_task(run_jobs(resources), name="jobs"),
+        asyncio.create_task(for_ever("intake", intake.run)),
+        asyncio.create_task(for_ever("settle", lambda: settle_for_ever(resources))),
+        asyncio.create_task(for_ever("jobs", lambda: run_jobs(resources))),
     ]
-    for task in tasks:
-        task.add_done_callback(_report)
     try:
         yield
     finally:
@@ -144,7 +142,11 @@ async def working(resources: Resources) -> AsyncGenerator[None]:
         await asyncio.gather(*tasks, return_exceptions=True)
 
 
-def _report(task: asyncio.Task[None]) -> None:
-    """A loop of the worker ended although none ever should: say so loudly."""
-    if not task.cancelled() and task.exception() is not None:
-        log.critical("worker.loop_ended", loop=task.get_name(), exc_info=task.exception())
+async def for_ever(name: str, loop: Callable[[], Awaitable[None]]) -> None:
+    """Run a loop until cancelled. One that ends by itself is a bug: say so loudly, and begin anew."""
+    while True:
+        try:
+            await loop()
+        except Exception:
+            log.exception("loop.ended", loop=name)
+        await asyncio.sleep(1.0)

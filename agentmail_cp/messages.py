@@ -442,7 +442,8 @@ async def _apply(
     touched = await _show(tx, place, known, shown)
     await threads.summarise(tx, place.organization_id, touched)
     await tx.execute(
-        "update inbox_sync set due_at = now() where inbox_id = %(inbox_id)s"
+        # Without its claim, what intake read before this change cannot undo it.
+        "update inbox_sync set due_at = now(), claimed_until = null where inbox_id = %(inbox_id)s"
         " and organization_id = %(organization_id)s",
         {"inbox_id": place.inbox_id, "organization_id": place.organization_id},
     )
