@@ -243,6 +243,8 @@ class Intake:
             await self._read_alone(claims, error)
             return
         await self._write(claims, answers)
+        if any(isinstance(each, Changes) and each.more for each in answers.values()):
+            self._woken.set()
         for claim in claims:
             if _lost(answers[claim.account_id]):
                 await self._from_scratch(claim)
