@@ -2,6 +2,13 @@
 
 from __future__ import annotations
 
+import os
+
+# What a person has set for their own use must not decide what the tests do.
+for name in [each for each in os.environ if each.startswith("AGENTMAIL_")]:
+    if name != "AGENTMAIL_TEST_DATABASE_URL":
+        del os.environ[name]
+
 pytest_plugins = [
     "tests.fix_app",
     "tests.fix_pg",

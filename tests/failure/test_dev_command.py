@@ -193,6 +193,16 @@ def test_the_printed_request_works_as_it_is_printed(start: Start) -> None:
     assert made.json()["inbox_id"] == "ada@agents.test"
 
 
+def test_the_readme_program_works_as_it_is_printed(start: Start, tmp_path: Path) -> None:
+    run = start()
+    run.until_up()
+    readme = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
+    program = readme.partition("```python\n")[2].partition("```")[0]
+    subprocess.run([sys.executable, "-c", program], cwd=tmp_path, check=True, timeout=30)
+    found = run.request("GET", "/v0/inboxes/ada@agents.test/messages").json()["messages"]
+    assert {message["subject"] for message in found} == {"Hello"}
+
+
 @pytest.mark.parametrize("by", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_a_signal_stops_everything_it_started(start: Start, tmp_path: Path, by: int) -> None:
     run = start()
