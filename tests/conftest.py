@@ -9,8 +9,10 @@ for name in [each for each in os.environ if each.startswith("AGENTMAIL_")]:
     if name != "AGENTMAIL_TEST_DATABASE_URL":
         del os.environ[name]
 
+# In the order of their imports: pytest rewrites the assertions of those it loads itself only.
 pytest_plugins = [
-    "tests.fix_app",
-    "tests.fix_pg",
     "tests.fix_stalwart",
+    "tests.fix_pg",
+    "tests.fix_app",
+    "tests.fix_sdk",
 ]
