@@ -18,9 +18,9 @@ import pytest
 import pytest_asyncio
 
 from agentmail_cp.mailserver import AccountId, Address, OutgoingEmail
-from agentmail_cp.stalwart import StalwartMailServer
-from agentmail_cp.stalwart.jmap import JmapClient, bearer
-from agentmail_cp.stalwart.wanted import mailbox_permissions
+from agentmail_cp.stalwart import StalwartMailServer, setup
+from agentmail_cp.stalwart.jmap import JmapClient, basic, bearer
+from agentmail_cp.stalwart.wanted import Wanted, mailbox_permissions
 from tests.fix_stalwart import DOMAIN, Mailbox, StalwartServer, unverified
 
 pytestmark = pytest.mark.stalwart
@@ -216,6 +216,17 @@ async def test_our_key_keeps_its_doors_from_outside(
         assert (await client.get("/jmap/session")).status_code == 200
         upload = await client.post(f"/jmap/upload/{mailbox.account_id}/", content=b"x")
         assert upload.status_code == 200
+
+
+@pytest.mark.usefixtures("from_outside")
+async def test_an_administrator_can_apply_from_outside(stalwart: StalwartServer) -> None:
+    """The compose file applies from another container at every start."""
+    user, _, password = stalwart.process.admin.partition(":")
+    client = JmapClient(stalwart.url, basic(user, password))
+    client._http.headers.update(OUTSIDE)  # pyright: ignore[reportPrivateUsage]
+    await setup.apply(client, Wanted(domain=DOMAIN), check=True)
+    assert (await setup.status(client)).product == "Stalwart"
+    await client.close()
 
 
 async def test_a_mailbox_cannot_fill_the_disk_with_uploads(
