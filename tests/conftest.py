@@ -13,6 +13,8 @@ for name in [each for each in os.environ if each.startswith("AGENTMAIL_")]:
 pytest_plugins = [
     "tests.fix_stalwart",
     "tests.fix_pg",
+    "tests.fix_process",
+    "tests.fix_proxy",
     "tests.fix_app",
     "tests.fix_sdk",
 ]
