@@ -42,17 +42,9 @@ set_json_loads(msgspec.json.decode)
 
 
 class _Connection(AsyncConnection[DictRow]):
-    """A pooled connection that knows until when it need not be asked whether it is still alive."""
+    """A pooled connection that knows when it was last asked whether it is still alive."""
 
-    trusted_until = 0.0
-
-
-async def _check(connection: _Connection) -> None:
-    """Find connections that a restart of PostgreSQL broke, without a question before every use."""
-    if monotonic() < connection.trusted_until:
-        return
-    await AsyncConnectionPool[_Connection].check_connection(connection)
-    connection.trusted_until = monotonic() + TRUST
+    checked_at = 0.0
 
 
 class Database:
@@ -60,6 +52,7 @@ class Database:
 
     def __init__(self, url: str, *, size: int = 10, wait: float = 2.0) -> None:
         self.url = url
+        self._shaken_at = 0.0
         self._pool = AsyncConnectionPool[_Connection](
             url,
             connection_class=_Connection,
@@ -71,10 +64,19 @@ class Database:
             # its own pauses double each time, so a long outage would be followed by another one.
             reconnect_timeout=2.0,
             open=False,
-            check=_check,
+            check=self._check,
             kwargs={"row_factory": dict_row, "autocommit": True, "connect_timeout": 2},
             name="agentmail-cp",
         )
+
+    async def _check(self, connection: _Connection) -> None:
+        """Find connections that a restart of PostgreSQL broke, without a question before every use:
+        where one is broken, all are asked.
+        """
+        if connection.checked_at > max(monotonic() - TRUST, self._shaken_at):
+            return
+        await AsyncConnectionPool[_Connection].check_connection(connection)
+        connection.checked_at = monotonic()
 
     async def open(self) -> None:
         await self._pool.open()
@@ -95,6 +97,7 @@ class Database:
             async with self._pool.connection() as connection:
                 yield connection
         except (psycopg.OperationalError, PoolTimeout, TooManyRequests) as error:
+            self._shaken_at = monotonic()
             log.warning("database.unavailable", reason=type(error).__name__)
             raise Unavailable("The database is not answering.", retry_after=2.0) from error
 
