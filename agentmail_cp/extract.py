@@ -81,6 +81,7 @@ _QUOTE_MARKUP = re.compile(
 )
 _TRAILING_BREAKS = re.compile(r"(?:\s|&nbsp;|<br\s*/?>)+\Z", re.IGNORECASE)
 _VOID = frozenset("area base br col embed hr img input link meta param source track wbr".split())
+_MAY_INTRODUCE = re.compile(r"^\s*>|(?:[:>]|---)\s*$|_{32}")
 
 
 def text_of(html: str) -> str:
@@ -188,7 +189,12 @@ def _is_header_block(lines: Sequence[str], start: int) -> bool:
 
 
 def _known_intro(lines: Sequence[str]) -> tuple[int, int] | None:
-    """What quotequail finds; it answers with the text above the introduction."""
+    """What quotequail finds; it answers with the text above the introduction.
+
+    It is slow, and every pattern of its 0.5 needs one of these line ends or a quoted line.
+    """
+    if not any(_MAY_INTRODUCE.search(line) for line in lines):
+        return None
     try:
         pieces = quotequail.quote("\n".join(lines), limit=_MAX_LINES + 1, quote_intro_line=True)
     except Exception:  # noqa: BLE001  a library that fails finds nothing
