@@ -1,0 +1,157 @@
+"""The service behind a real HTTP port, for clients that cannot be put into our event loop: the official
+SDKs and schemathesis. It runs in a thread of its own, on the sandbox or on a real Stalwart.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import threading
+from collections.abc import AsyncGenerator, Callable, Generator
+from contextlib import AbstractAsyncContextManager
+
+import msgspec
+import pytest
+import uvicorn
+
+from agentmail_cp import access
+from agentmail_cp.app import AgentMail, create_app
+from agentmail_cp.db import Database
+from agentmail_cp.intake import Doorbell
+from agentmail_cp.mailserver import AccountId, MailServer
+from agentmail_cp.sandbox import MailSandbox
+from agentmail_cp.stalwart import StalwartMailServer
+from agentmail_cp.stalwart.jmap import JmapClient, bearer
+from tests.fix_app import DOMAIN, settings_for
+from tests.fix_stalwart import StalwartServer
+
+HOST = "127.0.0.1"
+PATIENCE = 15.0
+"""Seconds a server may take to start or to stop."""
+
+MailServerMaker = Callable[[], AbstractAsyncContextManager[MailServer]]
+
+
+class Live(msgspec.Struct, frozen=True):
+    """Where a running service is and the key of its only organisation."""
+
+    base_url: str
+    api_key: str
+
+    @property
+    def websocket_url(self) -> str:
+        return self.base_url.replace("http", "ws", 1)
+
+
+class _Runner:
+    """One service in one thread."""
+
+    def __init__(self, database_url: str, mail_server: MailServerMaker) -> None:
+        self._database_url = database_url
+        self._mail_server = mail_server
+        self._ready = threading.Event()
+        self._failed: BaseException | None = None
+        self._http: uvicorn.Server | None = None
+        self._live: Live | None = None
+        self._thread = threading.Thread(target=self._run, name="service under test")
+
+    def start(self) -> Live:
+        self._thread.start()
+        assert self._ready.wait(PATIENCE), "the service did not start"
+        if self._live is None:
+            raise RuntimeError("The service did not start.") from self._failed
+        return self._live
+
+    def stop(self) -> None:
+        if self._http is not None:
+            self._http.should_exit = True
+        self._thread.join(PATIENCE)
+        assert not self._thread.is_alive(), "the service did not stop"
+
+    def _run(self) -> None:
+        try:
+            asyncio.run(self._serve())
+        except BaseException as error:  # noqa: BLE001 -- told to the test in `start`
+            self._failed = error
+        finally:
+            self._ready.set()
+
+    async def _serve(self) -> None:
+        async with self._mail_server() as server:
+            app = create_app(settings_for(self._database_url), server=server)
+            _let_ring(app, server)
+            self._http = uvicorn.Server(
+                uvicorn.Config(app, host=HOST, port=0, ws="none", log_config=None, access_log=False)
+            )
+            serving = asyncio.create_task(self._http.serve())
+            await self._announce(app, self._http, serving)
+            await serving
+
+    async def _announce(
+        self, app: AgentMail, http: uvicorn.Server, serving: asyncio.Task[None]
+    ) -> None:
+        while not http.started:
+            if serving.done():
+                await serving
+                raise RuntimeError("The service stopped while it started.")
+            await asyncio.sleep(0.01)
+        port = http.servers[0].sockets[0].getsockname()[1]
+        self._live = Live(f"http://{HOST}:{port}", await _make_key(app))
+        self._ready.set()
+
+
+def _let_ring(app: AgentMail, server: MailServer) -> None:
+    if isinstance(server, MailSandbox):
+        doorbell: Doorbell = app.state["doorbell"]
+
+        def announce(account: AccountId) -> None:
+            doorbell.announce([account], only_ring=True)
+
+        server.on_bell = announce
+
+
+async def _make_key(app: AgentMail) -> str:
+    db: Database = app.state["resources"].db
+    async with db.transaction() as tx:
+        organization = await access.create_organization(tx, "SDK")
+        made = await access.create_key(tx, organization.organization_id, prefix="inai_", name="sdk")
+    return made.secret
+
+
+@contextlib.contextmanager
+def running(database_url: str, mail_server: MailServerMaker) -> Generator[Live]:
+    """A service on a free port, stopped at the end."""
+    runner = _Runner(database_url, mail_server)
+    try:
+        yield runner.start()
+    finally:
+        runner.stop()
+
+
+@contextlib.asynccontextmanager
+async def on_sandbox() -> AsyncGenerator[MailServer]:
+    """A fresh sandbox."""
+    sandbox = MailSandbox(DOMAIN)
+    async with sandbox.listening():
+        yield sandbox
+
+
+@contextlib.contextmanager
+def running_on_stalwart(database_url: str, stalwart: StalwartServer) -> Generator[Live]:
+    """A service on a real Stalwart, announced by the sweep alone."""
+
+    @contextlib.asynccontextmanager
+    async def mail_server() -> AsyncGenerator[MailServer]:
+        server = StalwartMailServer(JmapClient(stalwart.url, bearer(stalwart.key)))
+        yield server
+        await server.close()
+
+    with running(database_url, mail_server) as live:
+        yield live
+
+
+@pytest.fixture
+def live(database_url: str) -> Generator[Live]:
+    """The service on the sandbox, behind a port."""
+    with running(database_url, on_sandbox) as found:
+        yield found
