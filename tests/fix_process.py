@@ -98,7 +98,7 @@ class ServiceProcess:
         raise AssertionError(f"/health did not answer {status} in {seconds} s: {self.log[-2000:]}")
 
     def kill(self) -> None:
-        """kill -9."""
+        """End it as kill -9 does."""
         process, self._process = self._process, None
         if process is not None:
             process.kill()

@@ -128,6 +128,11 @@ class MailSandbox:
     def hostname(self) -> str:
         return min(self._domains, default="sandbox.test")
 
+    @property
+    def addresses(self) -> frozenset[str]:
+        """The address of every account, retired ones and strangers' included."""
+        return frozenset(self._addresses)
+
     @asynccontextmanager
     async def listening(self, host: str = "127.0.0.1", port: int = 0) -> AsyncGenerator[Door]:
         """Take mail over SMTP while the context is open. Raises OSError when the port is in use."""

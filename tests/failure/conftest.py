@@ -9,6 +9,7 @@ import pytest_asyncio
 
 from agentmail_cp import inboxes, sending
 from tests.failure.world import World, new_sandbox, quiet
+from tests.fix_proxy import Proxy, port_of, through
 
 
 @pytest.fixture
@@ -22,4 +23,18 @@ def hasty(monkeypatch: pytest.MonkeyPatch) -> None:
 async def world(database_url: str, hasty: None) -> AsyncGenerator[World]:
     """The service on a sandbox of its own, its worker stopped."""
     async with quiet(database_url, new_sandbox()) as here:
+        yield here
+
+
+@pytest_asyncio.fixture
+async def pg_proxy(database_url: str) -> AsyncGenerator[Proxy]:
+    """What stands between a `proxied` world and PostgreSQL."""
+    async with Proxy(port_of(database_url)) as proxy:
+        yield proxy
+
+
+@pytest_asyncio.fixture
+async def proxied(database_url: str, pg_proxy: Proxy, hasty: None) -> AsyncGenerator[World]:
+    """A world whose PostgreSQL can be taken away."""
+    async with quiet(through(database_url, pg_proxy), new_sandbox()) as here:
         yield here

@@ -26,9 +26,9 @@ from agentmail_cp.mailserver import (
     Submitted,
 )
 from agentmail_cp.sandbox import Faults
-from tests.failure.world import OUTSIDE, World, new_sandbox, quiet
+from tests.failure.world import OUTSIDE, World
 from tests.fix_app import Json
-from tests.fix_proxy import Proxy, port_of, through
+from tests.fix_proxy import Proxy
 
 NOBODY = "nobody@agents.test"
 
@@ -259,45 +259,41 @@ async def test_answer_not_understood(world: World) -> None:
     await assert_one_mail(world, inbox, await world.post(inbox, key="k"))
 
 
-async def test_postgresql_away_before_the_request(database_url: str, hasty: None) -> None:
+async def test_postgresql_away_before_the_request(proxied: World, pg_proxy: Proxy) -> None:
     """A mail would be sent that nobody remembers."""
-    async with Proxy(port_of(database_url)) as proxy:
-        async with quiet(through(database_url, proxy), new_sandbox()) as world:
-            inbox = await world.inbox("sender")
-            proxy.refuse()
-            assert_try_again(await world.post(inbox, key="k"))
-            assert world.sandbox.outbox == []
+    inbox = await proxied.inbox("sender")
+    pg_proxy.refuse()
+    assert_try_again(await proxied.post(inbox, key="k"))
+    assert proxied.sandbox.outbox == []
 
-            await proxy.heal()
-            assert await world.states() == []
-            await assert_nothing(world, inbox)
-            await assert_one_mail(world, inbox, await world.post(inbox, key="k"))
+    await pg_proxy.heal()
+    assert await proxied.states() == []
+    await assert_nothing(proxied, inbox)
+    await assert_one_mail(proxied, inbox, await proxied.post(inbox, key="k"))
 
 
 @pytest.mark.parametrize("key", ["k", None])
 async def test_postgresql_away_after_the_request(
-    database_url: str, hasty: None, key: str | None
+    proxied: World, pg_proxy: Proxy, key: str | None
 ) -> None:
     """A mail that left would be sent again by the client that was told 503."""
-    async with Proxy(port_of(database_url)) as proxy:
-        async with quiet(through(database_url, proxy), new_sandbox()) as world:
-            inbox = await world.inbox("sender")
+    inbox = await proxied.inbox("sender")
 
-            async def cut() -> None:
-                proxy.refuse()
+    async def cut() -> None:
+        pg_proxy.refuse()
 
-            world.sandbox.after["submit"] = cut
-            wait = assert_try_again(await world.post(inbox, key=key))
-            del world.sandbox.after["submit"]
-            await proxy.heal()
+    proxied.sandbox.after["submit"] = cut
+    wait = assert_try_again(await proxied.post(inbox, key=key))
+    del proxied.sandbox.after["submit"]
+    await pg_proxy.heal()
 
-            (row,) = await world.rows(
-                "select state, extract(epoch from lease_until - now())::float as lease from send"
-            )
-            assert row["state"] == "submitting"
-            assert row["lease"] < wait, "a client that waits as told must not meet the lease"
-            await world.let_leases_end()
-            await assert_one_mail(world, inbox, await world.post(inbox, key=key))
+    (row,) = await proxied.rows(
+        "select state, extract(epoch from lease_until - now())::float as lease from send"
+    )
+    assert row["state"] == "submitting"
+    assert row["lease"] < wait, "a client that waits as told must not meet the lease"
+    await proxied.let_leases_end()
+    await assert_one_mail(proxied, inbox, await proxied.post(inbox, key=key))
 
 
 async def test_crash_before_the_request(world: World) -> None:

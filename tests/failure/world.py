@@ -22,7 +22,7 @@ from agentmail_cp.intake import Intake
 from agentmail_cp.mailserver import AccountId, DocumentId, Folder
 from agentmail_cp.sandbox import MailSandbox
 from agentmail_cp.sandbox.faults import Hook
-from tests.fix_app import DOMAIN, Json, Service, settings_for, started
+from tests.fix_app import DOMAIN, Json, Service, a_mail, settings_for, started
 
 OUTSIDE = "ada@elsewhere.test"
 
@@ -97,6 +97,16 @@ class World(Service):
     async def rows(self, query: Any, **parameters: object) -> list[dict[str, Any]]:
         async with self.db.transaction() as tx:
             return await (await tx.execute(query, parameters)).fetchall()
+
+    async def deliver_to(self, address: str, *, raw: bytes | None = None, number: int = 0) -> None:
+        """A mail from outside, put straight into the sandbox."""
+        mail = (
+            raw
+            or a_mail(address, f"Subject {number}", Message_ID=f"<{number}@out.test>").as_bytes()
+        )
+        self.sandbox.receive(
+            mail, mail_from=OUTSIDE, recipients=[address], helo="out.test", peer="127.0.0.1"
+        )
 
     async def states(self) -> list[str]:
         """The states of all sends, oldest first."""
