@@ -48,6 +48,8 @@ HOST = mail_servers.HOST
 PREFIX = service_settings.PREFIX
 DATABASE_URL = f"{PREFIX}DATABASE_URL"
 ANSWER_TIMEOUT = 30.0
+STOP_PATIENCE = 2
+"""Seconds that requests under way get after Ctrl-C."""
 PARENT_CHECK_INTERVAL = 0.5
 
 
@@ -67,7 +69,7 @@ async def dev(environ: Mapping[str, str], root: Path) -> None:
     async with AsyncExitStack() as running:
         running.enter_context(state.locked())
         door = running.enter_context(_door(_port(environ)))
-        chosen = await mail_servers.plan(environ)
+        chosen = await mail_servers.plan(environ, state)
         database_url = _database(environ, state, chosen, running)
         settings = _settings(
             environ, state, chosen, port=door.getsockname()[1], database_url=database_url
@@ -163,7 +165,7 @@ def _given_database(url: str, chosen: Plan) -> str:
         with psycopg.connect(url, connect_timeout=5) as connection:
             version = connection.info.server_version // 10000
             name = f"{connection.info.dbname}_sandbox"
-        if chosen.fresh:
+        if chosen.way == "sandbox":
             create_database(url, name, afresh=True)
     except psycopg.errors.InsufficientPrivilege:
         raise DevError(
@@ -176,7 +178,7 @@ def _given_database(url: str, chosen: Plan) -> str:
         ) from None
     if version not in pgbinaries.SUPPORTED:
         raise DevError(f"{DATABASE_URL} names a PostgreSQL {version}; 15 to 18 are supported.")
-    return urlsplit(url)._replace(path=f"/{name}").geturl() if chosen.fresh else url
+    return urlsplit(url)._replace(path=f"/{name}").geturl() if chosen.way == "sandbox" else url
 
 
 def _settings(
@@ -245,7 +247,9 @@ async def _serve(mail: Mail, door: socket.socket, announce: Callable[[], None]) 
     configure_logging(mail.settings)
     app = create_app(mail.settings, server=mail.server)
     _connect_bell(app, mail)
-    server = _Server(http_config(app, mail.settings))
+    config = http_config(app, mail.settings)
+    config.timeout_graceful_shutdown = STOP_PATIENCE
+    server = _Server(config)
     serving = asyncio.ensure_future(server.serve(sockets=[door]))
     try:
         await _wait_for_answer(mail.settings.port, serving)

@@ -16,7 +16,7 @@ import msgspec
 
 from agentmail_cp.dev.docker import DockerStalwart, engine_answers
 from agentmail_cp.dev.errors import DevError
-from agentmail_cp.dev.stalwart import LocalStalwart
+from agentmail_cp.dev.stalwart import LocalStalwart, is_made
 from agentmail_cp.dev.state import Endpoint
 from agentmail_cp.sandbox import MailSandbox
 from agentmail_cp.stalwart import setup
@@ -24,6 +24,7 @@ from agentmail_cp.stalwart.hooks import DOORBELL_PATH
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Mapping
+    from pathlib import Path
 
     from agentmail_cp.dev.state import StateFolder
     from agentmail_cp.mailserver import MailServer
@@ -52,27 +53,30 @@ class Mail(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Plan(msgspec.Struct, frozen=True):
-    """The choice before anything starts. Each `world` has a database of its own."""
+    """The choice before anything starts. Each `world` has a database of its own.
+
+    `fresh` says that the mail server will have no mail, so that what an index holds is wrong.
+    """
 
     way: Literal["external", "binary", "docker", "sandbox"]
     world: str
-
-    @property
-    def fresh(self) -> bool:
-        """Whether the world begins anew at each start."""
-        return self.way == "sandbox"
+    fresh: bool = False
 
 
-async def plan(environ: Mapping[str, str]) -> Plan:
+async def plan(environ: Mapping[str, str], state: StateFolder) -> Plan:
     """Choose by what is there: a URL, a binary, a Docker engine, else the sandbox."""
     url = environ.get("AGENTMAIL_CP_STALWART_URL")
     if url:
         return Plan("external", f"agentmail_{hashlib.sha256(url.encode()).hexdigest()[:8]}")
     if shutil.which("stalwart"):
-        return Plan("binary", "agentmail_stalwart")
+        return Plan("binary", "agentmail_stalwart", not is_made(_folder("binary", state)))
     if await engine_answers():
-        return Plan("docker", "agentmail_docker")
-    return Plan("sandbox", "agentmail_sandbox")
+        return Plan("docker", "agentmail_docker", not is_made(_folder("docker", state)))
+    return Plan("sandbox", "agentmail_sandbox", fresh=True)
+
+
+def _folder(way: str, state: StateFolder) -> Path:
+    return state.path / ("stalwart-docker" if way == "docker" else "stalwart")
 
 
 @asynccontextmanager
@@ -92,7 +96,7 @@ async def running(chosen: Plan, state: StateFolder, settings: Settings) -> Async
             )
     else:
         kind = DockerStalwart if chosen.way == "docker" else LocalStalwart
-        folder = state.path / ("stalwart-docker" if chosen.way == "docker" else "stalwart")
+        folder = _folder(chosen.way, state)
         async with kind(folder, domain=settings.domain, doorbell=_doorbell(settings)) as server:
             yield _own(server, settings)
 

@@ -95,7 +95,7 @@ class LocalPostgres:
             )
         raise DevError(
             f"The database in {self._folder} was made by PostgreSQL {made_by}, which is not on "
-            "this machine (any more); install it, or delete that folder to start afresh."
+            f"this machine (any more); install it, or delete {self._folder.parent} to start afresh."
         )
 
     def _made_by(self) -> int | None:
@@ -106,7 +106,7 @@ class LocalPostgres:
         except (OSError, ValueError):
             raise DevError(
                 f"{self._data} is not a PostgreSQL data folder this user can read; "
-                f"delete {self._folder} to start afresh."
+                f"delete {self._folder.parent} to start afresh."
             ) from None
 
     def _make_cluster(self, binaries: Binaries) -> None:

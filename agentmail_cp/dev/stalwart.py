@@ -330,6 +330,11 @@ class LocalStalwart:
         return next((line.strip() for line in reversed(lines) if line.strip()), "no message.")
 
 
+def is_made(folder: Path) -> bool:
+    """Whether the folder holds a server somebody may have used; see the module's states."""
+    return setup.read_key(folder / "key") is not None
+
+
 def _binary_on_path() -> Path:
     """The binary on PATH. Raises DevError when there is none, or one too old."""
     found = shutil.which("stalwart")

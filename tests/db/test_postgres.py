@@ -147,7 +147,7 @@ def test_a_cluster_of_an_absent_version_is_named_in_one_sentence(
     data = tmp_path / "postgres" / "data"
     data.mkdir(parents=True)
     (data / "PG_VERSION").write_text("9")
-    with pytest.raises(DevError, match=r"made by PostgreSQL 9, .* delete that folder"):
+    with pytest.raises(DevError, match=r"made by PostgreSQL 9, .* delete .* to start afresh"):
         server.start()
 
 

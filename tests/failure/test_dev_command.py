@@ -150,6 +150,14 @@ def create_ada(run: Run) -> None:
     assert made.is_success, made.text
 
 
+@contextmanager
+def unfinished_request(port: int) -> Generator[None]:
+    """A client that has begun a request and will never end it."""
+    with socket.create_connection(("127.0.0.1", port)) as client:
+        client.sendall(b"POST /v0/inboxes HTTP/1.1\r\nHost: a\r\nContent-Length: 9\r\n\r\n{")
+        yield
+
+
 def one_sentence(text: str) -> str:
     """What was said, if it is one line without a traceback."""
     assert "Traceback" not in text
@@ -209,7 +217,8 @@ def test_a_signal_stops_everything_it_started(start: Start, tmp_path: Path, by: 
     run.until_up()
     port = run.port
     assert len(processes_in(tmp_path)) > 1
-    assert run.stop(by) < 5
+    with unfinished_request(port):
+        assert run.stop(by) < 5
     assert run.process.returncode == 0
     assert "Traceback" not in run.output
     assert processes_in(tmp_path) == []
@@ -257,6 +266,19 @@ def test_with_stalwart_a_second_start_is_quick_and_keeps_everything(start: Start
     assert again.about == first
     found = again.request("GET", "/v0/inboxes/ada@agents.test/messages").json()["messages"]
     assert {message["subject"] for message in found} == {"kept"}
+
+
+@pytest.mark.stalwart
+def test_deleting_stalwart_s_folder_starts_afresh(start: Start, tmp_path: Path) -> None:
+    run = start(PATH=with_stalwart())
+    run.until_up()
+    create_ada(run)
+    run.stop()
+    shutil.rmtree(tmp_path / ".agentmail" / "stalwart")
+    again = start(PATH=with_stalwart())
+    again.until_up()
+    assert again.request("GET", "/v0/inboxes/ada@agents.test").status_code == 404
+    create_ada(again)
 
 
 @pytest.mark.stalwart
@@ -316,7 +338,7 @@ def test_a_stale_database_is_told_in_one_sentence(start: Start, tmp_path: Path) 
     (data / "PG_VERSION").write_text("12")
     said = one_sentence(start().ended())
     assert "made by PostgreSQL 12" in said
-    assert "delete that folder" in said
+    assert f"delete {tmp_path}/.agentmail to start afresh" in said
 
 
 def test_a_wrong_setting_is_told_in_one_sentence(start: Start) -> None:
