@@ -257,7 +257,14 @@ async def create(
     existing = await _existing(db, organization_id, new.client_id)
     if existing is not None:
         return Created(existing, None)
-    reservation = await _reserve_some(db, organization_id, domain, new)
+    try:
+        reservation = await _reserve_some(db, organization_id, domain, new)
+    except Conflict:
+        # Another request with this client_id was a moment faster: its inbox is the answer.
+        existing = await _existing(db, organization_id, new.client_id)
+        if existing is None:
+            raise
+        return Created(existing, None)
     if reservation.inbox.state == "active":
         return Created(reservation.inbox, None)
     password = new_password()

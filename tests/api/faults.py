@@ -34,3 +34,13 @@ def mistake(answer: httpx.Response, field: str, detail: str | None = None) -> Js
     if detail is not None:
         assert body["error"]["details"]["code"] == detail, body
     return body
+
+
+async def without_key(
+    client: httpx.AsyncClient, method: str, path: str, **headers: str
+) -> httpx.Response:
+    """The same client without its API key, as a stranger comes."""
+    request = client.build_request(method, path)
+    del request.headers["Authorization"]
+    request.headers.update(headers)
+    return await client.send(request)
