@@ -37,7 +37,7 @@ from agentmail_cp.stalwart import StalwartMailServer
 from agentmail_cp.stalwart.jmap import JmapClient, bearer
 from agentmail_cp.web import doorbell as operations
 from agentmail_cp.web import errors
-from agentmail_cp.web.auth import Authentication, provide_caller
+from agentmail_cp.web.auth import OPEN, Authentication, provide_caller
 from agentmail_cp.web.inboxes import Inboxes
 from agentmail_cp.web.keys import ApiKeys, auth_me
 from agentmail_cp.web.listing import provide_query
@@ -45,6 +45,9 @@ from agentmail_cp.web.messages import Messages
 from agentmail_cp.web.paths import normalise
 from agentmail_cp.web.requests import JsonRequest
 from agentmail_cp.web.threads import InboxThreads, Threads
+
+OPENAPI = "/openapi.json"
+"""Where the description of the API is; whoever writes a client reads it before they have a key."""
 
 BODY_OVERHEAD = 1_000_000
 """Room a request has beside the base64 form of the largest message."""
@@ -153,8 +156,9 @@ def _openapi() -> OpenAPIConfig:
         ),
         security=[{"apiKey": []}],
         use_handler_docstrings=True,
-        path="/openapi.json",
+        path=OPENAPI,
         render_plugins=[JsonRenderPlugin(path="/")],
+        openapi_router=Router(OPENAPI, route_handlers=[], include_in_schema=False, opt=OPEN),
     )
 
 

@@ -1,0 +1,73 @@
+"""The description of the API: valid, complete, open to everybody, and the same as the file in docs/."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import schemathesis.openapi
+
+from tests.api.faults import without_key
+from tests.api.write_openapi import FILE, description, text
+from tests.fix_app import Service
+
+Operation = dict[str, Any]
+METHODS = {"get", "post", "put", "patch", "delete"}
+
+
+def operations() -> Iterator[tuple[str, str, Operation]]:
+    for path, item in description()["paths"].items():
+        for method, operation in item.items():
+            if method in METHODS:
+                yield method, path, operation
+
+
+def test_the_file_in_docs_is_what_the_code_serves() -> None:
+    """Readers of docs/ would build clients for another API: run `python -m tests.api.write_openapi`."""
+    assert FILE.read_text(encoding="utf-8") == text()
+
+
+def test_the_description_is_valid_openapi() -> None:
+    """Client generators would refuse it."""
+    schemathesis.openapi.from_dict(description()).validate()
+
+
+def test_every_operation_has_an_id_of_its_own() -> None:
+    """Generated clients name their methods after it."""
+    ids = [operation["operationId"] for _, _, operation in operations()]
+    assert len(ids) == len(set(ids))
+    assert all(each.replace("_", "").replace(".", "").isalpha() for each in ids)
+
+
+def test_every_operation_says_that_it_needs_a_key() -> None:
+    """A generated client would call it without one."""
+    assert description()["security"] == [{"apiKey": []}]
+    assert not [operation for _, _, operation in operations() if "security" in operation]
+
+
+def test_every_operation_documents_its_errors() -> None:
+    """A caller could not tell an error body from another answer."""
+    for method, path, operation in operations():
+        where = f"{method} {path}"
+        wanted = {"400", "401", "403", "404", "503"} - ({"404"} if path == "/v0/auth/me" else set())
+        assert wanted <= operation["responses"].keys(), where
+        for status, response in operation["responses"].items():
+            if status >= "400":
+                schema = response["content"]["application/json"]["schema"]
+                assert schema == {"$ref": "#/components/schemas/ErrorBody"}, (where, status)
+
+
+def test_every_operation_and_parameter_is_described() -> None:
+    """Somebody who reads only the description would have to guess."""
+    for method, path, operation in operations():
+        assert operation["description"], f"{method} {path}"
+        for parameter in operation.get("parameters", ()):
+            if parameter["in"] == "query":
+                assert parameter["description"], f"{method} {path} {parameter['name']}"
+
+
+async def test_the_description_is_readable_without_a_key(service: Service) -> None:
+    """Whoever writes a client needs it before they have a key."""
+    answer = await without_key(service.client, "GET", "/openapi.json")
+    assert answer.status_code == 200
+    assert answer.json()["paths"].keys() == description()["paths"].keys()
