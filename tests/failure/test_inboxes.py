@@ -18,7 +18,6 @@ from agentmail_cp.mailserver import (
 )
 from agentmail_cp.sandbox import Faults
 from tests.failure.world import World
-from tests.fix_app import a_mail
 from tests.fix_proxy import Proxy
 
 ALICE = "alice@agents.test"
