@@ -336,7 +336,7 @@ HOSTILE = {
     "bad bytes": b"From: \xff\xfe <\xff@\xfe>\r\nSubject: \xff\xc3\x28\xed\xa0\x80\r\n\r\n\xff\r\n",
     "lone surrogates": b"Subject: =?utf-16?b?2AA=?= =?utf-8?b?7aCA?=\r\n\r\n=D8=00\r\n",
     "huge id": b"Message-ID: <" + b"x" * 100_000 + b"@out.test>\r\nSubject: x\r\n\r\nx\r\n",
-    "wide id": "Message-ID: <".encode() + "💥".encode() * 499 + b">\r\nSubject: x\r\n\r\nx\r\n",
+    "wide id": b"Message-ID: <" + "💥".encode() * 499 + b">\r\nSubject: x\r\n\r\nx\r\n",
     "a stolen id": b"Message-ID: <document-1@agents.test>\r\nSubject: x\r\n\r\nx\r\n",
     "10,000 references": b"References: " + MANY_IDS + b"\r\nSubject: x\r\n\r\nx\r\n",
     "10,000 parents": b"In-Reply-To: " + MANY_IDS + b"\r\nSubject: x\r\n\r\nx\r\n",
