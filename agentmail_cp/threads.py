@@ -203,14 +203,19 @@ select m.thread_id, m.organization_id, min(m.pod_id::text)::uuid, m.inbox_id,
     (select coalesce(array_agg(distinct label order by label), '{}')
        from message, unnest(labels) as label where thread_id = m.thread_id),
     array_agg(distinct m.mask),
-    (select array_agg(sender order by first, lowest) from
-       (select sender, min("timestamp") as first, min(document_id) as lowest from message
-         where thread_id = m.thread_id group by sender order by 2, 3 limit %(shown)s) as senders),
-    (select coalesce(array_agg(recipient order by first, lowest, place), '{}') from
-       (select recipient, min("timestamp") as first, min(document_id) as lowest, min(place) as place
-          from message, unnest("to" || cc || bcc) with ordinality as each (recipient, place)
-         where thread_id = m.thread_id group by recipient order by 2, 3, 4 limit %(shown)s)
-       as recipients),
+    (select coalesce(array_agg(sender order by "timestamp", document_id), '{}') from
+       (select * from
+         (select distinct on (sender) sender, "timestamp", document_id from message
+           where thread_id = m.thread_id and sender <> ''
+           order by sender, "timestamp", document_id) as firsts
+         order by "timestamp", document_id limit %(shown)s) as senders),
+    (select coalesce(array_agg(recipient order by "timestamp", document_id, place), '{}') from
+       (select * from
+         (select distinct on (recipient) recipient, "timestamp", document_id, place
+           from message, unnest("to" || cc || bcc) with ordinality as each (recipient, place)
+           where thread_id = m.thread_id
+           order by recipient, "timestamp", document_id, place) as firsts
+         order by "timestamp", document_id, place limit %(shown)s) as recipients),
     count(*), sum(m.size), bool_or(m.has_attachment),
     (array_agg(m.message_id order by m."timestamp" desc, m.document_id desc))[1],
     max(m."timestamp"),
