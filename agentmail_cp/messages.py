@@ -138,11 +138,13 @@ async def record(
     fresh = [m for m in present if m.document_id not in known and not _not_ours_yet(m, held)]
     taken = {row.message_id for row in rows} | {f"<{each}>" for each in held}
     async with tx.pipeline():
-        filed = await _add(tx, place, fresh, taken)
-        touched = {each.thread_id for each in filed.values()}
+        touched: set[UUID] = set()
+        # Before new mails join threads, so that each event names the thread its message is in.
         for mail in present:
             if mail.document_id in known:
                 touched |= await _relabel(tx, place, known[mail.document_id], mail)
+        filed = await _add(tx, place, fresh, taken)
+        touched |= {each.thread_id for each in filed.values()}
         touched |= await _remove(tx, place, destroyed)
         await threads.summarise(tx, place.organization_id, touched)
     wanted = {mail.document_id for mail in present} & known.keys()
@@ -234,14 +236,15 @@ def synthetic_id(document_id: DocumentId, domain: str) -> str:
 
 
 def _links(mail: Mail) -> Links:
-    ancestors = _references(mail) or [_clean(each) for each in mail.in_reply_to[:1]]
-    ids = [*ancestors, *mail.in_reply_to, *([mail.message_id] if mail.message_id else [])]
-    usable = dict.fromkeys(each for each in ids if _usable(each))
-    return Links(mail.document_id, tuple(usable), mail.received_at)
+    references, parents = _bounded(mail.references), _bounded(mail.in_reply_to)
+    own = [mail.message_id] if mail.message_id and _usable(mail.message_id) else []
+    ids = dict.fromkeys([*references, *parents, *own])
+    return Links(mail.document_id, tuple(ids), mail.received_at)
 
 
-def _references(mail: Mail) -> list[str]:
-    every = [each for each in mail.references if _usable(each)]
+def _bounded(ids: Sequence[str]) -> list[str]:
+    """The usable ids, the first and the last of them where there are too many."""
+    every = [each for each in ids if _usable(each)]
     if len(every) <= MOST_REFERENCES:
         return every
     return every[:10] + every[10 - MOST_REFERENCES :]
@@ -269,7 +272,7 @@ def _row(place: Place, mail: Mail, thread_id: UUID, message_id: str) -> dict[str
         "bcc": _all_shown(mail.bcc),
         "reply_to": _all_shown(mail.reply_to),
         "in_reply_to": f"<{in_reply_to}>" if in_reply_to else None,
-        "references": [f"<{each}>" for each in _references(mail)],
+        "references": [f"<{each}>" for each in _bounded(mail.references)],
         "preview": _clean(mail.preview)[:LONGEST_PREVIEW],
         "size": mail.size,
         "has_attachment": mail.has_attachment,
