@@ -19,7 +19,7 @@ from msgspec import Meta
 PREFIX = "AGENTMAIL_CP_"
 
 Port = Annotated[int, Meta(ge=1, le=65535)]
-Seconds = Annotated[float, Meta(gt=0)]
+Seconds = Annotated[float, Meta(gt=0, le=86_400)]
 Count = Annotated[int, Meta(ge=1)]
 Tls = Literal["implicit", "starttls", "none"]
 
@@ -153,10 +153,9 @@ def _collect(environ: Mapping[str, str]) -> dict[str, Any]:
 def _read(name: str, path: str) -> str:
     try:
         return Path(path).read_text(encoding="utf-8").strip()
-    except OSError as error:
-        raise SettingsError(
-            f"{name} names {path}, which cannot be read: {error.strerror}."
-        ) from None
+    except (OSError, ValueError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
+        raise SettingsError(f"{name} names {path}, which cannot be read: {reason}.") from None
 
 
 def _explain(error: msgspec.ValidationError, values: Mapping[str, Any]) -> str:

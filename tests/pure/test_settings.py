@@ -1,0 +1,153 @@
+"""Settings: a wrong one names itself, a secret never shows, and others' variables are left alone."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from agentmail_cp import settings
+from agentmail_cp.settings import PREFIX, SECRETS, Settings, SettingsError
+
+URL = "postgresql://me:hunter2@db.test/mail"
+GOOD = {f"{PREFIX}DATABASE_URL": URL}
+
+WRONG = {
+    "database_url": "mysql://me:hunter2@db.test",
+    "database_pool_size": "0",
+    "stalwart_url": "stalwart:8080",
+    "stalwart_connections": "many",
+    "stalwart_connect_timeout": "0",
+    "stalwart_timeout": "-1",
+    "stalwart_webhook_url": "api:8000",
+    "stalwart_webhook_throttle": "soon",
+    "port": "65536",
+    "public_url": "api.test",
+    "domain_shared": "maybe",
+    "imap_port": "0",
+    "imap_tls": "ssl",
+    "smtp_port": "x",
+    "smtp_tls": "ssl",
+    "key_prefix": "no spaces_",
+    "sweep_interval": "0",
+    "intake_batch": "201",
+    "settle_interval": "61",
+    "deleted_inbox_retention_days": "0",
+    "max_message_size": "0",
+    "log_level": "loud",
+    "log_format": "xml",
+}
+"""For each setting that is not free text, a value that does not fit."""
+
+FREE_TEXT = {"stalwart_key", "stalwart_admin", "stalwart_webhook_secret"} | {
+    "host",
+    "domain",
+    "imap_host",
+    "smtp_host",
+}
+
+
+def variable(field: str) -> str:
+    return PREFIX + field.upper()
+
+
+def test_every_setting_has_a_wrong_value_here_or_takes_any_text() -> None:
+    assert WRONG.keys() | FREE_TEXT == set(Settings.__struct_fields__)
+
+
+@pytest.mark.parametrize("field", sorted(WRONG))
+def test_a_wrong_value_names_its_variable(field: str) -> None:
+    with pytest.raises(SettingsError) as caught:
+        settings.load(GOOD | {variable(field): WRONG[field]})
+    assert str(caught.value).startswith(f"{variable(field)} ")
+
+
+TEXT = st.text(st.characters(exclude_characters="\0", codec="utf-8"), min_size=1)
+
+
+@given(st.sampled_from(sorted(Settings.__struct_fields__)), TEXT)
+def test_any_value_is_taken_or_named(field: str, value: str) -> None:
+    """Whatever somebody writes, they learn which variable to look at, and no traceback."""
+    try:
+        settings.load(GOOD | {variable(field): value})
+    except SettingsError as error:
+        assert str(error).startswith(f"{variable(field)} ")
+
+
+@pytest.mark.parametrize("field", ["sweep_interval", "stalwart_timeout", "settle_interval"])
+@pytest.mark.parametrize("value", ["nan", "inf", "-inf", "1e999"])
+def test_a_time_that_is_no_number_is_refused(field: str, value: str) -> None:
+    with pytest.raises(SettingsError, match=variable(field)):
+        settings.load(GOOD | {variable(field): value})
+
+
+@pytest.mark.parametrize("field", sorted(SECRETS))
+def test_a_secret_is_never_in_a_message(field: str) -> None:
+    with pytest.raises(SettingsError) as caught:
+        settings.load({variable(field): "hunter2", f"{PREFIX}PORT": "x"})
+    assert "hunter2" not in str(caught.value)
+    with pytest.raises(SettingsError) as caught:
+        settings.load({variable("database_url"): "mysql://hunter2", variable(field): "hunter2"})
+    assert "hunter2" not in str(caught.value)
+
+
+def test_a_missing_setting_is_named_with_what_to_do() -> None:
+    with pytest.raises(SettingsError, match=r"^AGENTMAIL_CP_DATABASE_URL is not set\. Set it to"):
+        settings.load({})
+
+
+@pytest.mark.parametrize("field", sorted(Settings.__struct_fields__))
+def test_every_setting_can_be_read_from_a_file(field: str, tmp_path: Path) -> None:
+    """Container secrets are files, and end with a line break."""
+    from_text = settings.load(GOOD)
+    value = URL if field == "database_url" else getattr(from_text, field)
+    if value is None:
+        value = {"deleted_inbox_retention_days": 7}.get(field, "http://api.test")
+    file = tmp_path / "secret"
+    file.write_text(f"{value}\n".lower() if isinstance(value, bool) else f"{value}\n")
+    loaded = settings.load(GOOD | {f"{variable(field)}_FILE": str(file)})
+    assert getattr(loaded, field) == value
+
+
+@pytest.mark.parametrize("order", [1, -1])
+def test_the_plain_variable_wins_over_the_file(tmp_path: Path, order: int) -> None:
+    file = tmp_path / "domain"
+    file.write_text("file.test")
+    both = [(variable("domain"), "plain.test"), (variable("domain") + "_FILE", str(file))]
+    assert settings.load(GOOD | dict(both[::order])).domain == "plain.test"
+
+
+def test_a_file_that_cannot_be_read_names_variable_and_path(tmp_path: Path) -> None:
+    missing, binary = tmp_path / "none", tmp_path / "binary"
+    binary.write_bytes(b"\xff\xfe\x00secret")
+    for path in (missing, binary, tmp_path):
+        with pytest.raises(SettingsError) as caught:
+            settings.load(GOOD | {f"{PREFIX}STALWART_KEY_FILE": str(path)})
+        assert f"{PREFIX}STALWART_KEY_FILE names {path}" in str(caught.value)
+        assert "secret" not in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["STALWART_KEYS", "DATABASE", "FILE", "SDK", "PORT_FILE_FILE"])
+def test_an_unknown_variable_of_ours_is_named(name: str) -> None:
+    """A spelling mistake must not leave a setting at its default in silence."""
+    with pytest.raises(SettingsError, match=f"^{PREFIX}{name} is not a setting"):
+        settings.load(GOOD | {PREFIX + name: "1"})
+
+
+def test_the_official_clients_variables_are_not_ours() -> None:
+    """They name somebody else's service, with its key."""
+    theirs = {
+        "AGENTMAIL_API_KEY": "am_1",
+        "AGENTMAIL_BASE_URL": "https://api.agentmail.to",
+        "AGENTMAIL_PORT": "1",
+        "AGENTMAIL_TEST_DATABASE_URL": "x",
+    }
+    assert settings.load(GOOD | theirs) == settings.load(GOOD)
+
+
+def test_an_empty_variable_is_an_unset_one() -> None:
+    """Compose files pass on variables that were never set as empty ones."""
+    empty = {variable(field): "" for field in Settings.__struct_fields__ if field != "database_url"}
+    assert settings.load(GOOD | empty) == settings.load(GOOD)
