@@ -68,7 +68,12 @@ def _inbox_parts(parts: list[str]) -> list[str]:
 
 
 def _message_parts(rest: list[str]) -> list[str]:
-    """`{message_id}[/suffix]` from both ends: the known suffixes are short, the id is what is left."""
+    """`{message_id}[/suffix]`: an id in brackets ends with them, whatever it holds; of any other, the
+    known suffixes are taken away and the id is what is left.
+    """
+    closed = [index for index, part in enumerate(rest, 1) if part.endswith(">")]
+    if closed and rest[0].startswith("<"):
+        return [MARK.join(rest[: closed[-1]]), *rest[closed[-1] :]]
     match rest:
         case [*id_, "attachments", attachment_id] if id_:
             return [MARK.join(id_), "attachments", attachment_id]
