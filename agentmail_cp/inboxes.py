@@ -56,6 +56,7 @@ SECOND_LOOK = 1.0
 """Seconds between two looks for an account that is not there: a mail server that was frozen may, when it
 wakes, still make it."""
 
+SETTLED_AT_ONCE = 16
 LONGEST_DISPLAY_NAME = 256
 MOST_METADATA = 256
 LONGEST_METADATA = 256
@@ -735,27 +736,37 @@ async def settle(db: Database, server: MailServer) -> int:
     mail server refuses waits for a later round; raises `MailServerUnavailable` when it is away.
     """
     settled = 0
-    while (inbox := await _claim_unsettled(db)) is not None:
-        try:
-            await (_take_back if inbox.state == "creating" else _finish_deleting)(db, server, inbox)
-        except (MailServerRejected, MailServerConfused) as error:
-            log.error("inbox.not_settled", inbox_id=str(inbox.inbox_id), reason=str(error))
-            continue
-        log.info("inbox.settled", state=inbox.state, inbox_id=str(inbox.inbox_id))
-        settled += 1
+    while claimed := await _claim_unsettled(db):
+        outcomes = await asyncio.gather(
+            *(_settle_claimed(db, server, inbox) for inbox in claimed), return_exceptions=True
+        )
+        for outcome in outcomes:
+            if isinstance(outcome, BaseException):
+                raise outcome
+            settled += outcome
     return settled
 
 
-async def _claim_unsettled(db: Database) -> Inbox | None:
+async def _settle_claimed(db: Database, server: MailServer, inbox: Inbox) -> bool:
+    try:
+        await (_take_back if inbox.state == "creating" else _finish_deleting)(db, server, inbox)
+    except (MailServerRejected, MailServerConfused) as error:
+        log.error("inbox.not_settled", inbox_id=str(inbox.inbox_id), reason=str(error))
+        return False
+    log.info("inbox.settled", state=inbox.state, inbox_id=str(inbox.inbox_id))
+    return True
+
+
+async def _claim_unsettled(db: Database) -> list[Inbox]:
     async with db.transaction() as tx:
-        return await fetch_one(
+        return await fetch_all(
             tx,
             Inbox,
-            "update inbox set lease_until = now() + %(lease)s where inbox_id = ("
+            "update inbox set lease_until = now() + %(lease)s where inbox_id in ("
             " select inbox_id from inbox where state in ('creating', 'deleting')"
-            " and lease_until < now() order by lease_until limit 1 for update skip locked)"
+            " and lease_until < now() order by lease_until limit %(most)s for update skip locked)"
             f" returning {_COLUMNS}",
-            {"lease": LEASE},
+            {"lease": LEASE, "most": SETTLED_AT_ONCE},
         )
 
 
