@@ -8,7 +8,7 @@ import pytest
 
 from agentmail_cp import events
 from agentmail_cp.db import Database
-from agentmail_cp.events import Event, EventType
+from agentmail_cp.events import Event, EventType, NewEvent
 from agentmail_cp.mailserver import Folder
 from agentmail_cp.messages import Place
 from tests.db.mailbox import a_mail, an_inbox, record
@@ -51,23 +51,23 @@ async def test_what_was_rolled_back_leaves_no_gap(database: Database) -> None:
     place = await an_inbox(database)
     await record(database, place, a_mail(1))
     with pytest.raises(KeyError):
-        async with database.transaction() as tx:
-            await events.append(
-                tx,
-                organization_id=place.organization_id,
-                inbox_id=place.inbox_id,
-                events=[
-                    events.NewEvent(
-                        type=EventType.MESSAGE_SENT,
-                        thread_id=place.inbox_id,
-                        message_id="<x@y>",
-                        document_id=9,
-                    )
-                ],
-            )
-            _ = {}["a crash"]
+        await crash_while_writing(database, place)
     await record(database, place, a_mail(2))
     assert [event.seq for event in await log_of(database, place)] == [1, 2]
+
+
+async def crash_while_writing(db: Database, place: Place) -> None:
+    event = NewEvent(
+        type=EventType.MESSAGE_SENT, thread_id=place.inbox_id, message_id="<x@y>", document_id=9
+    )
+    async with db.transaction() as tx:
+        await events.append(
+            tx,
+            organization_id=place.organization_id,
+            inbox_id=place.inbox_id,
+            events=[event],
+        )
+        raise KeyError
 
 
 async def test_label_changes_are_announced_one_by_one(database: Database) -> None:

@@ -1,0 +1,144 @@
+"""Migrations: applied once, in order, by one process at a time, and never changed afterwards."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import sysconfig
+from collections.abc import AsyncGenerator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from uuid import uuid4
+
+import psycopg
+import pytest
+import pytest_asyncio
+from psycopg import AsyncConnection, sql
+from psycopg.conninfo import make_conninfo
+
+from agentmail_cp import db
+from agentmail_cp.db import Database, Migration, MigrationChanged
+from agentmail_cp.errors import Unavailable
+
+FOLDER = Path(db.__file__).parent / "migrations"
+NAMES = [each.name for each in db.migrations()]
+
+
+@pytest_asyncio.fixture
+async def empty_url(postgres_url: str) -> AsyncGenerator[str]:
+    """A database without a single table."""
+    name = sql.Identifier(f"empty_{uuid4().hex}")
+    async with await AsyncConnection.connect(postgres_url, autocommit=True) as connection:
+        await connection.execute(sql.SQL("create database {}").format(name))
+        try:
+            plain = name.as_string().strip('"')
+            yield postgres_url.rsplit("/", 1)[0] + f"/{plain}"
+        finally:
+            await connection.execute(sql.SQL("drop database {} with (force)").format(name))
+
+
+def applied(url: str) -> list[str]:
+    with psycopg.connect(url) as connection:
+        return [name for (name,) in connection.execute("select name from migration order by name")]
+
+
+async def test_an_empty_database_gets_everything_and_a_second_run_nothing(empty_url: str) -> None:
+    assert await db.migrate(empty_url) == NAMES
+    assert await db.migrate(empty_url) == []
+    assert applied(empty_url) == NAMES
+
+
+async def test_many_processes_may_migrate_at_once(empty_url: str) -> None:
+    """Every replica of a deployment starts with it."""
+    program = (
+        "import asyncio, sys; from agentmail_cp import db;"
+        " print(len(asyncio.run(db.migrate(sys.argv[1]))))"
+    )
+
+    def migrate(_: int) -> int:
+        done = subprocess.run(
+            [sys.executable, "-c", program, empty_url], capture_output=True, text=True, check=True
+        )
+        return int(done.stdout)
+
+    with ThreadPoolExecutor(4) as pool:
+        assert sorted(pool.map(migrate, range(4))) == [0, 0, 0, len(NAMES)]
+    assert applied(empty_url) == NAMES
+
+
+async def test_an_applied_migration_that_changed_is_refused(
+    empty_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two databases would have the same history and different tables."""
+    await db.migrate(empty_url)
+    first, *rest = db.migrations()
+    changed = [
+        Migration(first.name, first.sql + "\n-- more"),
+        *rest,
+        Migration("9.sql", "select 1"),
+    ]
+    monkeypatch.setattr(db, "migrations", lambda: changed)
+    with pytest.raises(MigrationChanged, match=first.name):
+        await db.migrate(empty_url)
+    assert applied(empty_url) == NAMES
+
+
+async def test_a_migration_that_fails_leaves_nothing_of_itself(
+    empty_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    broken = Migration("9999_broken.sql", "create table half (id int); select 1/0")
+    whole = db.migrations()
+    monkeypatch.setattr(db, "migrations", lambda: [*whole, broken])
+    with pytest.raises(psycopg.errors.DivisionByZero):
+        await db.migrate(empty_url)
+    assert applied(empty_url) == NAMES
+    with psycopg.connect(empty_url) as connection:
+        assert connection.execute("select to_regclass('half')").fetchone() == (None,)
+
+
+async def test_what_is_missing_is_known_before_and_after(empty_url: str) -> None:
+    """The readiness check asks this."""
+    pool = Database(empty_url)
+    await pool.open()
+    try:
+        async with pool.reading() as tx:
+            assert await db.pending(tx) == NAMES
+        await db.migrate(empty_url)
+        async with pool.reading() as tx:
+            assert await db.pending(tx) == []
+    finally:
+        await pool.close()
+
+
+async def test_a_database_that_is_away_is_said_so() -> None:
+    url = make_conninfo("postgresql://nobody@127.0.0.1:1/none", connect_timeout=1)
+    with pytest.raises(Unavailable, match="PostgreSQL is not answering"):
+        await db.migrate(url)
+
+
+def test_migrations_are_numbered_without_a_gap() -> None:
+    assert [int(name[:4]) for name in NAMES] == list(range(1, len(NAMES) + 1))
+
+
+def test_our_migrations_lock_nothing_for_long() -> None:
+    """Squawk knows which statements stop a running service.
+
+    Left out: the rules for narrow integers, because masks have 16 values and counts are small; those
+    for timeouts, because the runner sets lock_timeout for every file.
+    """
+    ours = [FOLDER / name for name in NAMES if not name.endswith("_procrastinate.sql")]
+    done = subprocess.run(
+        [
+            Path(sysconfig.get_path("scripts")) / "squawk",
+            "--assume-in-transaction",
+            "--pg-version=15",
+            "--exclude=prefer-bigint-over-int,prefer-bigint-over-smallint",
+            "--exclude=require-lock-timeout,require-statement-timeout",
+            *ours,
+        ],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=30,
+    )
+    assert done.returncode == 0, done.stdout

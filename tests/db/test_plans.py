@@ -1,0 +1,151 @@
+"""Lists and claims stay fast in a large database: no plan reads or sorts a whole table."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import AsyncGenerator, Callable, Coroutine
+from datetime import UTC, datetime, timedelta
+from typing import Any
+from unittest.mock import patch
+from uuid import UUID
+
+import pytest
+import pytest_asyncio
+
+from agentmail_cp import db, intake, messages, threads
+from agentmail_cp.db import Database, Tx
+from agentmail_cp.messages import MessageFilter
+from agentmail_cp.threads import ThreadFilter
+
+ORGANIZATION, INBOX = UUID(int=1), UUID(int=101)
+BIG = {"message", "thread", "inbox_sync", "thread_reference"}
+"""Not `inbox`: a claim of 50 may well read a table of a few thousand short rows once."""
+
+FILL = """
+insert into inbox (inbox_id, organization_id, pod_id, address, username, domain, state, account_id)
+select lpad(to_hex(100 + n), 32, '0')::uuid, lpad(to_hex(1 + n % 500 / 250), 32, '0')::uuid,
+    lpad('2', 32, '0')::uuid, n || '@agents.test', n::text, 'agents.test', 'active', 'a' || n
+from generate_series(0, 4999) as n;
+insert into inbox_sync (inbox_id, organization_id, pod_id, account_id, synced_at, due_at)
+select inbox_id, organization_id, pod_id, account_id, now() - random() * interval '1 min',
+    case when random() < 0.02 then now() end from inbox;
+insert into message (inbox_id, document_id, organization_id, pod_id, thread_id, message_id, direction,
+    labels, mask, "timestamp", subject, sender, "to", cc, bcc, reply_to, "references", preview, size,
+    has_attachment)
+select lpad(to_hex(100 + n % 500), 32, '0')::uuid, n, lpad(to_hex(1 + n % 500 / 250), 32, '0')::uuid,
+    lpad('2', 32, '0')::uuid, lpad(to_hex(n / 1000 * 1000 + n % 500), 32, '0')::uuid,
+    '<' || n || '@elsewhere.test>', 'received',
+    case when random() < 0.05 then '{received,unread}'::text[] else '{received}' end,
+    case when random() < 0.1 then 1 else 0 end,
+    now() - n * interval '1 min', 'Subject', 'ada@elsewhere.test', '{}', '{}', '{}', '{}', '{}',
+    repeat('p', 100), 1000, false
+from generate_series(1, 40000) as n;
+insert into thread_reference (inbox_id, reference, organization_id, thread_id)
+select inbox_id, btrim(message_id, '<>'), organization_id, thread_id from message;
+insert into thread (thread_id, organization_id, pod_id, inbox_id, labels, masks, senders, recipients,
+    message_count, size, has_attachment, last_message_id, "timestamp", created_at)
+select thread_id, organization_id, pod_id, inbox_id, '{received}', array_agg(distinct mask), '{}',
+    '{}', count(*), 1000, false, '', max("timestamp"), min("timestamp")
+from message group by 1, 2, 3, 4;
+analyze;
+"""
+
+
+@pytest_asyncio.fixture
+async def tx(database: Database) -> AsyncGenerator[Tx]:
+    """A transaction on a database of some size; everything in it is rolled back."""
+    async with database.transaction() as connection, connection.transaction(force_rollback=True):
+        for statement in FILL.split(";\n"):
+            await connection.execute(statement)
+        yield connection
+
+
+async def plans(tx: Tx, ask: Callable[[], Coroutine[Any, Any, object]]) -> list[dict[str, Any]]:
+    """The nodes of the plans of every query that `ask` makes through `fetch_all`."""
+    nodes: list[dict[str, Any]] = []
+
+    async def explained(tx: Tx, _kind: object, query: str, parameters: dict[str, Any]) -> list[Any]:
+        cursor = await tx.execute("explain (format json) " + query, parameters)  # pyright: ignore[reportArgumentType]
+        row = await cursor.fetchone()
+        assert row is not None
+        answer = row["QUERY PLAN"]
+        nodes.extend(flat((json.loads(answer) if isinstance(answer, str) else answer)[0]["Plan"]))
+        return []
+
+    with (
+        patch.object(messages, "fetch_all", explained),
+        patch.object(threads, "fetch_all", explained),
+        patch.object(intake, "fetch_all", explained),
+    ):
+        await ask()
+    assert nodes
+    return nodes
+
+
+def flat(plan: dict[str, Any]) -> list[dict[str, Any]]:
+    return [plan, *(node for child in plan.get("Plans", []) for node in flat(child))]
+
+
+def assert_quick(nodes: list[dict[str, Any]]) -> None:
+    read_whole = [
+        node for node in nodes if node["Node Type"] == "Seq Scan" and node["Relation Name"] in BIG
+    ]
+    sorted_much = [
+        node for node in nodes if node["Node Type"] == "Sort" and node["Plan Rows"] > 1_000
+    ]
+    assert (read_whole, sorted_much) == ([], []), nodes
+
+
+@pytest.mark.timeout(60)
+async def test_lists_and_claims_use_their_indexes(tx: Tx) -> None:
+    after = datetime.now(UTC) - timedelta(days=3)
+    for where in (
+        MessageFilter(),
+        MessageFilter(ascending=True),
+        MessageFilter(labels=("unread",)),
+        MessageFilter(masks=tuple(range(16))),
+        MessageFilter(after=after),
+    ):
+        assert_quick(await plans(tx, lambda where=where: message_page(tx, where)))
+    for inbox_id in (INBOX, None):
+        assert_quick(await plans(tx, lambda inbox_id=inbox_id: thread_page(tx, inbox_id)))
+    for claim in (claim_due, claim_stale):
+        assert_quick(await plans(tx, lambda claim=claim: claim(tx)))
+
+
+async def claim_due(tx: Tx) -> object:
+    parameters = {"batch": 50, "lease": intake.LEASE}
+    return await intake.fetch_all(tx, intake.Claim, intake._CLAIM_DUE, parameters)  # pyright: ignore[reportPrivateUsage]
+
+
+async def claim_stale(tx: Tx) -> object:
+    oldest = datetime.now(UTC) - timedelta(seconds=59)
+    parameters = {"batch": 50, "lease": intake.LEASE, "oldest": oldest}
+    return await intake.fetch_all(tx, intake.Claim, intake._CLAIM_STALE, parameters)  # pyright: ignore[reportPrivateUsage]
+
+
+async def message_page(tx: Tx, where: MessageFilter) -> object:
+    return await messages.list_page(
+        tx,
+        organization_id=ORGANIZATION,
+        inbox_id=INBOX,
+        where=where,
+        limit=20,
+        page_token=None,
+    )
+
+
+async def thread_page(tx: Tx, inbox_id: UUID | None) -> object:
+    return await threads.list_page(
+        tx,
+        organization_id=ORGANIZATION,
+        inbox_id=inbox_id,
+        where=ThreadFilter(),
+        limit=20,
+        page_token=None,
+    )
+
+
+def test_the_queries_go_where_their_plans_are_read() -> None:
+    """A rename of what these modules call must not leave the plans unread."""
+    assert messages.fetch_all is threads.fetch_all is intake.fetch_all is db.fetch_all

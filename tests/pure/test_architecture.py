@@ -1,0 +1,261 @@
+"""The rules the design rests on, held by reading the code: who writes what, and how large it may grow."""
+
+from __future__ import annotations
+
+import ast
+import re
+import subprocess
+import sys
+import sysconfig
+from collections.abc import Iterator
+from pathlib import Path
+
+import msgspec
+import pytest
+
+ROOT = Path(__file__).parents[2]
+PACKAGE = ROOT / "agentmail_cp"
+MODULES = {
+    path.relative_to(PACKAGE).with_suffix("").as_posix(): path
+    for path in sorted(PACKAGE.rglob("*.py"))
+}
+
+LONGEST_MODULE = 600
+LONGER = {"inboxes": 700}
+"""Making an inbox and undoing a half-made one are one protocol, and read as one."""
+
+LONGEST_FUNCTION = 50
+
+TABLES = {
+    "organization": {"access"},
+    "pod": {"access"},
+    "api_key": {"access"},
+    "inbox": {"inboxes"},
+    # The row is made and removed with its inbox, moved on by intake, numbered by events and marked as
+    # due by whoever changed labels.
+    "inbox_sync": {"inboxes", "intake", "events", "messages"},
+    # Joining threads moves their messages.
+    "message": {"messages", "threads"},
+    "thread": {"threads"},
+    "thread_alias": {"threads"},
+    "thread_reference": {"threads"},
+    "send": {"sending"},
+    "event": {"events"},
+    "migration": {"db"},
+}
+"""Which modules may write each table."""
+
+TENANTLESS = {"organization", "migration"}
+"""Tables that belong to no organisation, or are one."""
+
+FOR_EVERY_TENANT = {
+    "access._find_by_hash": "the key says which organisation is calling",
+    "inboxes._claim_unsettled": "settling is the operator's work, over all tenants",
+    "inboxes._claim_stale": "settling is the operator's work, over all tenants",
+    "inboxes.erase_retained": "retention is the operator's setting",
+    "intake.ring": "Stalwart names accounts, which are unique in all",
+    "intake.Intake._measure": "a metric of the whole service",
+    "intake._CLAIM_DUE": "one worker reads inboxes of all tenants",
+    "intake._CLAIM_STALE": "one worker reads inboxes of all tenants",
+    "intake._confirm": "takes note of a claim over all tenants",
+    "intake._release": "gives back what a claim over all tenants took",
+    "sending._claim": "settling is the operator's work, over all tenants",
+    "sending.forget_old": "removes old rows of all tenants",
+}
+"""Queries that name no organisation, and why each may not."""
+
+
+class Query(msgspec.Struct, frozen=True):
+    """A piece of SQL and where it stands: module and enclosing function or constant."""
+
+    module: str
+    place: str
+    text: str
+
+    @property
+    def name(self) -> str:
+        return f"{self.module}.{self.place}"
+
+
+def tree(module: str) -> ast.Module:
+    return ast.parse(MODULES[module].read_text(encoding="utf-8"))
+
+
+def text_of(node: ast.AST) -> str | None:
+    """A string constant; what is computed inside an f-string is left out."""
+    match node:
+        case ast.Constant(value=str(text)):
+            return text
+        case ast.JoinedStr(values=values):
+            return "".join(text_of(each) or "" for each in values)
+        case _:
+            return None
+
+
+def strings(node: ast.AST, place: str = "") -> Iterator[tuple[str, str]]:
+    """Every string with the name of the function, class or constant it stands in."""
+    text = text_of(node)
+    if text is not None:
+        yield place, text
+        return
+    match node:
+        case ast.FunctionDef(name=name) | ast.AsyncFunctionDef(name=name) | ast.ClassDef(name=name):
+            place = f"{place}.{name}".lstrip(".")
+        case ast.Assign(targets=[ast.Name(id=name)]) | ast.AnnAssign(target=ast.Name(id=name)):
+            place = place or name
+        case _:
+            pass
+    for child in ast.iter_child_nodes(node):
+        yield from strings(child, place)
+
+
+SQL = re.compile(r"\s*(select|insert into|update|delete from|with)\s+\w")
+WRITES = re.compile(r"\b(?:insert\s+into|delete\s+from|(?<!for )(?<!do )update)\s+(\w+)")
+READS = re.compile(r"\b(?:from|join|into|update)\s+(\w+)")
+
+
+def queries() -> list[Query]:
+    return [
+        Query(module, place, text)
+        for module in MODULES
+        for place, text in strings(tree(module))
+        if SQL.match(text) and not module.startswith(("dev/", "web/"))
+    ]
+
+
+def test_queries_are_found() -> None:
+    """The scans below would pass on an empty list."""
+    assert len(queries()) > 60
+    assert {query.module for query in queries()} >= set().union(*TABLES.values())
+
+
+def test_only_its_owner_writes_a_table() -> None:
+    wrong = [
+        (query.name, table)
+        for query in queries()
+        for table in WRITES.findall(query.text)
+        if query.module not in TABLES.get(table, set())
+    ]
+    assert wrong == []
+
+
+def test_every_query_on_a_tenants_rows_names_the_organization() -> None:
+    """One forgotten condition shows one customer another's mail."""
+    tenants = TABLES.keys() - TENANTLESS
+    silent = {
+        query.name
+        for query in queries()
+        if tenants & set(READS.findall(query.text)) and "organization_id" not in query.text
+    }
+    assert silent - FOR_EVERY_TENANT.keys() == set()
+
+
+def test_only_compose_decides_in_reply_to_and_references() -> None:
+    """Threads break everywhere when two places write these headers (RFC 5322, 3.6.4).
+
+    `compose` fills the port's `OutgoingEmail`; `stalwart/mime` and the sandbox hand its fields on
+    unchanged, which is why they may be read but never set anywhere else.
+    """
+    setters = {
+        module
+        for module in MODULES
+        for node in ast.walk(tree(module))
+        if isinstance(node, ast.Call)
+        and ast.unparse(node.func).endswith(("OutgoingEmail", "structs.replace"))
+        and {"in_reply_to", "references"} & {each.arg for each in node.keywords}
+    }
+    makers = {
+        module
+        for module in MODULES
+        for node in ast.walk(tree(module))
+        if isinstance(node, ast.Call) and ast.unparse(node.func).endswith("OutgoingEmail")
+    }
+    assert setters <= {"compose"}
+    assert makers == {"compose"}
+
+
+HEADER_NAMES = {"In-Reply-To", "References", "in-reply-to", "inReplyTo"}
+WIRES = {"compose", "stalwart/mime", "stalwart/mail", "sandbox/mime"}
+
+
+def test_only_the_wires_spell_the_headers_of_threads() -> None:
+    spelling = {
+        module
+        for module in MODULES
+        for place, text in strings(tree(module))
+        if text in HEADER_NAMES and place and not module.startswith("web/")
+    }
+    assert spelling <= WIRES
+
+
+@pytest.mark.parametrize("module", ["stalwart/mime", "sandbox/mime"])
+def test_a_wire_takes_the_headers_of_threads_from_the_port(module: str) -> None:
+    """Each place that spells one writes the port's field of the same name and nothing else."""
+    written = [
+        line.strip()
+        for line in MODULES[module].read_text(encoding="utf-8").splitlines()
+        if re.search(r"\"(In-Reply-To|References|inReplyTo)\",|\"(inReplyTo|references)\":", line)
+    ]
+    assert written
+    assert all("email.in_reply_to" in line or "email.references" in line for line in written)
+
+
+@pytest.mark.parametrize("module", sorted(MODULES))
+def test_a_module_says_what_it_owns(module: str) -> None:
+    assert len(ast.get_docstring(tree(module)) or "") > 10
+
+
+def code_lines(node: ast.AST, source: list[str]) -> int:
+    """Lines that are code: no docstring, comment or blank line."""
+    start, stop = getattr(node, "lineno", 1), getattr(node, "end_lineno", len(source))
+    prose = {
+        line
+        for each in ast.walk(node)
+        if isinstance(each, ast.Expr) and text_of(each.value) is not None
+        for line in range(each.lineno, (each.end_lineno or each.lineno) + 1)
+    }
+    return sum(
+        1
+        for number in range(start, stop + 1)
+        if number not in prose and not re.match(r"\s*(#|$)", source[number - 1])
+    )
+
+
+@pytest.mark.parametrize("module", sorted(MODULES))
+def test_nothing_grows_too_large_to_read(module: str) -> None:
+    source = MODULES[module].read_text(encoding="utf-8").splitlines()
+    parsed = tree(module)
+    assert code_lines(parsed, source) <= LONGER.get(module, LONGEST_MODULE)
+    for node in ast.walk(parsed):
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+            assert code_lines(node, source) <= LONGEST_FUNCTION, node.name
+
+
+@pytest.mark.parametrize("module", sorted(MODULES))
+def test_only_commands_print_and_only_settings_read_the_environment(module: str) -> None:
+    names = {ast.unparse(each) for each in ast.walk(tree(module)) if isinstance(each, ast.expr)}
+    if not module.startswith("dev/") and module != "cli":
+        assert "print" not in names
+    if not module.startswith("dev/") and module != "settings":
+        assert not names & {"os.environ", "os.getenv", "environ", "getenv"}
+
+
+def test_imports_keep_to_their_layers() -> None:
+    tool = Path(sysconfig.get_path("scripts")) / "lint-imports"
+    done = subprocess.run(
+        [tool, "--no-cache"], cwd=ROOT, capture_output=True, text=True, check=False, timeout=50
+    )
+    assert done.returncode == 0, done.stdout
+
+
+@pytest.mark.parametrize("module", ["compose", "extract", "labels", "addresses", "mailserver"])
+def test_a_pure_module_loads_without_database_web_or_network(module: str) -> None:
+    """Also not through what it imports: import-linter looks at one step only."""
+    heavy = ("psycopg", "litestar", "httpx", "procrastinate", "aiosmtpd", "uvicorn")
+    program = (
+        f"import sys, agentmail_cp.{module}\nprint(*sorted(set(sys.modules) & {set(heavy)!r}))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=True, timeout=50
+    )
+    assert done.stdout.strip() == ""
