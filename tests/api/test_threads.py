@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from datetime import datetime, timedelta
 
 from tests.api.faults import fault, mistake
@@ -88,6 +89,7 @@ async def test_a_late_parent_joins_what_it_connects(service: Service) -> None:
     """Mail overtakes mail: a conversation must be one again, and no id a caller kept may go dead."""
     inbox = await service.inbox("desk")
     older = await arrived(service, inbox, "One", Message_ID="<1@e.test>")
+    await asyncio.sleep(1.1)  # mail servers tell time in seconds
     newer = await arrived(service, inbox, "Three", Message_ID="<3@e.test>", References="<2@e.test>")
     assert older["thread_id"] != newer["thread_id"]
     parent = await arrived(service, inbox, "Two", Message_ID="<2@e.test>", In_Reply_To="<1@e.test>")
