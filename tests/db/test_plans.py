@@ -14,7 +14,9 @@ import pytest_asyncio
 
 from agentmail_cp import db, intake, messages, threads
 from agentmail_cp.db import Database, Tx
+from agentmail_cp.intake import Intake
 from agentmail_cp.messages import MessageFilter
+from agentmail_cp.sandbox import MailSandbox
 from agentmail_cp.threads import ThreadFilter
 
 ORGANIZATION, INBOX = UUID(int=1), UUID(int=101)
@@ -97,7 +99,7 @@ def assert_quick(nodes: list[dict[str, Any]]) -> None:
 
 
 @pytest.mark.timeout(60)
-async def test_lists_and_claims_use_their_indexes(tx: Tx) -> None:
+async def test_lists_and_claims_use_their_indexes(tx: Tx, database: Database) -> None:
     after = datetime.now(UTC) - timedelta(days=3)
     for where in (
         MessageFilter(),
@@ -109,19 +111,12 @@ async def test_lists_and_claims_use_their_indexes(tx: Tx) -> None:
         assert_quick(await plans(tx, lambda where=where: message_page(tx, where)))
     for inbox_id in (INBOX, None):
         assert_quick(await plans(tx, lambda inbox_id=inbox_id: thread_page(tx, inbox_id)))
-    for claim in (claim_due, claim_stale):
-        assert_quick(await plans(tx, lambda claim=claim: claim(tx)))
-
-
-async def claim_due(tx: Tx) -> object:
-    parameters = {"batch": 50, "lease": intake.LEASE}
-    return await intake.fetch_all(tx, intake.Claim, intake._CLAIM_DUE, parameters)  # pyright: ignore[reportPrivateUsage]
-
-
-async def claim_stale(tx: Tx) -> object:
-    oldest = datetime.now(UTC) - timedelta(seconds=59)
-    parameters = {"batch": 50, "lease": intake.LEASE, "oldest": oldest}
-    return await intake.fetch_all(tx, intake.Claim, intake._CLAIM_STALE, parameters)  # pyright: ignore[reportPrivateUsage]
+    reader = Intake(database, MailSandbox("agents.test"))
+    claims = await plans(tx, lambda: reader._claim(tx))  # pyright: ignore[reportPrivateUsage]
+    assert [node["Node Type"] for node in claims].count("ModifyTable") == 2, (
+        "due ones and stale ones"
+    )
+    assert_quick(claims)
 
 
 async def message_page(tx: Tx, where: MessageFilter) -> object:
