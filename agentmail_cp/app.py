@@ -16,6 +16,7 @@ from collections.abc import AsyncGenerator
 from typing import Any
 from uuid import uuid4
 
+import psycopg
 import structlog
 import uvicorn
 from litestar import Litestar, Router
@@ -25,6 +26,7 @@ from litestar.openapi import OpenAPIConfig
 from litestar.openapi.plugins import JsonRenderPlugin
 from litestar.openapi.spec import Components, SecurityScheme
 from litestar.types import Message, Scope, Send
+from procrastinate.exceptions import ConnectorException
 
 from agentmail_cp import __version__, jobs
 from agentmail_cp.access import Keyring
@@ -182,7 +184,23 @@ def configure_logging(settings: Settings) -> None:
         logger_factory=structlog.PrintLoggerFactory(sys.stderr),
         cache_logger_on_first_use=True,
     )
-    logging.basicConfig(level=max(level, logging.WARNING), stream=sys.stderr)
+    logging.basicConfig(level=max(level, logging.WARNING), handlers=[_Libraries()], force=True)
+    # It reports every attempt to connect; `database.unavailable` says as much once a request.
+    logging.getLogger("psycopg.pool").setLevel(logging.ERROR)
+
+
+class _Libraries(logging.Handler):
+    """Puts what libraries log into our log. That PostgreSQL is away needs no traceback."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        error = record.exc_info[1] if record.exc_info else None
+        expected = isinstance(error, (psycopg.OperationalError, ConnectorException))
+        structlog.stdlib.get_logger().log(
+            record.levelno,
+            " ".join(record.getMessage().split()),
+            library=record.name,
+            exc_info=None if expected else record.exc_info,
+        )
 
 
 async def serve(

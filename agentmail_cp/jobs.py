@@ -42,7 +42,9 @@ class Resources(msgspec.Struct, frozen=True):
 def make_app(url: str) -> procrastinate.App:
     """The procrastinate app with all our jobs, on its own connections."""
     app = procrastinate.App(
-        connector=PsycopgConnector(conninfo=url, min_size=1, max_size=3, kwargs={})
+        connector=PsycopgConnector(
+            conninfo=url, min_size=1, max_size=3, kwargs={}, name="agentmail-jobs"
+        )
     )
     app.add_tasks_from(blueprint, namespace="agentmail")
     return app
