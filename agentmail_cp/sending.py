@@ -1,7 +1,8 @@
 """Sending: one mail, handed in effectively once.
 
 Owns the table `send`: one row per send, written before the mail server is asked, without a body.
-`submitting` → `sent` | `refused` | `abandoned`; `unknown` when no answer came. A row whose `lease_until`
+`submitting` → `sent` | `refused` | `abandoned`; `unknown` when no answer came or whoever submitted it
+is gone. A row whose `lease_until`
 has passed in `submitting` or `unknown` is settled before anything is sent again: `find_own` looks for the
 copy by its Message-ID, never in a search index. `lease_until` also tells attempts apart: who took a row
 with another one no longer decides about it. Threads, index row and event are written together when the
@@ -249,6 +250,12 @@ async def _begin(db: Database, server: MailServer, attempt: _Attempt) -> Send:
 
 async def _settle_first(db: Database, server: MailServer, earlier: Send) -> None:
     claims = await _claim(db, earlier.send_id)
+    if not claims and earlier.state == "unknown":
+        raise Unavailable(
+            "It is being found out whether the message was sent.",
+            fix="Repeat the request with the same Idempotency-Key: it is never sent twice.",
+            retry_after=2.0,
+        )
     if not claims:
         remaining = (earlier.lease_until - datetime.now(UTC)).total_seconds()
         raise Conflict(
@@ -560,7 +567,7 @@ async def _claim(db: Database, send_id: UUID | None = None) -> list[_Claimed]:
         rows = await fetch_all(
             tx,
             Send,
-            "update send set lease_until = now() + %(lease)s,"
+            "update send set state = 'unknown', lease_until = now() + %(lease)s,"
             " owed_until = coalesce(owed_until, now() + %(owed)s) where send_id in ("
             " select send_id from send where state in ('submitting', 'unknown')"
             " and lease_until <= now() and send_id = coalesce(%(send_id)s::uuid, send_id)"

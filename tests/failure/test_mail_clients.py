@@ -99,7 +99,7 @@ async def test_mail_moved_to_trash_is_labelled_trash(live: Running, ringing: Rin
     def move() -> None:
         with ringing.imap(inbox) as client:
             client.select("INBOX")
-            answer = client._simple_command("MOVE", "1", '"Trash"')  # noqa: SLF001  # pyright: ignore[reportPrivateUsage, reportAttributeAccessIssue, reportUnknownVariableType]
+            answer = client._simple_command("MOVE", "1", '"Trash"')
             assert answer[0] == "OK"
 
     await asyncio.to_thread(move)
