@@ -16,6 +16,11 @@ from hypothesis import strategies as st
 
 from tests.fix_sdk import Live
 
+# The service runs in a thread of this process and draws random numbers while hypothesis watches.
+pytestmark = pytest.mark.filterwarnings(
+    "ignore:Do not use the `random` module:hypothesis.errors.HypothesisDeprecationWarning"
+)
+
 Send = Callable[[bytes], httpx.Response]
 
 # Lone surrogates included: json.dumps writes them as escapes, as JavaScript does.

@@ -21,6 +21,11 @@ from schemathesis.specs.openapi import checks as openapi
 from tests.api.write_openapi import description
 from tests.fix_sdk import Live
 
+# The service runs in a thread of this process and draws random numbers while hypothesis watches.
+pytestmark = pytest.mark.filterwarnings(
+    "ignore:Do not use the `random` module:hypothesis.errors.HypothesisDeprecationWarning"
+)
+
 EXAMPLES = int(os.environ.get("SCHEMATHESIS_EXAMPLES", "12"))
 CHECKS: list[Any] = [
     any_api.not_a_server_error,
