@@ -9,7 +9,7 @@ FORGET = (
     "delete from thread",
     "delete from thread_reference",
     "delete from thread_alias",
-    "update inbox_sync set state = null, due_at = now()",
+    "update inbox_sync set state = null, due_at = now(), claimed_until = null",
 )
 
 
