@@ -21,6 +21,7 @@ MAX_INPUT = 64 * 1024
 
 MAX_PREVIEW = 200
 
+_PREVIEWED = 8 * 1024
 _MAX_LINES = 1000
 _MAX_LINE = 300
 _WRAPPED = 3
@@ -98,6 +99,11 @@ def preview(text: str) -> str:
     """The first words of a text on a single line, at most 200 characters."""
     words = _INVISIBLE.sub("", text[: MAX_INPUT // 8]).split()
     return " ".join(words)[:MAX_PREVIEW].rstrip()
+
+
+def preview_html(html: str) -> str:
+    """The first words of HTML as `preview` gives them; 8 kB are looked at, style sheets not counted."""
+    return preview(text_of(_UNSEEN.sub(" ", html[:MAX_INPUT])[:_PREVIEWED]))
 
 
 def reply_text(text: str) -> str:

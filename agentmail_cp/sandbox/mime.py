@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import base64
 import binascii
-import html
 import re
 import secrets
 from datetime import UTC, datetime
@@ -25,6 +24,7 @@ from typing import TYPE_CHECKING, cast
 
 import msgspec
 
+from agentmail_cp.extract import preview_html
 from agentmail_cp.mailserver import (
     Address,
     BlobId,
@@ -48,8 +48,6 @@ _WIRE = policy.compat32.clone(linesep="\r\n", max_line_length=998)
 _HEADER = re.compile(rb"^([!-9;-~]+)[ \t]*:(.*)$", re.DOTALL)
 _FOLD = re.compile(rb"\r?\n[ \t]+")
 _ID = re.compile(r"<([^<>]+)>")
-_HIDDEN_HTML = re.compile(r"(?is)<(script|style|head|title)\b.*?</\1\s*>|<!--.*?-->")
-_TAG = re.compile(r"<[^>]*>")
 _REPLY_PREFIX = re.compile(r"^(?:(?:re|fwd?|aw|wg)(?:\[\d+\])?:\s*)+", re.IGNORECASE)
 
 
@@ -318,13 +316,13 @@ def _joined(parts: Iterable[Part], content_type: str) -> str | None:
 
 
 def _preview(bodies: _Bodies) -> str:
-    """The beginning of the first body. For HTML crude on purpose: no renderer, good to look at."""
+    """The beginning of the first body."""
     texts = [part for part in (*bodies.text, *bodies.html) if not part.media]
     if not texts:
         return ""
     shown = texts[0].text
     if texts[0].content_type == "text/html":
-        shown = html.unescape(_TAG.sub(" ", _HIDDEN_HTML.sub(" ", shown)))
+        return preview_html(shown)
     return " ".join(shown.split())[:PREVIEW_LENGTH]
 
 

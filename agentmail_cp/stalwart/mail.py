@@ -4,32 +4,42 @@ Truth comes from `Email/changes`, from mailbox contents and from `Email/get`; ne
 or date searches, which Stalwart answers from an index that lags. A mail is asked for by its bare
 document id, and Email ids in answers are cut down to it at once (`ids.py` says why).
 Reads go through `call_many`, so that no request exceeds the server's limits; writes are one request.
+What the answers look like and become is in `emails.py`.
 """
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import msgspec
 
 from agentmail_cp.mailserver import (
     AccountId,
-    Address,
-    Attachment,
     BlobId,
     Changes,
     DocumentId,
     Folder,
     Listing,
-    Mail,
-    MailContent,
     MailServerConfused,
     MailServerError,
     MailServerRejected,
     MailServerUnavailable,
     MailState,
     Refusal,
+)
+from agentmail_cp.stalwart.emails import (
+    CONTENT,
+    LEAF,
+    LOST,
+    MAIL,
+    PART,
+    Content,
+    Email,
+    Keywords,
+    Page,
+    QueryPage,
+    content_of,
+    mail_of,
 )
 from agentmail_cp.stalwart.folders import ensure_exists, exists, mailbox_get
 from agentmail_cp.stalwart.ids import document_of, email_id
@@ -41,127 +51,31 @@ from agentmail_cp.stalwart.jmap import (
     SetAnswer,
     reference,
 )
-from agentmail_cp.stalwart.mime import header_text
+from agentmail_cp.stalwart.previews import previews
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 
-    from agentmail_cp.mailserver import Cursor, Relabel
+    from agentmail_cp.mailserver import Cursor, Mail, MailContent, Relabel
     from agentmail_cp.stalwart.folders import Folders, Places
     from agentmail_cp.stalwart.jmap import Answer, JmapClient, SetError
+    from agentmail_cp.stalwart.previews import ShownAt
 
 T = TypeVar("T")
 
-PREVIEW: Final = 200
 CONTENTS: Final = 25
 """Mails whose bodies come in one answer; a body may be as large as the largest mail."""
 LISTING_TRIES: Final = 5
-LONG_AGO: Final = datetime(1970, 1, 1, tzinfo=UTC)
 
 ALWAYS_LOWER: Final = frozenset({"$answered", "$draft", "$flagged", "$forwarded", "$seen"})
 """Keywords Stalwart has in one spelling, whatever a client wrote; the usual ones, to save a look."""
 
-LOST: Final = frozenset({"cannotCalculateChanges", "invalidArguments"})
-"""Stalwart's answers to a state it forgot or never gave out."""
 
-MAIL: Final = (
-    "id",
-    "mailboxIds",
-    "keywords",
-    "receivedAt",
-    "sentAt",
-    "messageId",
-    "inReplyTo",
-    "references",
-    "subject",
-    "from",
-    "to",
-    "cc",
-    "bcc",
-    "replyTo",
-    "size",
-    "hasAttachment",
-    "preview",
-)
-"""Properties of `Mail`. All of them come from Stalwart's metadata; none makes it read the message."""
+class _Heard(msgspec.Struct):
+    """What one account answered to Email/changes: the page, and the mails it names."""
 
-CONTENT: Final = ("id", "blobId", "headers", "textBody", "htmlBody", "attachments", "bodyValues")
-PART: Final = ("partId", "blobId", "size", "type", "name", "cid", "disposition")
-
-
-class Page(msgspec.Struct, rename="camel"):
-    """One answer of Email/changes (RFC 8620 section 5.2)."""
-
-    new_state: MailState
-    has_more_changes: bool
-    created: list[str]
-    updated: list[str]
-    destroyed: list[str]
-
-
-class _Address(msgspec.Struct):
-    email: str | None = None
-    name: str | None = None
-
-
-class _Email(msgspec.Struct, rename="camel"):
-    id: str
-    mailbox_ids: dict[str, bool]
-    keywords: dict[str, bool]
-    received_at: str
-    size: int
-    has_attachment: bool
-    sent_at: str | None = None
-    message_id: list[str] | None = None
-    in_reply_to: list[str] | None = None
-    references: list[str] | None = None
-    subject: str | None = None
-    sender: list[_Address] | None = msgspec.field(default=None, name="from")
-    to: list[_Address] | None = None
-    cc: list[_Address] | None = None
-    bcc: list[_Address] | None = None
-    reply_to: list[_Address] | None = None
-    preview: str | None = None
-
-
-class _Keywords(msgspec.Struct):
-    id: str
-    keywords: dict[str, bool]
-
-
-class _Header(msgspec.Struct):
-    name: str
-    value: str
-
-
-class _Part(msgspec.Struct, rename="camel"):
-    part_id: str | None
-    size: int
-    type: str
-    blob_id: str | None = None
-    name: str | None = None
-    cid: str | None = None
-    disposition: str | None = None
-
-
-class _Value(msgspec.Struct):
-    value: str
-
-
-class _Content(msgspec.Struct, rename="camel"):
-    id: str
-    blob_id: str
-    headers: list[_Header]
-    text_body: list[_Part]
-    html_body: list[_Part]
-    attachments: list[_Part]
-    body_values: dict[str, _Value]
-
-
-class _QueryPage(msgspec.Struct, rename="camel"):
-    query_state: MailState
-    ids: list[str]
-    total: int
+    page: Page
+    emails: list[Email]
 
 
 class Mailboxes:
@@ -181,18 +95,21 @@ class Mailboxes:
                 return {cursors[0].account_id: _state_lost(str(error))}
             return await self._changes_one_by_one(cursors, limit)
         missing = _missing_accounts(answers)
+        heard = {c.account_id: _heard(c, missing, answers) for c in cursors}
+        shown = await previews(
+            self._jmap,
+            {who: what.emails for who, what in heard.items() if isinstance(what, _Heard)},
+        )
         found: dict[AccountId, Changes | MailServerError] = {}
-        for cursor in cursors:
-            account_id = cursor.account_id
-            if cursor.state is None:
-                found[account_id] = _state_lost("No state was given.")
-            elif account_id in missing:
-                found[account_id] = MailServerRejected(Refusal.NO_ACCOUNT, "No such account.")
-            else:
-                try:
-                    found[account_id] = await self._changes(account_id, answers)
-                except MailServerError as error:
-                    found[account_id] = error
+        for account_id, what in heard.items():
+            if isinstance(what, MailServerError):
+                found[account_id] = what
+                continue
+            try:
+                self._learn_folders(account_id, answers)
+                found[account_id] = await self._changes(account_id, what, shown)
+            except MailServerError as error:
+                found[account_id] = error
         return found
 
     async def listing(self, account_id: AccountId) -> Listing:
@@ -206,9 +123,10 @@ class Mailboxes:
         self, account_id: AccountId, document_ids: Sequence[DocumentId]
     ) -> tuple[Mail, ...]:
         size = (await self._jmap.limits()).max_objects_in_get
-        found = await self._get(account_id, document_ids, size, {"properties": MAIL}, _Email)
-        places = await self._places_for(account_id, found)
-        return _in_order(_mail(email, places) for email in found)
+        options = {"properties": MAIL, "bodyProperties": LEAF}
+        found = await self._get(account_id, document_ids, size, options, Email)
+        shown = await previews(self._jmap, {account_id: found})
+        return await self._mails(account_id, found, shown)
 
     async def read(
         self, account_id: AccountId, document_ids: Sequence[DocumentId]
@@ -220,8 +138,8 @@ class Mailboxes:
             "fetchHTMLBodyValues": True,
             "maxBodyValueBytes": 0,
         }
-        found = await self._get(account_id, document_ids, CONTENTS, options, _Content)
-        return {content.document_id: content for content in map(_mail_content, found)}
+        found = await self._get(account_id, document_ids, CONTENTS, options, Content)
+        return {content.document_id: content for content in map(content_of, found)}
 
     async def relabel(self, account_id: AccountId, changes: Sequence[Relabel]) -> None:
         spellings = await self._spellings(account_id, changes)
@@ -318,26 +236,33 @@ class Mailboxes:
         check = {"ids": list(asked), "properties": ["id"]}
         return await self._jmap.call_many([[Call("x:Account/get", check, ACCOUNTS)], *groups])
 
-    async def _changes(self, account_id: AccountId, answers: Mapping[str, Answer]) -> Changes:
-        page = _page(answers[f"{account_id} changes"])
-        found = [
-            email
-            for which in ("created", "updated")
-            for email in answers[f"{account_id} {which}"].into(GetAnswer[_Email]).found
-        ]
+    def _learn_folders(self, account_id: AccountId, answers: Mapping[str, Answer]) -> None:
         if (mailboxes := answers.get(f"{account_id} folders")) is not None:
             self._folders.learn(account_id, mailboxes)
+
+    async def _changes(
+        self, account_id: AccountId, heard: _Heard, shown: Mapping[ShownAt, str]
+    ) -> Changes:
+        page = heard.page
         seen = {document_of(each) for each in (*page.created, *page.updated)}
         gone = {document_of(each) for each in page.destroyed} - seen
         # A thread merge destroys an Email id, not the mail, which may have been reported before.
         kept = await self.fetch(account_id, sorted(gone)) if gone else ()
-        places = await self._places_for(account_id, found)
+        present = await self._mails(account_id, heard.emails, shown)
         return Changes(
             account_id=account_id,
             state=page.new_state,
-            present=_in_order([*(_mail(email, places) for email in found), *kept]),
+            present=_in_order([*present, *kept]),
             destroyed=tuple(sorted(gone - {mail.document_id for mail in kept})),
             more=page.has_more_changes,
+        )
+
+    async def _mails(
+        self, account_id: AccountId, emails: Sequence[Email], shown: Mapping[ShownAt, str]
+    ) -> tuple[Mail, ...]:
+        places = await self._places_for(account_id, emails)
+        return _in_order(
+            mail_of(email, places, shown.get((account_id, email.id))) for email in emails
         )
 
     async def _list_once(self, account_id: AccountId) -> Listing | None:
@@ -353,7 +278,7 @@ class Mailboxes:
             calls = (exists(account_id, "account"), Call("Email/query", arguments, "query"))
             answers = await self._jmap.call(*calls, repeat=True)
             ensure_exists(answers["account"])
-            page = answers["query"].into(_QueryPage)
+            page = answers["query"].into(QueryPage)
             if state is not None and page.query_state != state:
                 return None
             state = page.query_state
@@ -398,7 +323,7 @@ class Mailboxes:
         size = (await self._jmap.limits()).max_objects_in_get
         options = {"properties": ("id", "keywords")}
         found: dict[DocumentId, dict[str, list[str]]] = {}
-        for mail in await self._get(account_id, odd, size, options, _Keywords):
+        for mail in await self._get(account_id, odd, size, options, Keywords):
             spellings = found.setdefault(document_of(mail.id), {})
             for keyword in mail.keywords:
                 spellings.setdefault(keyword.lower(), []).append(keyword)
@@ -414,7 +339,7 @@ class Mailboxes:
             refused |= answer.not_updated or {}
         _raise_relabel(refused)
 
-    async def _places_for(self, account_id: AccountId, emails: Sequence[_Email]) -> Places:
+    async def _places_for(self, account_id: AccountId, emails: Sequence[Email]) -> Places:
         places = await self._folders.places(account_id)
         if all(places.know(email.mailbox_ids) for email in emails):
             return places
@@ -450,11 +375,28 @@ def _changes_calls(
     calls = [Call("Email/changes", arguments, f"{account_id} changes")]
     for which in ("created", "updated"):
         ids = reference(f"{account_id} changes", "Email/changes", f"/{which}")
-        wanted = {"accountId": account_id, "#ids": ids, "properties": MAIL}
+        wanted = {"accountId": account_id, "#ids": ids, "properties": MAIL, "bodyProperties": LEAF}
         calls.append(Call("Email/get", wanted, f"{account_id} {which}"))
     if not known:
         calls.append(mailbox_get(account_id, f"{account_id} folders"))
     return calls
+
+
+def _heard(
+    cursor: Cursor, missing: frozenset[AccountId], answers: Mapping[str, Answer]
+) -> _Heard | MailServerError:
+    account_id = cursor.account_id
+    if cursor.state is None:
+        return _state_lost("No state was given.")
+    if account_id in missing:
+        return MailServerRejected(Refusal.NO_ACCOUNT, "No such account.")
+    try:
+        page = _page(answers[f"{account_id} changes"])
+        gets = [answers[f"{account_id} {which}"] for which in ("created", "updated")]
+        emails = [email for get in gets for email in get.into(GetAnswer[Email]).found]
+    except MailServerError as error:
+        return error
+    return _Heard(page, emails)
 
 
 def _page(answer: Answer) -> Page:
@@ -490,97 +432,3 @@ def _chunks(items: Sequence[T], size: int) -> list[list[T]]:
 def _in_order(mails: Iterable[Mail]) -> tuple[Mail, ...]:
     by_id = {mail.document_id: mail for mail in mails}
     return tuple(by_id[document_id] for document_id in sorted(by_id))
-
-
-def _mail(email: _Email, places: Places) -> Mail:
-    senders = _addresses(email.sender)
-    message_ids = _message_ids(email.message_id)
-    return Mail(
-        document_id=document_of(email.id),
-        folders=places.folders(email.mailbox_ids),
-        keywords=frozenset(keyword.lower() for keyword in email.keywords),
-        received_at=_moment(email.received_at) or LONG_AGO,
-        sent_at=_moment(email.sent_at),
-        message_id=message_ids[0] if message_ids else None,
-        in_reply_to=_message_ids(email.in_reply_to),
-        references=_message_ids(email.references),
-        subject=_text(email.subject) if email.subject is not None else None,
-        sender=senders[0] if senders else None,
-        to=_addresses(email.to),
-        cc=_addresses(email.cc),
-        bcc=_addresses(email.bcc),
-        reply_to=_addresses(email.reply_to),
-        size=email.size,
-        has_attachment=email.has_attachment,
-        preview=" ".join(_text(email.preview or "").split())[:PREVIEW],
-    )
-
-
-def _addresses(found: Sequence[_Address] | None) -> tuple[Address, ...]:
-    return tuple(
-        Address(_text(address.email), _text(address.name) if address.name else None)
-        for address in found or ()
-        if address.email
-    )
-
-
-def _message_ids(found: Sequence[str] | None) -> tuple[str, ...]:
-    return tuple(_text(each) for each in found or () if each)
-
-
-def _text(value: str) -> str:
-    """U+0000 is in no real text, but in mails made to break what reads them."""
-    return value.replace("\0", "")
-
-
-def _moment(text: str | None) -> datetime | None:
-    """A moment in UTC, None for one that no calendar has: Date headers hold anything."""
-    if text is None:
-        return None
-    try:
-        return msgspec.convert(text, datetime).astimezone(UTC)
-    except (msgspec.ValidationError, OverflowError):
-        return None
-
-
-def _mail_content(content: _Content) -> MailContent:
-    # Inline pictures outside multipart/related are only in the body lists (RFC 8621 section 4.1.4).
-    media = [p for p in (*content.text_body, *content.html_body) if not p.type.startswith("text/")]
-    parts = {part.part_id: part for part in (*media, *content.attachments)}
-    return MailContent(
-        document_id=document_of(content.id),
-        raw_blob_id=BlobId(content.blob_id),
-        headers=tuple((each.name, _text(header_text(each.value))) for each in content.headers),
-        text=_body(content.text_body, "text/plain", content.body_values),
-        html=_body(content.html_body, "text/html", content.body_values),
-        attachments=tuple(
-            _attachment(part) for part in sorted(parts.values(), key=_position) if part.blob_id
-        ),
-    )
-
-
-def _body(parts: Sequence[_Part], content_type: str, values: Mapping[str, _Value]) -> str | None:
-    """The parts of this type in order, None when there is none: HTML stands in for missing text."""
-    texts = [
-        values[part.part_id].value
-        for part in parts
-        if part.type == content_type and part.part_id is not None and part.part_id in values
-    ]
-    return "\n".join(texts) if texts else None
-
-
-def _position(part: _Part) -> int:
-    """Stalwart's part ids are the parts' numbers in document order."""
-    return int(part.part_id) if part.part_id and part.part_id.isdecimal() else 0
-
-
-def _attachment(part: _Part) -> Attachment:
-    return Attachment(
-        part_id=part.part_id or "",
-        blob_id=BlobId(part.blob_id or ""),
-        size=part.size,
-        content_type=part.type,
-        filename=part.name,
-        content_id=part.cid,
-        inline=part.disposition == "inline" or (part.disposition is None and part.cid is not None),
-    )

@@ -30,6 +30,7 @@ from agentmail_cp.mailserver import (
     Submitted,
     Verdict,
 )
+from agentmail_cp.stalwart.emails import LOST, Page
 from agentmail_cp.stalwart.folders import ensure_exists, exists
 from agentmail_cp.stalwart.ids import document_of, email_id
 from agentmail_cp.stalwart.jmap import (
@@ -41,7 +42,6 @@ from agentmail_cp.stalwart.jmap import (
     SetError,
     reference,
 )
-from agentmail_cp.stalwart.mail import LOST, Page
 from agentmail_cp.stalwart.mime import email_properties
 
 if TYPE_CHECKING:

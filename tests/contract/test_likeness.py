@@ -1,7 +1,7 @@
 """The sandbox takes a mail apart as Stalwart does: the same raw mails, the same answers.
 
 Where the two are known to differ (broken MIME that Stalwart shows as an attachment, comments in
-addresses, how HTML becomes a preview) there is no sample here; nothing may depend on it.
+addresses) there is no sample here; nothing may depend on it.
 """
 
 from __future__ import annotations
@@ -54,6 +54,7 @@ MAILS: dict[str, bytes] = {
     "a date with a comment": mail("hi", "Date: Sat, 21 Nov 2026 10:00:00 -0500 (EST)"),
     "alternative": multipart("alternative", TEXT + "text", HTML + "<p>html</p>"),
     "alternative of html": multipart("alternative", HTML + "<p>html</p>"),
+    "html": mail("<p>Click <b>here</b> to go</p><td>b<td>c", "Content-Type: text/html"),
     "alternative of text": multipart("alternative", TEXT + "text"),
     "invitation": multipart(
         "alternative", TEXT + "text", HTML + "<p>h</p>", "Content-Type: text/calendar\r\n\r\nBEGIN"

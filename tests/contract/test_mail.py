@@ -3,11 +3,21 @@
 from __future__ import annotations
 
 import smtplib
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from agentmail_cp.mailserver import Address, Attachment, DocumentId, Folder, Refusal, Relabel
+from agentmail_cp.mailserver import (
+    Address,
+    Attachment,
+    Changes,
+    Cursor,
+    DocumentId,
+    Folder,
+    Refusal,
+    Relabel,
+)
 from tests.contract.witness import covers
 from tests.contract.world import World, a_raw_mail, refused
 
@@ -56,14 +66,52 @@ async def test_mail_from_outside_arrives_with_everything_the_index_needs(world: 
     assert await world.server.fetch(account.account_id, [mail.document_id]) == (mail,)
 
 
-@covers("changes")
-async def test_the_preview_of_html_mail_is_short_plain_text(world: World) -> None:
+HTML = "Content-Type: text/html; charset=utf-8"
+HTML_ONLY: dict[str, Callable[[str], bytes]] = {
+    "bare": lambda html: a_raw_mail("MIME-Version: 1.0", HTML, body=html),
+    "alternative": lambda html: multipart("alternative", f"{HTML}\r\n\r\n{html}"),
+    "with a file": lambda html: multipart(
+        "mixed", f"{HTML}\r\n\r\n{html}", "Content-Type: application/pdf\r\n\r\n%PDF-"
+    ),
+}
+
+
+@covers("changes", "fetch")
+@pytest.mark.parametrize("shape", list(HTML_ONLY))
+async def test_the_preview_of_html_only_mail_is_one_line_of_its_words(
+    world: World, shape: str
+) -> None:
+    """Agents decide by previews: no words glued together at tags, no style sheets or scripts."""
+    styles = "p{color:red}\r\n" * 1_000
+    html = (
+        f"<html><head><title>T</title><style>{styles}</style><script>alert(1)</script></head><body>"
+        "<p>Click <b>here</b> to <i>go</i></p><p>Caf&eacute; &amp; more</p>" + "\r\n<td>text" * 200
+    )
     account = await world.account()
-    html = "<html><head><style>p{color:red}</style></head><body><p>Caf&eacute; &amp; <b>more</b>"
-    raw = a_raw_mail("Content-Type: text/html; charset=utf-8", body=html + " text" * 200)
-    mail = await world.received(account, raw)
-    assert mail.preview.strip().startswith("Café & more text")
-    assert 0 < len(mail.preview) <= 200
+    mail = await world.received(account, HTML_ONLY[shape](html))
+    assert mail.preview.startswith("Click here to go Café & more text text")
+    assert 190 < len(mail.preview) <= 200
+    assert mail.preview.splitlines() == [mail.preview]
+    assert await world.server.fetch(account.account_id, [mail.document_id]) == (mail,)
+
+
+@covers("changes")
+async def test_previews_of_html_and_text_mails_of_several_accounts_keep_apart(world: World) -> None:
+    accounts = [await world.account() for _ in range(3)]
+    wanted: list[list[str]] = []
+    for account in accounts:
+        names = [f"{account.address} {number}" for number in range(60)]
+        for number, name in enumerate(names):
+            kind = "text/html" if number % 5 else "text/plain"
+            raw = a_raw_mail(f"Content-Type: {kind}", body=name)
+            await world.server.append(account.account_id, raw, folder=Folder.INBOX)
+        wanted.append(names)
+    cursors = [Cursor(each.account_id, each.state) for each in accounts]
+    answer = await world.server.changes(cursors)
+    for account, names in zip(accounts, wanted, strict=True):
+        changed = answer[account.account_id]
+        assert isinstance(changed, Changes)
+        assert [mail.preview for mail in changed.present] == names
 
 
 @covers("changes")

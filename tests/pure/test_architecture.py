@@ -175,7 +175,7 @@ def test_only_compose_decides_in_reply_to_and_references() -> None:
 
 
 HEADER_NAMES = {"In-Reply-To", "References", "in-reply-to", "inReplyTo"}
-WIRES = {"compose", "stalwart/mime", "stalwart/mail", "sandbox/mime"}
+WIRES = {"compose", "stalwart/mime", "stalwart/emails", "sandbox/mime"}
 
 
 def test_only_the_wires_spell_the_headers_of_threads() -> None:

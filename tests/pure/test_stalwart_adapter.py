@@ -33,6 +33,7 @@ from agentmail_cp.mailserver import (
 )
 from agentmail_cp.stalwart import StalwartMailServer
 from agentmail_cp.stalwart.jmap import JmapClient, bearer
+from agentmail_cp.stalwart.previews import BODY
 from tests.recorded.scenarios import NOBODY, SCENARIOS, letter
 from tests.recorded.tape import BASE, FOLDER, load, playing
 
@@ -185,6 +186,15 @@ async def test_a_mail_is_read_filed_and_erased() -> None:
     assert code(found["gone"]) == Refusal.NO_MAIL
     assert code(found["no mail"]) == Refusal.INVALID_MAIL
     assert found["appended"] == 4
+
+
+async def test_only_html_costs_a_request_for_its_preview() -> None:
+    """Most mail has a text, whose preview Stalwart makes well."""
+    found = await played("receiving")
+    (shown,) = found["html"].present
+    assert shown.preview == "Hi there, Ada"
+    asked = [str(each.request) for each in load("receiving").exchanges]
+    assert len([request for request in asked if f"'maxBodyValueBytes': {BODY}" in request]) == 1
 
 
 async def test_the_wire_refuses_as_the_real_server_does() -> None:

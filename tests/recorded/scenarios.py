@@ -296,6 +296,11 @@ async def receiving(client: JmapClient, stage: Stage) -> Results:
     found["no mail"] = await refusal(server.append(who, b"not a mail", folder=Folder.INBOX))
     await server.destroy_mail(who, [one, DocumentId(99)])
     found["destroyed"] = await changed(server, who, found["merged"].state)
+    html = mail("e@x", "Hello", "Content-Type: text/html").replace(
+        b"Hi there", b"Hi <b>there</b>, Ada"
+    )
+    await server.append(who, html, folder=Folder.INBOX)
+    found["html"] = await changed(server, who, found["destroyed"].state)
     return found
 
 
