@@ -38,6 +38,7 @@ if TYPE_CHECKING:
         Generator,
         Iterable,
         Iterator,
+        Mapping,
         Sequence,
     )
 
@@ -260,19 +261,17 @@ class JmapClient:
     async def call(self, *calls: Call, repeat: bool = False) -> dict[str, Answer]:
         """Send the calls as one request and return their answers by tag.
 
-        `repeat` is for requests that change nothing. Raises Unavailable, Rejected (TOO_LARGE) or
-        Confused when the request as a whole fails; a call's own error waits in its `Answer`.
+        `repeat` is for requests that change nothing: they are sent again when the server is away for
+        a moment, for all calls or for one. Raises Unavailable, Rejected (TOO_LARGE) or Confused when
+        the request as a whole fails; a call's own error waits in its `Answer`.
         """
-        body = msgspec.json.encode(
-            {"using": USING, "methodCalls": [(c.name, c.arguments, c.tag) for c in calls]}
-        )
-        headers = {"Content-Type": "application/json"}
-        content = await self._exchange("POST", "/jmap/", body, headers, repeat=repeat)
-        answers = _by_tag(calls, _decode(content, _Response, "/jmap/").method_responses)
-        missing = [call.name for call in calls if call.tag not in answers]
-        if missing:
-            raise MailServerConfused(f"The mail server left {', '.join(missing)} unanswered.")
-        return answers
+        started = time.monotonic()
+        for pause in BACK_OFF if repeat else ():
+            answers = await self._ask(calls, repeat=repeat)
+            if _all_there(answers) or time.monotonic() - started > PATIENCE:
+                return answers
+            await asyncio.sleep(pause)
+        return await self._ask(calls, repeat=repeat)
 
     async def call_many(self, groups: Iterable[Sequence[Call]]) -> dict[str, Answer]:
         """Send groups of reads in as few requests as the server's limits allow, some at a time.
@@ -346,6 +345,18 @@ class JmapClient:
         """Close every connection."""
         await self._http.aclose()
 
+    async def _ask(self, calls: Sequence[Call], *, repeat: bool) -> dict[str, Answer]:
+        body = msgspec.json.encode(
+            {"using": USING, "methodCalls": [(c.name, c.arguments, c.tag) for c in calls]}
+        )
+        headers = {"Content-Type": "application/json"}
+        content = await self._exchange("POST", "/jmap/", body, headers, repeat=repeat)
+        answers = _by_tag(calls, _decode(content, _Response, "/jmap/").method_responses)
+        missing = [call.name for call in calls if call.tag not in answers]
+        if missing:
+            raise MailServerConfused(f"The mail server left {', '.join(missing)} unanswered.")
+        return answers
+
     async def _big_read(self, calls: Sequence[Call]) -> dict[str, Answer]:
         async with self._big_reads:
             return await self.call(*calls, repeat=True)
@@ -406,6 +417,10 @@ def _by_tag(
             answer = msgspec.structs.replace(first, followers=followers)
         answers[tag] = answer
     return answers
+
+
+def _all_there(answers: Mapping[str, Answer]) -> bool:
+    return not any(isinstance(each.error, MailServerUnavailable) for each in answers.values())
 
 
 def _packed(groups: Iterable[Sequence[Call]], limit: int) -> Iterator[list[Call]]:

@@ -302,6 +302,49 @@ async def test_a_read_is_repeated_until_the_server_is_back(client: JmapClient) -
 
 
 @respx.mock
+@pytest.mark.parametrize("kind", ["serverUnavailable", "serverFail", "serverPartialFail"])
+async def test_a_read_is_repeated_when_one_of_its_calls_fails_for_now(
+    client: JmapClient, kind: str
+) -> None:
+    """Stalwart answers so, with HTTP 200, while its store is away for a moment."""
+    route = respx.post(f"{BASE}/jmap/").mock(
+        side_effect=[
+            httpx.Response(200, json=method_error(kind)),
+            httpx.Response(503),
+            httpx.Response(200, json=ECHOED),
+        ]
+    )
+    assert (await client.call(ECHO, repeat=True))["0"].error is None
+    assert route.call_count == 3
+
+
+@respx.mock
+async def test_a_call_that_keeps_failing_leaves_the_others_their_answers(
+    client: JmapClient,
+) -> None:
+    """One account's trouble must not become everybody's."""
+    (failed,) = method_error("serverUnavailable")["methodResponses"]
+    both = [failed, ["Core/echo", {}, "1"]]
+    route = respx.post(f"{BASE}/jmap/").respond(json={"methodResponses": both})
+    answers = await client.call(ECHO, Call("Core/echo", {}, "1"), repeat=True)
+    assert isinstance(answers["0"].error, MailServerUnavailable)
+    assert answers["1"].error is None
+    assert route.call_count == 3
+
+
+@respx.mock
+@pytest.mark.parametrize(
+    ("kind", "repeat"), [("serverUnavailable", False), ("invalidArguments", True)]
+)
+async def test_writes_and_lasting_refusals_are_asked_once(
+    client: JmapClient, kind: str, *, repeat: bool
+) -> None:
+    route = respx.post(f"{BASE}/jmap/").respond(json=method_error(kind))
+    assert (await client.call(ECHO, repeat=repeat))["0"].error is not None
+    assert route.call_count == 1
+
+
+@respx.mock
 async def test_a_read_gives_up_soon(client: JmapClient) -> None:
     route = respx.post(f"{BASE}/jmap/").respond(503)
     assert isinstance(await failure(client.call(ECHO, repeat=True)), MailServerUnavailable)
