@@ -52,7 +52,7 @@ if TYPE_CHECKING:
     from agentmail_cp.stalwart.jmap import Answer, JmapClient
 
 MAX_RECIPIENTS: Final = 100
-"""Stalwart 0.16's MtaStageRcpt.maxRecipients, which nothing in JMAP tells."""
+"""MtaStageRcpt.maxRecipients in stalwart-config/smtp.toml; nothing in JMAP tells it."""
 QUEUED: Final = "250 2.1.5 Queued"
 
 REFUSALS: Final = {

@@ -20,6 +20,7 @@ from agentmail_cp.settings import Settings
 from agentmail_cp.stalwart import setup
 from agentmail_cp.stalwart.jmap import Call, JmapClient, bearer
 from agentmail_cp.stalwart.setup import Doorbell, SetupError, Wanted
+from agentmail_cp.stalwart.submission import MAX_RECIPIENTS
 from tests.fix_stalwart import DOMAIN, Mailbox, StalwartServer
 
 pytestmark = pytest.mark.stalwart
@@ -84,9 +85,10 @@ async def test_check_shows_what_was_changed_by_hand_and_changes_nothing(
 async def test_every_wanted_setting_is_really_stored(server: JmapClient) -> None:
     """Read back from the server, not from our memory of what was sent."""
     await setup.apply(server, PRODUCTION, check=False)
-    data, mailboxes, jmap = [
-        await singleton(server, kind) for kind in ("MtaStageData", "Email", "Jmap")
+    data, recipients, mailboxes, jmap = [
+        await singleton(server, kind) for kind in ("MtaStageData", "MtaStageRcpt", "Email", "Jmap")
     ]
+    assert recipients["maxRecipients"] == {"match": {}, "else": str(MAX_RECIPIENTS)}
     assert data["maxMessages"]["else"] == "10000"
     assert data["addDateHeader"] == data["addMessageIdHeader"] == {"match": {}, "else": "true"}
     assert {folder["name"] for folder in mailboxes["defaultFolders"].values()} == {
