@@ -29,7 +29,7 @@ MAX_LABEL = 100
 """Characters in a label."""
 
 MAX_KEYWORD = 128
-"""Bytes in a keyword; Stalwart 0.16 refuses longer ones."""
+"""Characters in a keyword, all ASCII; Stalwart 0.16 cuts the rest off in silence."""
 
 MAX_LABELS = 100
 """Labels one request may name."""

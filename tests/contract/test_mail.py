@@ -8,6 +8,7 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
+from agentmail_cp.labels import MAX_KEYWORD
 from agentmail_cp.mailserver import (
     Address,
     Attachment,
@@ -371,6 +372,24 @@ async def test_a_body_of_several_texts_is_read_whole(world: World) -> None:
     content = await world.content(account, mail.document_id)
     assert content.text == "Before.\nAfter."
     assert [each.content_type for each in content.attachments] == ["image/jpeg"]
+
+
+@covers("append", "relabel", "fetch")
+async def test_the_longest_keyword_a_label_is_spelt_as_is_kept_whole(world: World) -> None:
+    """Stalwart cuts longer ones off without a word, so two labels could become one."""
+    account = await world.account()
+    first, second = ["k" * (MAX_KEYWORD - 1) + end for end in "ab"]
+    document_id = await world.server.append(
+        account.account_id, a_raw_mail(), folder=Folder.INBOX, keywords=frozenset({first})
+    )
+    change = Relabel(document_id, add=frozenset({second}))
+    await world.server.relabel(account.account_id, [change])
+    (mail,) = await world.server.fetch(account.account_id, [document_id])
+    assert mail.keywords == {first, second}
+    away = Relabel(document_id, remove=frozenset({first, second}))
+    await world.server.relabel(account.account_id, [away])
+    (mail,) = await world.server.fetch(account.account_id, [document_id])
+    assert mail.keywords == frozenset()
 
 
 @covers("read", "fetch")
