@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 import pytest_asyncio
 
-from agentmail_cp import inboxes, sending
 from agentmail_cp.dev.stalwart import LocalStalwart
+from agentmail_cp.inboxes import creation
+from agentmail_cp.sending import settlement
 from agentmail_cp.stalwart.hooks import DOORBELL_PATH
 from agentmail_cp.stalwart.setup import Doorbell
 from tests.failure.real import SECRET, Ringing, Running, running, service
@@ -22,8 +23,8 @@ from tests.fix_stalwart import needs_stalwart, private_folder
 @pytest.fixture
 def hasty(monkeypatch: pytest.MonkeyPatch) -> None:
     """Second looks without the pause, which only a frozen server needs."""
-    monkeypatch.setattr(sending, "SECOND_LOOK", 0.001)
-    monkeypatch.setattr(inboxes, "SECOND_LOOK", 0.001)
+    monkeypatch.setattr(settlement, "SECOND_LOOK", 0.001)
+    monkeypatch.setattr(creation, "SECOND_LOOK", 0.001)
 
 
 @pytest_asyncio.fixture

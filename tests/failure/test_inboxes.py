@@ -8,10 +8,11 @@ import random
 import httpx
 import pytest
 
-from agentmail_cp import inboxes
+from agentmail_cp.inboxes import creation
 from agentmail_cp.mailserver import (
     Account,
     AccountId,
+    MailServerRejected,
     MailServerUnavailable,
     NewAccount,
     Refusal,
@@ -134,7 +135,7 @@ async def test_an_account_made_late_by_a_frozen_mail_server_is_found(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The row would be gone and the account would stay for ever."""
-    monkeypatch.setattr(inboxes, "SECOND_LOOK", 0.3)
+    monkeypatch.setattr(creation, "SECOND_LOOK", 0.3)
     create = world.sandbox.create_account
     late: list[asyncio.Task[Account]] = []
 
@@ -310,7 +311,7 @@ async def test_one_inbox_the_mail_server_refuses_does_not_hold_up_the_others(
     await world.crash(world.sandbox.before, "create_account", ask(world, username="bob"))
 
     async def refuse(account_id: AccountId) -> None:
-        raise inboxes.MailServerRejected(Refusal.FORBIDDEN, "No.")
+        raise MailServerRejected(Refusal.FORBIDDEN, "No.")
 
     monkeypatch.setattr(world.sandbox, "retire_account", refuse)
     await world.settle()

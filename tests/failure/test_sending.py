@@ -26,6 +26,7 @@ from agentmail_cp.mailserver import (
     Submitted,
 )
 from agentmail_cp.sandbox import Faults
+from agentmail_cp.sending import settlement
 from tests.failure.world import OUTSIDE, World
 from tests.fix_app import Json
 from tests.fix_proxy import Proxy
@@ -227,7 +228,7 @@ async def test_a_request_carried_out_late_is_not_sent_again(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A frozen mail server that wakes up sends the mail it was given, and the repetition another."""
-    monkeypatch.setattr(sending, "SECOND_LOOK", 0.3)
+    monkeypatch.setattr(settlement, "SECOND_LOOK", 0.3)
     inbox = await world.inbox("sender")
     late: list[asyncio.Task[Submitted]] = []
     submit = world.sandbox.submit

@@ -93,20 +93,20 @@ def test_the_id_of_an_address_never_changes() -> None:
 def test_a_public_id_leads_back_to_its_inbox(inbox_id: UUID) -> None:
     public = inboxes.public_id(inbox_id)
     assert public.startswith("inb_")
-    assert inboxes._parse(public) == inbox_id  # pyright: ignore[reportPrivateUsage]
+    assert inboxes.parse_id(public) == inbox_id
 
 
 @given(st.emails())
 def test_an_address_in_any_case_is_the_same_inbox(address: str) -> None:
-    assert inboxes._parse(address.upper().lower()) == inboxes._parse(address.lower())  # pyright: ignore[reportPrivateUsage]
-    assert inboxes._parse(address.lower()) == inboxes.inbox_uuid(address.lower())  # pyright: ignore[reportPrivateUsage]
+    assert inboxes.parse_id(address.upper().lower()) == inboxes.parse_id(address.lower())
+    assert inboxes.parse_id(address.lower()) == inboxes.inbox_uuid(address.lower())
 
 
 @given(st.text(st.characters(codec="utf-8"), max_size=60))
 def test_no_id_whatever_it_holds_is_an_error(text: str) -> None:
     """What is not an id of ours is an inbox that does not exist: 404, never 500."""
     for each in (text, f"inb_{text}", f"inb_{text}@x"):
-        assert isinstance(inboxes._parse(each), UUID)  # pyright: ignore[reportPrivateUsage]
+        assert isinstance(inboxes.parse_id(each), UUID)
 
 
 @given(st.text(max_size=300))

@@ -1,0 +1,84 @@
+"""Inboxes: the life of an email address and the mail account behind it.
+
+Owns the table `inbox` and the rows of `inbox_sync` (which intake moves forward). States:
+`creating` (address reserved, account being made) → `active` → `deleting` (already gone for callers, the
+account being retired) → `deleted` (mail retained) → `erased` (mail destroyed). Only `active` inboxes exist
+for callers. An address belongs to its inbox for ever: it never changes and is never issued again; only
+a `creating` row that nobody finished is taken back, account and all, by `settle`. `lease_until` also
+tells who may finish a row: whoever takes it over sets another one. No password is stored:
+a new one is handed out once, and Stalwart keeps its hash.
+"""
+
+from __future__ import annotations
+
+from agentmail_cp.inboxes.creation import create
+from agentmail_cp.inboxes.deletion import delete, erase, erase_retained
+from agentmail_cp.inboxes.inbox import (
+    LEASE,
+    LONGEST_DISPLAY_NAME,
+    LONGEST_METADATA,
+    MOST_METADATA,
+    NAMESPACE,
+    PREFIX,
+    TOKEN,
+    Created,
+    Inbox,
+    InboxPatch,
+    MailDomain,
+    Metadata,
+    MetadataPatch,
+    NewInbox,
+    addresses_of,
+    check_client_id,
+    check_display_name,
+    check_metadata,
+    check_new,
+    get,
+    get_for_reading,
+    inbox_uuid,
+    list_page,
+    merge_metadata,
+    new_password,
+    parse_id,
+    password_hash,
+    public_id,
+    update,
+)
+from agentmail_cp.inboxes.settlement import settle
+
+__all__ = [
+    "LEASE",
+    "LONGEST_DISPLAY_NAME",
+    "LONGEST_METADATA",
+    "MOST_METADATA",
+    "NAMESPACE",
+    "PREFIX",
+    "TOKEN",
+    "Created",
+    "Inbox",
+    "InboxPatch",
+    "MailDomain",
+    "Metadata",
+    "MetadataPatch",
+    "NewInbox",
+    "addresses_of",
+    "check_client_id",
+    "check_display_name",
+    "check_metadata",
+    "check_new",
+    "create",
+    "delete",
+    "erase",
+    "erase_retained",
+    "get",
+    "get_for_reading",
+    "inbox_uuid",
+    "list_page",
+    "merge_metadata",
+    "new_password",
+    "parse_id",
+    "password_hash",
+    "public_id",
+    "settle",
+    "update",
+]

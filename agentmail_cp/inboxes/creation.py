@@ -1,0 +1,363 @@
+"""Making an inbox, and taking back a half-made one: one protocol between PostgreSQL and the mail server.
+
+The address is reserved first (`creating`, with a lease), then the account is made, then the inbox is
+activated. Whoever holds the lease may finish; when it has run out, the same caller may take the row over
+or `settlement` takes it back. An account that is not ours, or that holds mail, is never touched.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from datetime import UTC, datetime
+from typing import Any
+from uuid import UUID
+
+import msgspec
+import structlog
+from psycopg.types.json import Jsonb
+
+from agentmail_cp import usernames
+from agentmail_cp.access import default_pod
+from agentmail_cp.db import Database, Tx, fetch_one
+from agentmail_cp.errors import Conflict, Forbidden, Taken, Unavailable
+from agentmail_cp.inboxes.inbox import (
+    COLUMNS,
+    LEASE,
+    Created,
+    Inbox,
+    MailDomain,
+    NewInbox,
+    check_new,
+    inbox_uuid,
+    merge_metadata,
+    new_password,
+    password_hash,
+)
+from agentmail_cp.mailserver import (
+    Account,
+    MailServer,
+    MailServerRejected,
+    MailServerUnavailable,
+    NewAccount,
+    Refusal,
+)
+
+log = structlog.stdlib.get_logger(__name__)
+
+PATIENCE = 8.0
+"""Seconds the mail server may take to make an account: less than the lease, so that nobody else is at it."""
+
+SECOND_LOOK = 1.0
+"""Seconds between two looks for an account that is not there: a mail server that was frozen may, when it
+wakes, still make it."""
+
+RANDOM_TRIES = 8
+_rng = random.SystemRandom()
+
+
+class _Reservation(msgspec.Struct, frozen=True):
+    inbox: Inbox
+    taken_over: bool
+
+
+async def create(
+    db: Database,
+    server: MailServer,
+    *,
+    organization_id: UUID,
+    domain: MailDomain,
+    new: NewInbox,
+) -> Created:
+    """Make an inbox; with a known `client_id`, give back the one that has it.
+
+    The address is reserved in PostgreSQL before Stalwart is asked, so a crash leaves a `creating` row
+    that `settle` takes back. Raises `Taken`, `Conflict`, `Forbidden`, `Unavailable`.
+    """
+    check_new(new)
+    existing = await _existing(db, organization_id, new.client_id)
+    if existing is not None:
+        return Created(existing, None)
+    try:
+        reservation = await _reserve_some(db, organization_id, domain, new)
+    except Conflict:
+        # Another request with this client_id was a moment faster: its inbox is the answer.
+        existing = await _existing(db, organization_id, new.client_id)
+        if existing is None:
+            raise
+        return Created(existing, None)
+    if reservation.inbox.state == "active":
+        return Created(reservation.inbox, None)
+    password = new_password()
+    account = await _make_account(db, server, reservation, password)
+    async with db.transaction() as tx:
+        inbox = await _activate(tx, reservation.inbox, account)
+        if inbox is None:
+            await _leave_to_settle(tx, reservation.inbox)
+    if inbox is None:
+        raise Conflict("Making this inbox took too long and was undone.", fix="Try again.")
+    return Created(inbox, password)
+
+
+async def _existing(db: Database, organization_id: UUID, client_id: str | None) -> Inbox | None:
+    """The inbox that has this client_id, waited for while another request is making it."""
+    if client_id is None:
+        return None
+    deadline = asyncio.get_running_loop().time() + LEASE.total_seconds()
+    while asyncio.get_running_loop().time() < deadline:
+        async with db.reading() as tx:
+            found = await _by_client_id(tx, organization_id, client_id)
+        if found is None or found.state == "active":
+            return found
+        if await _stale(db, found):
+            return None
+        await asyncio.sleep(0.05)
+    return None
+
+
+async def _stale(db: Database, inbox: Inbox) -> bool:
+    async with db.reading() as tx:
+        row = await (
+            await tx.execute(
+                "select lease_until < now() as stale from inbox where inbox_id = %(inbox_id)s"
+                " and organization_id = %(organization_id)s",
+                {"inbox_id": inbox.inbox_id, "organization_id": inbox.organization_id},
+            )
+        ).fetchone()
+    return row is None or bool(row["stale"])
+
+
+async def _by_client_id(tx: Tx, organization_id: UUID, client_id: str) -> Inbox | None:
+    return await fetch_one(
+        tx,
+        Inbox,
+        f"select {COLUMNS} from inbox where organization_id = %(organization_id)s"
+        " and client_id = %(client_id)s and state in ('creating', 'active')",
+        {"organization_id": organization_id, "client_id": client_id},
+    )
+
+
+async def _reserve_some(
+    db: Database, organization_id: UUID, domain: MailDomain, new: NewInbox
+) -> _Reservation:
+    """Reserve the address asked for, or a free random one."""
+    certain = new.username is not None and not domain.shared
+    for _ in range(1 if certain else RANDOM_TRIES):
+        username = new.username or usernames.random_username(_rng)
+        if domain.shared:
+            username = usernames.shared_username(username, _rng)
+        async with db.transaction() as tx:
+            reservation = await _reserve(tx, organization_id, username, domain.name, new)
+            if reservation is None and certain:
+                await _ensure_nobody_makes(tx, organization_id, username, domain.name)
+        if reservation is not None:
+            return reservation
+    raise Taken(
+        f"{new.username}@{domain.name} is taken." if certain else "No free address was found.",
+        fix="Choose another username, or leave it out to get a random one.",
+    )
+
+
+async def _reserve(
+    tx: Tx, organization_id: UUID, username: str, domain: str, new: NewInbox
+) -> _Reservation | None:
+    address = f"{username}@{domain}"
+    parameters: dict[str, Any] = {
+        "inbox_id": inbox_uuid(address),
+        "organization_id": organization_id,
+        "pod_id": await default_pod(tx, organization_id),
+        "address": address,
+        "username": username,
+        "domain": domain,
+        "display_name": new.display_name,
+        "client_id": new.client_id,
+        "metadata": Jsonb(merge_metadata({}, new.metadata)),
+        "lease": LEASE,
+    }
+    inbox = await fetch_one(tx, Inbox, _RESERVE, parameters)
+    if inbox is not None:
+        return _Reservation(inbox, taken_over=False)
+    inbox = await fetch_one(tx, Inbox, _TAKE_OVER, parameters)
+    if inbox is not None:
+        return _Reservation(inbox, taken_over=True)
+    if new.client_id is not None:
+        winner = await _by_client_id(tx, organization_id, new.client_id)
+        if winner is not None and winner.state == "active":
+            return _Reservation(winner, taken_over=False)
+        if winner is not None:
+            raise _being_made(winner)
+    return None
+
+
+async def _ensure_nobody_makes(tx: Tx, organization_id: UUID, username: str, domain: str) -> None:
+    """An address this organisation's own request is making, or left half made, is not taken yet."""
+    half_made = await fetch_one(
+        tx,
+        Inbox,
+        f"select {COLUMNS} from inbox where organization_id = %(organization_id)s"
+        " and address = %(address)s and state = 'creating'",
+        {"organization_id": organization_id, "address": f"{username}@{domain}"},
+    )
+    if half_made is not None:
+        raise _being_made(half_made)
+
+
+def _being_made(inbox: Inbox) -> Conflict:
+    remaining = LEASE if inbox.lease_until is None else inbox.lease_until - datetime.now(UTC)
+    return Conflict(
+        "Another request is making this inbox, or did not finish making it.",
+        fix="Repeat the request after Retry-After seconds.",
+        retry_after=max(1.0, remaining.total_seconds()),
+    )
+
+
+_RESERVE = f"""
+insert into inbox (inbox_id, organization_id, pod_id, address, username, domain, display_name,
+    client_id, metadata, state, lease_until)
+values (%(inbox_id)s, %(organization_id)s, %(pod_id)s, %(address)s, %(username)s, %(domain)s,
+    %(display_name)s, %(client_id)s, %(metadata)s, 'creating', now() + %(lease)s)
+on conflict do nothing
+returning {COLUMNS}
+"""
+
+
+_TAKE_OVER = f"""
+update inbox set lease_until = now() + %(lease)s, display_name = %(display_name)s,
+    client_id = %(client_id)s, metadata = %(metadata)s, pod_id = %(pod_id)s
+where inbox_id = (
+    select inbox_id from inbox
+    where (address = %(address)s or client_id = %(client_id)s)
+      and organization_id = %(organization_id)s and state = 'creating' and lease_until < now()
+      and not exists (select from inbox as other where other.client_id = %(client_id)s
+        and other.organization_id = %(organization_id)s and other.inbox_id <> inbox.inbox_id
+        and other.state in ('creating', 'active'))
+    order by inbox_id limit 1 for update)
+returning {COLUMNS}
+"""
+
+
+async def _make_account(
+    db: Database, server: MailServer, reservation: _Reservation, password: str
+) -> Account:
+    inbox = reservation.inbox
+    hashed = password_hash(password)
+    try:
+        async with asyncio.timeout(PATIENCE):
+            return await server.create_account(
+                NewAccount(inbox.address, inbox.display_name, hashed)
+            )
+    except MailServerRejected as error:
+        if error.code is Refusal.ADDRESS_TAKEN and reservation.taken_over:
+            return await _adopt(db, server, inbox, hashed)
+        await _give_back(db, inbox)
+        raise _refused(inbox, error) from error
+    except MailServerUnavailable as error:
+        if not error.reached:
+            await _give_back(db, inbox)
+        raise Unavailable(
+            "The mail server is not answering; no inbox was made.", retry_after=error.retry_after
+        ) from error
+    except TimeoutError as error:
+        raise Unavailable("The mail server is not answering; no inbox was made.") from error
+
+
+async def _adopt(db: Database, server: MailServer, inbox: Inbox, hashed: str) -> Account:
+    """Finish what a crashed request began: its account is there, only its password is lost."""
+    account = await server.find_account(inbox.address)
+    if account is None or not await _is_half_made(server, account):
+        await _give_back(db, inbox)
+        raise Taken(f"{inbox.address} is taken.", fix="Choose another username.")
+    await server.set_password(account.account_id, hashed)
+    return account
+
+
+async def _is_half_made(server: MailServer, account: Account) -> bool:
+    """Whether nobody can have used this account: one with mail may be somebody's whose row is not in
+    this database, as after a restored backup, and is left alone.
+    """
+    return account.ours and not (await server.listing(account.account_id)).document_ids
+
+
+def _refused(inbox: Inbox, error: MailServerRejected) -> Exception:
+    if error.code is Refusal.ADDRESS_TAKEN:
+        return Taken(f"{inbox.address} is taken.", fix="Choose another username.")
+    if error.code is Refusal.UNKNOWN_DOMAIN:
+        return Forbidden(
+            f"The mail server does not know the domain {inbox.domain}.",
+            fix="Run `agentmail-cp stalwart apply`, or choose another domain.",
+            code="domain_not_verified",
+        )
+    return error
+
+
+async def _give_back(db: Database, inbox: Inbox) -> None:
+    """Free the address, unless somebody else took the row over."""
+    async with db.transaction() as tx:
+        await tx.execute(
+            "delete from inbox where inbox_id = %(inbox_id)s and state = 'creating'"
+            " and organization_id = %(organization_id)s and lease_until = %(lease_until)s",
+            {
+                "inbox_id": inbox.inbox_id,
+                "organization_id": inbox.organization_id,
+                "lease_until": inbox.lease_until,
+            },
+        )
+
+
+async def _leave_to_settle(tx: Tx, inbox: Inbox) -> None:
+    """The row was taken back before the account was made: note the account, so that it goes too."""
+    await tx.execute(
+        "insert into inbox (inbox_id, organization_id, pod_id, address, username, domain, state,"
+        " lease_until) values (%(inbox_id)s, %(organization_id)s, %(pod_id)s, %(address)s,"
+        " %(username)s, %(domain)s, 'creating', now()) on conflict do nothing",
+        {
+            "inbox_id": inbox.inbox_id,
+            "organization_id": inbox.organization_id,
+            "pod_id": inbox.pod_id,
+            "address": inbox.address,
+            "username": inbox.username,
+            "domain": inbox.domain,
+        },
+    )
+
+
+async def _activate(tx: Tx, inbox: Inbox, account: Account) -> Inbox | None:
+    """Show a made inbox to callers; None when somebody else took the row over."""
+    parameters = {
+        "inbox_id": inbox.inbox_id,
+        "organization_id": inbox.organization_id,
+        "pod_id": inbox.pod_id,
+        "account_id": account.account_id,
+        "state": account.state,
+        "lease_until": inbox.lease_until,
+    }
+    active = await fetch_one(
+        tx,
+        Inbox,
+        "update inbox set state = 'active', account_id = %(account_id)s, lease_until = null,"
+        " updated_at = now() where inbox_id = %(inbox_id)s"
+        " and organization_id = %(organization_id)s and state = 'creating'"
+        " and lease_until = %(lease_until)s"
+        f" returning {COLUMNS}",
+        parameters,
+    )
+    if active is None:
+        return None
+    await tx.execute(
+        "insert into inbox_sync (inbox_id, organization_id, pod_id, account_id, state, synced_at)"
+        " values (%(inbox_id)s, %(organization_id)s, %(pod_id)s, %(account_id)s, %(state)s, now())",
+        parameters,
+    )
+    return active
+
+
+async def take_back(db: Database, server: MailServer, inbox: Inbox) -> None:
+    account = await server.find_account(inbox.address)
+    if account is None:
+        await asyncio.sleep(SECOND_LOOK)
+        account = await server.find_account(inbox.address)
+    if account is not None and await _is_half_made(server, account):
+        await server.destroy_account(account.account_id)
+    elif account is not None:
+        log.warning("inbox.account_not_ours", inbox_id=str(inbox.inbox_id))
+    await _give_back(db, inbox)

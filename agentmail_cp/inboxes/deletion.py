@@ -1,0 +1,143 @@
+"""Deleting an inbox, and erasing what a deleted one retains.
+
+For callers an inbox is gone with the first transaction (`deleting`); the account is retired after it, and
+its mail stays until it is erased.
+"""
+
+from __future__ import annotations
+
+from uuid import UUID
+
+from agentmail_cp import messages
+from agentmail_cp.db import Database, Tx, fetch_all, fetch_one
+from agentmail_cp.errors import Conflict, NotFound, Unavailable
+from agentmail_cp.inboxes.inbox import COLUMNS, LEASE, Inbox, get, get_for_reading, inbox_uuid
+from agentmail_cp.mailserver import (
+    MailServer,
+    MailServerRejected,
+    MailServerUnavailable,
+    Refusal,
+)
+
+
+async def delete(db: Database, server: MailServer, *, organization_id: UUID, inbox: str) -> None:
+    """Delete an inbox: gone for callers at once, its mail retained, its address refused by SMTP.
+
+    When the mail server is away the inbox stays as it was and `Unavailable` is raised; when only its
+    answer is missing, the deletion stands and `settle` finishes it.
+    """
+    async with db.transaction() as tx:
+        found = await _set_deleting(tx, await get(tx, organization_id, inbox))
+    try:
+        await _retire(server, found)
+    except MailServerUnavailable as error:
+        if error.reached:
+            return
+        async with db.transaction() as tx:
+            await _undelete(tx, found)
+        raise Unavailable(
+            "The mail server is not answering; the inbox was not deleted.",
+            retry_after=error.retry_after,
+        ) from error
+    async with db.transaction() as tx:
+        await _set_deleted(tx, found)
+
+
+async def _retire(server: MailServer, inbox: Inbox) -> None:
+    try:
+        await server.retire_account(inbox.account)
+    except MailServerRejected as error:
+        # Somebody destroyed the account behind our back: it takes no mail either.
+        if error.code is not Refusal.NO_ACCOUNT:
+            raise
+
+
+async def _set_deleting(tx: Tx, inbox: Inbox) -> Inbox:
+    deleting = await fetch_one(
+        tx,
+        Inbox,
+        "update inbox set state = 'deleting', lease_until = now() + %(lease)s, deleted_at = now()"
+        " where inbox_id = %(inbox_id)s and organization_id = %(organization_id)s"
+        f" and state = 'active' returning {COLUMNS}",
+        {
+            "lease": LEASE,
+            "inbox_id": inbox.inbox_id,
+            "organization_id": inbox.organization_id,
+        },
+    )
+    if deleting is None:
+        raise NotFound("There is no such inbox.")
+    return deleting
+
+
+async def _undelete(tx: Tx, inbox: Inbox) -> None:
+    await tx.execute(
+        "update inbox set state = 'active', lease_until = null, deleted_at = null"
+        " where inbox_id = %(inbox_id)s and organization_id = %(organization_id)s"
+        " and state = 'deleting' and lease_until = %(lease_until)s",
+        {
+            "inbox_id": inbox.inbox_id,
+            "organization_id": inbox.organization_id,
+            "lease_until": inbox.lease_until,
+        },
+    )
+
+
+async def _set_deleted(tx: Tx, inbox: Inbox) -> None:
+    parameters = {"inbox_id": inbox.inbox_id, "organization_id": inbox.organization_id}
+    cursor = await tx.execute(
+        "update inbox set state = 'deleted', lease_until = null, updated_at = now()"
+        " where inbox_id = %(inbox_id)s and organization_id = %(organization_id)s"
+        " and state = 'deleting'",
+        parameters,
+    )
+    if cursor.rowcount == 1:
+        await tx.execute(
+            "delete from inbox_sync where inbox_id = %(inbox_id)s"
+            " and organization_id = %(organization_id)s",
+            parameters,
+        )
+
+
+async def finish_deleting(db: Database, server: MailServer, inbox: Inbox) -> None:
+    await _retire(server, inbox)
+    async with db.transaction() as tx:
+        await _set_deleted(tx, inbox)
+
+
+async def erase(db: Database, server: MailServer, *, organization_id: UUID, address: str) -> None:
+    """Destroy the retained mail of a deleted inbox. The address stays taken."""
+    inbox_id = inbox_uuid(address.lower())
+    async with db.transaction() as tx:
+        inbox = await get_for_reading(tx, organization_id, inbox_id)
+    if inbox.state != "deleted":
+        raise Conflict(f"{inbox.address} is not deleted.", fix="Delete the inbox first.")
+    await server.destroy_account(inbox.account)
+    async with db.transaction() as tx:
+        await _set_erased(tx, inbox)
+
+
+async def _set_erased(tx: Tx, inbox: Inbox) -> None:
+    await messages.erase(tx, inbox.place)
+    await tx.execute(
+        "update inbox set state = 'erased', display_name = null, metadata = '{}', client_id = null,"
+        " updated_at = now() where inbox_id = %(inbox_id)s"
+        " and organization_id = %(organization_id)s",
+        {"inbox_id": inbox.inbox_id, "organization_id": inbox.organization_id},
+    )
+
+
+async def erase_retained(db: Database, server: MailServer, *, days: int) -> int:
+    """Erase every inbox that was deleted longer ago than this; returns how many."""
+    async with db.transaction() as tx:
+        expired = await fetch_all(
+            tx,
+            Inbox,
+            f"select {COLUMNS} from inbox where state = 'deleted'"
+            " and deleted_at < now() - make_interval(days => %(days)s)"
+            " order by deleted_at limit 1000",
+            {"days": days},
+        )
+    for inbox in expired:
+        await erase(db, server, organization_id=inbox.organization_id, address=inbox.address)
+    return len(expired)

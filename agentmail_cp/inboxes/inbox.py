@@ -1,0 +1,323 @@
+"""What an inbox is: its fields, its ids, what a caller may ask for, and how one is looked up.
+
+Owns the reading of the table `inbox` and its two plain changes, display name and metadata. Never talks
+to the mail server.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import re
+import secrets
+import unicodedata
+from collections.abc import Iterable, Mapping
+from datetime import datetime, timedelta
+from typing import Any, LiteralString
+from uuid import NAMESPACE_DNS, UUID, uuid5
+
+import msgspec
+from msgspec import UNSET, UnsetType
+from psycopg.types.json import Jsonb
+
+from agentmail_cp import pages, usernames
+from agentmail_cp.db import Tx, fetch_all, fetch_one, fetch_only
+from agentmail_cp.errors import Invalid, NotFound
+from agentmail_cp.mailserver import AccountId
+from agentmail_cp.messages import Place
+
+NAMESPACE = uuid5(NAMESPACE_DNS, "inbox.agentmail-cp")
+PREFIX = "inb_"
+LEASE = timedelta(seconds=10)
+LONGEST_DISPLAY_NAME = 256
+MOST_METADATA = 256
+LONGEST_METADATA = 256
+PASSWORD_BYTES = 24
+TOKEN = re.compile(r"[A-Za-z0-9\-._~]{1,256}")
+"""What a caller's own ids look like: client_id here, Idempotency-Key in `sending`."""
+
+Metadata = dict[str, str | int | float | bool]
+MetadataPatch = dict[str, str | int | float | bool | None]
+
+COLUMNS = (
+    "inbox_id, organization_id, pod_id, address, username, domain, display_name, client_id, metadata,"
+    " state, account_id, lease_until, created_at, updated_at"
+)
+
+
+class Inbox(msgspec.Struct, frozen=True, kw_only=True):
+    """An inbox as callers know it, plus the mail account behind it."""
+
+    inbox_id: UUID
+    organization_id: UUID
+    pod_id: UUID
+    address: str
+    username: str
+    domain: str
+    display_name: str | None
+    client_id: str | None
+    metadata: Metadata
+    state: str
+    account_id: AccountId | None
+    lease_until: datetime | None
+    created_at: datetime
+    updated_at: datetime
+
+    @property
+    def place(self) -> Place:
+        return Place(self.inbox_id, self.organization_id, self.pod_id, self.domain)
+
+    @property
+    def account(self) -> AccountId:
+        """The account of an active inbox."""
+        if self.account_id is None:
+            raise NotFound("There is no such inbox.")
+        return self.account_id
+
+
+class NewInbox(msgspec.Struct, frozen=True, kw_only=True):
+    """What a caller asks for. Everything may be left out."""
+
+    username: str | None = None
+    domain: str | None = None
+    display_name: str | None = None
+    client_id: str | None = None
+    metadata: MetadataPatch | None = None
+
+
+class MailDomain(msgspec.Struct, frozen=True):
+    """A domain inboxes can be made on. On a shared one every address gets a random suffix."""
+
+    name: str
+    shared: bool
+
+
+class Created(msgspec.Struct, frozen=True):
+    """An inbox and, only when this call made it, its mail password."""
+
+    inbox: Inbox
+    password: str | None
+
+
+class InboxPatch(msgspec.Struct, frozen=True, kw_only=True):
+    """A change to an inbox: a metadata key set to null is removed, metadata null clears all."""
+
+    display_name: str | UnsetType | None = UNSET
+    metadata: MetadataPatch | UnsetType | None = UNSET
+
+
+def inbox_uuid(address: str) -> UUID:
+    """The id of an address, the same whenever and wherever it is computed."""
+    return uuid5(NAMESPACE, address)
+
+
+def public_id(inbox_id: UUID) -> str:
+    """The `inb_…` form of an inbox's id."""
+    return PREFIX + inbox_id.hex
+
+
+def check_new(new: NewInbox) -> None:
+    """Raise `Invalid` for what can be judged without a database."""
+    if new.username is not None:
+        usernames.check(new.username)
+    check_display_name(new.display_name)
+    if new.client_id is not None:
+        check_client_id(new.client_id)
+    if new.metadata:
+        check_metadata(new.metadata)
+
+
+def check_display_name(name: str | None) -> None:
+    """Raise `Invalid` unless the name can stand in a From header."""
+    if name is None:
+        return
+    if len(name) > LONGEST_DISPLAY_NAME:
+        raise Invalid(
+            "display_name",
+            f"display_name has {len(name)} characters.",
+            fix=f"Use {LONGEST_DISPLAY_NAME} characters or fewer.",
+            detail="TOO_LONG",
+        )
+    if any(unicodedata.category(character) in ("Cc", "Zl", "Zp", "Cs") for character in name):
+        raise Invalid(
+            "display_name",
+            "display_name holds a control character.",
+            fix="Remove line breaks and control characters.",
+            detail="HEADER_INJECTION",
+        )
+
+
+def check_client_id(client_id: str) -> None:
+    """Raise `Invalid` unless it is 1 to 256 of A-Z a-z 0-9 - . _ ~."""
+    if not TOKEN.fullmatch(client_id):
+        raise Invalid(
+            "client_id",
+            "client_id does not fit.",
+            fix="Use 1 to 256 characters out of A-Z a-z 0-9 - . _ ~",
+        )
+
+
+def check_metadata(metadata: Mapping[str, object]) -> None:
+    """Raise `Invalid` for a key or text value over 256 characters, or for more than 256 keys."""
+    if len(metadata) > MOST_METADATA:
+        raise Invalid(
+            "metadata",
+            f"metadata has {len(metadata)} keys.",
+            fix=f"Use at most {MOST_METADATA}; null removes a key.",
+            detail="TOO_MANY",
+        )
+    for key, value in metadata.items():
+        if not 1 <= len(key) <= LONGEST_METADATA or "\x00" in key:
+            raise Invalid(
+                "metadata",
+                "A key of metadata does not fit.",
+                fix=f"Use 1 to {LONGEST_METADATA} characters and no NUL.",
+            )
+        if isinstance(value, str) and (len(value) > LONGEST_METADATA or "\x00" in value):
+            raise Invalid(
+                f"metadata.{key}",
+                "This value of metadata does not fit.",
+                fix=f"Use at most {LONGEST_METADATA} characters and no NUL.",
+                detail="TOO_LONG",
+            )
+
+
+def merge_metadata(current: Metadata, patch: MetadataPatch | None) -> Metadata:
+    """Seed 002: given keys are set, null removes one, null for everything clears all. Pure."""
+    if patch is None:
+        return {}
+    merged = {key: value for key, value in current.items() if key not in patch}
+    merged |= {key: value for key, value in patch.items() if value is not None}
+    check_metadata(merged)
+    return merged
+
+
+def new_password() -> str:
+    """A mail password of 192 random bits."""
+    return secrets.token_urlsafe(PASSWORD_BYTES)
+
+
+def password_hash(password: str) -> str:
+    """`{SSHA512}` as Stalwart 0.16 takes it. The secret is random, so a slow hash would guard nothing."""
+    salt = secrets.token_bytes(16)
+    digest = hashlib.sha512(password.encode() + salt).digest()
+    return "{SSHA512}" + base64.b64encode(digest + salt).decode()
+
+
+async def get(tx: Tx, organization_id: UUID, inbox: str, *, lock: bool = False) -> Inbox:
+    """The active inbox that goes by this address or `inb_…` id; `NotFound` otherwise."""
+    query: LiteralString = (
+        f"select {COLUMNS} from inbox where organization_id = %(organization_id)s"
+        " and inbox_id = %(inbox_id)s and state = 'active'"
+    )
+    if lock:
+        query += " for update"
+    parameters = {"organization_id": organization_id, "inbox_id": parse_id(inbox)}
+    found = await fetch_one(tx, Inbox, query, parameters)
+    if found is None:
+        raise NotFound(
+            "There is no such inbox.", fix="List your inboxes to see which addresses exist."
+        )
+    return found
+
+
+def parse_id(inbox: str) -> UUID:
+    if not inbox.startswith(PREFIX) or "@" in inbox:
+        return inbox_uuid(inbox.lower())
+    try:
+        return UUID(hex=inbox.removeprefix(PREFIX))
+    except ValueError:
+        return inbox_uuid(inbox)
+
+
+async def get_for_reading(tx: Tx, organization_id: UUID, inbox_id: UUID) -> Inbox:
+    """An inbox whose mail can still be read: active, or deleted with its mail retained."""
+    found = await fetch_one(
+        tx,
+        Inbox,
+        f"select {COLUMNS} from inbox where organization_id = %(organization_id)s"
+        " and inbox_id = %(inbox_id)s and state in ('active', 'deleting', 'deleted')",
+        {"organization_id": organization_id, "inbox_id": inbox_id},
+    )
+    if found is None:
+        raise NotFound("There is no such inbox.")
+    return found
+
+
+async def addresses_of(tx: Tx, organization_id: UUID, inbox_ids: Iterable[UUID]) -> dict[UUID, str]:
+    """The addresses of these inboxes, whatever their state."""
+    rows = await (
+        await tx.execute(
+            "select inbox_id, address from inbox where organization_id = %(organization_id)s"
+            " and inbox_id = any(%(inbox_ids)s)",
+            {"organization_id": organization_id, "inbox_ids": list(inbox_ids)},
+        )
+    ).fetchall()
+    return {row["inbox_id"]: row["address"] for row in rows}
+
+
+async def list_page(
+    tx: Tx, *, organization_id: UUID, limit: int, page_token: str | None, ascending: bool = False
+) -> tuple[list[Inbox], str | None]:
+    """One page of active inboxes by time of creation, and the token of the next page."""
+    scope = f"inboxes/{organization_id}/{ascending}"
+    query = (
+        f"select {COLUMNS} from inbox where organization_id = %(organization_id)s"
+        " and state = 'active'"
+    )
+    parameters: dict[str, Any] = {"organization_id": organization_id, "limit": limit + 1}
+    if page_token:
+        created_at, inbox_id = pages.decode(scope, page_token, tuple[datetime, UUID])
+        parameters |= {"created_at": created_at, "inbox_id": inbox_id}
+        query += (
+            " and (created_at, inbox_id) > (%(created_at)s, %(inbox_id)s::uuid)"
+            if ascending
+            else " and (created_at, inbox_id) < (%(created_at)s, %(inbox_id)s::uuid)"
+        )
+    query += (
+        " order by created_at, inbox_id limit %(limit)s"
+        if ascending
+        else " order by created_at desc, inbox_id desc limit %(limit)s"
+    )
+    rows = await fetch_all(tx, Inbox, query, parameters)
+    if len(rows) <= limit:
+        return rows, None
+    last = rows[limit - 1]
+    return rows[:limit], pages.encode(scope, (last.created_at, last.inbox_id))
+
+
+async def update(tx: Tx, organization_id: UUID, inbox: str, patch: InboxPatch) -> Inbox:
+    """Change display_name or metadata."""
+    if patch.display_name is UNSET and patch.metadata is UNSET:
+        raise Invalid(
+            "display_name",
+            "Nothing to update.",
+            fix="Give display_name or metadata.",
+            detail="REQUIRED",
+        )
+    if patch.metadata == {}:
+        raise Invalid(
+            "metadata",
+            "metadata is empty.",
+            fix="Give the keys to change, or null to clear all.",
+        )
+    current = await get(tx, organization_id, inbox, lock=True)
+    metadata = current.metadata
+    if patch.metadata is not UNSET:
+        check_metadata(patch.metadata or {})
+        metadata = merge_metadata(metadata, patch.metadata)
+    name = current.display_name if patch.display_name is UNSET else patch.display_name
+    check_display_name(name)
+    return await fetch_only(
+        tx,
+        Inbox,
+        "update inbox set display_name = %(display_name)s, metadata = %(metadata)s,"
+        " updated_at = now() where inbox_id = %(inbox_id)s"
+        f" and organization_id = %(organization_id)s returning {COLUMNS}",
+        {
+            "display_name": name,
+            "metadata": Jsonb(metadata),
+            "inbox_id": current.inbox_id,
+            "organization_id": organization_id,
+        },
+    )

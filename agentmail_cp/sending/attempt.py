@@ -1,0 +1,302 @@
+"""One attempt to send: the row first, then the mail server, then the record."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from datetime import UTC, datetime, timedelta
+
+import msgspec
+import structlog
+from uuid_utils.compat import uuid7
+
+from agentmail_cp.compose import SendMessage, compose_send, new_message_id
+from agentmail_cp.db import Database, Tx, fetch_one
+from agentmail_cp.errors import (
+    AgentMailError,
+    Conflict,
+    Forbidden,
+    Invalid,
+    MessageRejected,
+    Unavailable,
+)
+from agentmail_cp.inboxes import Inbox
+from agentmail_cp.mailserver import (
+    Address,
+    MailServer,
+    MailServerConfused,
+    MailServerError,
+    MailServerRejected,
+    MailServerUnavailable,
+    OutgoingEmail,
+    Refusal,
+    Submitted,
+)
+from agentmail_cp.sending.record import (
+    COLUMNS,
+    LEASE_MARGIN,
+    REMEMBERED,
+    Outcome,
+    Send,
+    as_mail,
+    check_idempotency_key,
+    close,
+    finish,
+    no_answer,
+    not_settled,
+    recording,
+    release,
+)
+from agentmail_cp.sending.settlement import claim, settle_one
+
+log = structlog.stdlib.get_logger(__name__)
+
+_rng = random.SystemRandom()
+_REJECTIONS: dict[Refusal, type[AgentMailError]] = {
+    Refusal.SENDER_NOT_ALLOWED: MessageRejected,
+    Refusal.FORBIDDEN: MessageRejected,
+    Refusal.OVER_QUOTA: Forbidden,
+}
+
+
+async def send(
+    db: Database,
+    server: MailServer,
+    *,
+    inbox: Inbox,
+    message: SendMessage,
+    fingerprint: bytes,
+    key: str | None,
+    patience: float,
+) -> Outcome:
+    """Send a mail from an inbox and record it. The module's table lists every failure.
+
+    `fingerprint` (`compose.fingerprint`) tells a repeated request from another one under the same key;
+    `patience` is the longest the mail server may take, in seconds; it bounds how long a crashed attempt
+    blocks its key.
+    """
+    check_idempotency_key(key)
+    email = compose_send(
+        message,
+        sender=Address(inbox.address, inbox.display_name),
+        message_id=new_message_id(inbox.domain, _rng),
+        # Stalwart keeps whole seconds; order within one is told by document ids.
+        now=datetime.now(UTC).replace(microsecond=0),
+    )
+    row = await _begin(
+        db,
+        server,
+        _Attempt(inbox, email, fingerprint, key, patience),
+    )
+    if row.answer is not None:
+        return Outcome(row.answer, replayed=True)
+    email = msgspec.structs.replace(email, message_id=row.message_id)
+    submitted = await _submit(db, server, row, email, patience)
+    if submitted.refused_by_all:
+        raise await _refuse(db, server, row, submitted)
+    mail = await as_mail(email, submitted)
+    async with recording(db, row) as tx:
+        return Outcome(await finish(tx, row, inbox.place, mail, submitted), replayed=False)
+
+
+class _Attempt(msgspec.Struct, frozen=True):
+    inbox: Inbox
+    email: OutgoingEmail
+    fingerprint: bytes
+    key: str | None
+    patience: float
+
+    @property
+    def lease(self) -> timedelta:
+        return timedelta(seconds=self.patience) + LEASE_MARGIN
+
+
+async def _begin(db: Database, server: MailServer, attempt: _Attempt) -> Send:
+    """The row of this attempt: new, an earlier one with its answer, or one to be tried again."""
+    while True:
+        async with db.transaction() as tx:
+            earlier = await _earlier(tx, attempt)
+            if earlier is None:
+                begun = await _insert(tx, attempt)
+            elif earlier.state == "sent":
+                await _told(tx, earlier)
+                return earlier
+            elif earlier.open:
+                begun = None
+            else:
+                begun = await _reopen(tx, earlier, attempt)
+        if begun is not None:
+            return begun
+        if earlier is not None:
+            await _settle_first(db, server, earlier)
+
+
+async def _settle_first(db: Database, server: MailServer, earlier: Send) -> None:
+    claims = await claim(db, earlier.send_id)
+    if not claims and earlier.state == "unknown":
+        raise Unavailable(
+            "It is being found out whether the message was sent.",
+            fix="Repeat the request with the same Idempotency-Key: it is never sent twice.",
+            retry_after=2.0,
+        )
+    if not claims:
+        remaining = (earlier.lease_until - datetime.now(UTC)).total_seconds()
+        raise Conflict(
+            "The first request with this Idempotency-Key is still running.",
+            fix="Wait for its answer, or repeat the request after Retry-After seconds.",
+            retry_after=max(1.0, remaining),
+        )
+    try:
+        await settle_one(db, server, claims[0])
+    except MailServerError as error:
+        await release(db, claims[0].row)
+        raise not_settled(error) from error
+
+
+async def _earlier(tx: Tx, attempt: _Attempt) -> Send | None:
+    """The row this attempt repeats: by key, or, without one, an unanswered twin of the same request.
+
+    The twin rule is for clients that repeat a request by themselves after a 503, as the SDKs do: until
+    one of them was told the outcome, it is owed, whoever found it out.
+    """
+    if attempt.key is None:
+        return await fetch_one(
+            tx,
+            Send,
+            f"select {COLUMNS} from send where organization_id = %(organization_id)s"
+            " and inbox_id = %(inbox_id)s and fingerprint = %(fingerprint)s"
+            " and idempotency_key is null and (owed_until > now()"
+            " or (state in ('submitting', 'unknown') and lease_until <= now()))"
+            " order by created_at limit 1 for update",
+            {
+                "organization_id": attempt.inbox.organization_id,
+                "inbox_id": attempt.inbox.inbox_id,
+                "fingerprint": attempt.fingerprint,
+            },
+        )
+    row = await fetch_one(
+        tx,
+        Send,
+        f"select {COLUMNS} from send where organization_id = %(organization_id)s"
+        " and idempotency_key = %(key)s for update",
+        {"organization_id": attempt.inbox.organization_id, "key": attempt.key},
+    )
+    if row is None:
+        return None
+    if not row.open and row.created_at < datetime.now(UTC) - REMEMBERED:
+        await _forget_key(tx, row)
+        return None
+    if row.fingerprint != attempt.fingerprint:
+        raise Conflict(
+            "This Idempotency-Key was used with another body, inbox or endpoint.",
+            fix="Use a new key for a new message.",
+        )
+    return row
+
+
+async def _told(tx: Tx, row: Send) -> None:
+    """The outcome is about to be told; the next request like it is another mail."""
+    await tx.execute(
+        "update send set owed_until = null where send_id = %(send_id)s"
+        " and organization_id = %(organization_id)s and owed_until is not null",
+        {"send_id": row.send_id, "organization_id": row.organization_id},
+    )
+
+
+async def _forget_key(tx: Tx, row: Send) -> None:
+    await tx.execute(
+        "update send set idempotency_key = null where send_id = %(send_id)s"
+        " and organization_id = %(organization_id)s",
+        {"send_id": row.send_id, "organization_id": row.organization_id},
+    )
+
+
+async def _insert(tx: Tx, attempt: _Attempt) -> Send | None:
+    """A new row, or None when a concurrent request with the same key was first."""
+    return await fetch_one(
+        tx,
+        Send,
+        "insert into send (send_id, organization_id, inbox_id, account_id, idempotency_key,"
+        " fingerprint, message_id, mail_state, state, lease_until)"
+        " values (%(send_id)s, %(organization_id)s, %(inbox_id)s, %(account_id)s, %(key)s,"
+        " %(fingerprint)s, %(message_id)s, (select state from inbox_sync"
+        " where inbox_id = %(inbox_id)s and organization_id = %(organization_id)s),"
+        " 'submitting', now() + %(lease)s)"
+        f" on conflict do nothing returning {COLUMNS}",
+        {
+            "send_id": uuid7(),
+            "organization_id": attempt.inbox.organization_id,
+            "inbox_id": attempt.inbox.inbox_id,
+            "account_id": attempt.inbox.account,
+            "key": attempt.key,
+            "fingerprint": attempt.fingerprint,
+            "message_id": attempt.email.message_id,
+            "lease": attempt.lease,
+        },
+    )
+
+
+async def _reopen(tx: Tx, row: Send, attempt: _Attempt) -> Send | None:
+    """Try a send again that is known not to have left."""
+    return await fetch_one(
+        tx,
+        Send,
+        "update send set state = 'submitting', lease_until = now() + %(lease)s, updated_at = now(),"
+        " owed_until = null, mail_state = (select state from inbox_sync where inbox_id = %(inbox_id)s"
+        " and organization_id = %(organization_id)s)"
+        " where send_id = %(send_id)s and organization_id = %(organization_id)s"
+        f" returning {COLUMNS}",
+        {
+            "send_id": row.send_id,
+            "organization_id": row.organization_id,
+            "inbox_id": row.inbox_id,
+            "lease": attempt.lease,
+        },
+    )
+
+
+async def _submit(
+    db: Database, server: MailServer, row: Send, email: OutgoingEmail, patience: float
+) -> Submitted:
+    try:
+        # The mail server's own limits are for each request; the lease is for all of them.
+        async with asyncio.timeout(patience):
+            return await server.submit(row.account_id, email)
+    except TimeoutError as error:
+        await close(db, row, "unknown")
+        raise no_answer(MailServerUnavailable("No answer in time.", reached=True)) from error
+    except MailServerRejected as error:
+        await close(db, row, "refused")
+        raise _rejection(error) from error
+    except MailServerUnavailable as error:
+        await close(db, row, "unknown" if error.reached else "abandoned")
+        raise no_answer(error) from error
+    except MailServerConfused as error:
+        await close(db, row, "unknown")
+        raise no_answer(error) from error
+
+
+def _rejection(error: MailServerRejected) -> AgentMailError:
+    kind = _REJECTIONS.get(error.code)
+    if kind is not None:
+        return kind(f"Message rejected: {error.text}")
+    if error.code in (Refusal.TOO_LARGE, Refusal.TOO_MANY_RECIPIENTS, Refusal.INVALID_MAIL):
+        field = "to" if error.code is Refusal.TOO_MANY_RECIPIENTS else "body"
+        return Invalid(field, f"Message rejected: {error.text}", detail=error.code.upper())
+    return MessageRejected(f"Message rejected: {error.text}")
+
+
+async def _refuse(
+    db: Database, server: MailServer, row: Send, submitted: Submitted
+) -> MessageRejected:
+    """Take back the copy of a mail nobody accepts. If that fails, `settle` does it later."""
+    try:
+        await server.destroy_mail(row.account_id, [submitted.document_id])
+    except MailServerError:
+        log.warning("send.copy_left", send_id=str(row.send_id))
+    else:
+        await close(db, row, "refused")
+    reasons = "; ".join(f"{each.address}: {each.reply}" for each in submitted.verdicts)
+    return MessageRejected(
+        f"Message rejected: {reasons}", fix="Check the addresses; nothing was sent."
+    )

@@ -1,0 +1,274 @@
+"""The row of a send, what it says of the outcome, and how an outcome is recorded.
+
+Owns the table `send`. Threads, index row, event and answer are written in one transaction.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncGenerator
+from datetime import UTC, datetime, timedelta
+from typing import Literal
+from uuid import UUID
+
+import msgspec
+from psycopg.types.json import Jsonb
+
+from agentmail_cp import extract, messages, threads
+from agentmail_cp.db import Database, Tx
+from agentmail_cp.errors import (
+    Invalid,
+    Unavailable,
+)
+from agentmail_cp.inboxes import TOKEN
+from agentmail_cp.labels import SEEN
+from agentmail_cp.mailserver import (
+    AccountId,
+    DocumentId,
+    Folder,
+    Mail,
+    MailServerError,
+    MailServerUnavailable,
+    MailState,
+    OutgoingEmail,
+    Submitted,
+    Verdict,
+)
+from agentmail_cp.messages import Place
+
+REMEMBERED = timedelta(hours=24)
+"""How long an Idempotency-Key is remembered."""
+KEPT = timedelta(days=3)
+"""How long a finished row is kept."""
+LEASE_MARGIN = timedelta(seconds=3)
+SETTLING = timedelta(seconds=30)
+"""The lease of whoever finds out what became of a send."""
+OWED = timedelta(minutes=10)
+"""How long a repeated request without a key gets the outcome its first attempt could not be told."""
+State = Literal["submitting", "unknown", "sent", "refused", "abandoned"]
+COLUMNS = (
+    "send_id, organization_id, inbox_id, account_id, idempotency_key, fingerprint, message_id,"
+    " mail_state, state, lease_until, document_id, answer, created_at"
+)
+
+
+class Refused(msgspec.Struct, frozen=True):
+    """A recipient the mail server did not take, and its SMTP reply."""
+
+    address: str
+    reason: str
+
+
+class Answer(msgspec.Struct, frozen=True):
+    """What the caller of a send gets, now and when it repeats the request."""
+
+    message_id: str
+    thread_id: UUID
+    rejected: list[Refused]
+
+
+class Outcome(msgspec.Struct, frozen=True):
+    """An answer, and whether it was given before."""
+
+    answer: Answer
+    replayed: bool
+
+
+class Send(msgspec.Struct, frozen=True, kw_only=True):
+    """One row of the table."""
+
+    send_id: UUID
+    organization_id: UUID
+    inbox_id: UUID
+    account_id: AccountId
+    idempotency_key: str | None
+    fingerprint: bytes
+    message_id: str
+    mail_state: MailState | None
+    state: State
+    lease_until: datetime
+    document_id: DocumentId | None
+    answer: Answer | None
+    created_at: datetime
+
+    @property
+    def live(self) -> bool:
+        return self.state == "submitting" and self.lease_until > datetime.now(UTC)
+
+    @property
+    def open(self) -> bool:
+        return self.state in ("submitting", "unknown")
+
+
+def check_idempotency_key(key: str | None) -> None:
+    """Raise `Invalid` unless the key is absent or 1 to 256 of A-Z a-z 0-9 - . _ ~."""
+    if key is None:
+        return
+    if not TOKEN.fullmatch(key):
+        raise Invalid(
+            "Idempotency-Key",
+            "This Idempotency-Key does not fit.",
+            fix="Use 1 to 256 characters out of A-Z a-z 0-9 - . _ ~",
+        )
+
+
+def no_answer(error: MailServerError) -> Unavailable:
+    reached = not isinstance(error, MailServerUnavailable) or error.reached
+    retry_after = error.retry_after if isinstance(error, MailServerUnavailable) else 5.0
+    return Unavailable(
+        "The mail server did not answer; the message may or may not have been sent."
+        if reached
+        else "The mail server is not answering; nothing was sent.",
+        fix="Repeat the request with the same Idempotency-Key: it is never sent twice.",
+        retry_after=retry_after,
+    )
+
+
+def not_settled(error: MailServerError) -> Unavailable:
+    return Unavailable(
+        "The mail server did not answer; it is not known yet whether the message was sent.",
+        fix="Repeat the request with the same Idempotency-Key: it is never sent twice.",
+        retry_after=getattr(error, "retry_after", 5.0),
+    )
+
+
+@contextlib.asynccontextmanager
+async def recording(db: Database, row: Send) -> AsyncGenerator[Tx]:
+    """A transaction after the mail server was asked. If PostgreSQL is away, nobody may try this send
+    again before its lease is over: `Unavailable` then says to wait for that long.
+    """
+    try:
+        async with db.transaction() as tx:
+            yield tx
+    except Unavailable as error:
+        remaining = (row.lease_until - datetime.now(UTC)).total_seconds()
+        raise Unavailable(
+            "The database is not answering; the message may or may not have been sent.",
+            fix="Repeat the request after Retry-After seconds: it is never sent twice.",
+            retry_after=max(error.retry_after, remaining + 1.0),
+        ) from error
+
+
+async def close(db: Database, row: Send, state: State) -> None:
+    """Decide about a row, unless somebody else took it meanwhile."""
+    async with recording(db, row) as tx:
+        await tx.execute(
+            "update send set state = %(state)s, updated_at = now(),"
+            " lease_until = least(lease_until, now()),"
+            " owed_until = case when %(state)s = 'unknown' then now() + %(owed)s else owed_until end"
+            " where send_id = %(send_id)s and organization_id = %(organization_id)s"
+            " and state in ('submitting', 'unknown') and lease_until = %(lease_until)s",
+            {
+                "state": state,
+                "owed": OWED,
+                "send_id": row.send_id,
+                "organization_id": row.organization_id,
+                "lease_until": row.lease_until,
+            },
+        )
+
+
+async def release(db: Database, row: Send) -> None:
+    """Give a claim back: the mail server could not be asked."""
+    async with db.transaction() as tx:
+        await tx.execute(
+            "update send set lease_until = now() where send_id = %(send_id)s"
+            " and organization_id = %(organization_id)s and lease_until = %(lease_until)s",
+            {
+                "send_id": row.send_id,
+                "organization_id": row.organization_id,
+                "lease_until": row.lease_until,
+            },
+        )
+
+
+async def as_mail(email: OutgoingEmail, submitted: Submitted) -> Mail:
+    """What the index needs of a mail just sent, without asking for it back."""
+    text = email.text
+    if text is None and email.html is not None:
+        text = await asyncio.to_thread(extract.text_of, email.html)
+    return Mail(
+        document_id=submitted.document_id,
+        folders=frozenset({Folder.SENT}),
+        keywords=email.keywords | {SEEN},
+        received_at=email.date,
+        sent_at=email.date,
+        message_id=email.message_id,
+        in_reply_to=email.in_reply_to,
+        references=email.references,
+        subject=email.subject,
+        sender=email.sender,
+        to=email.to,
+        cc=email.cc,
+        bcc=email.bcc,
+        reply_to=email.reply_to,
+        size=submitted.size,
+        has_attachment=any(not each.inline for each in email.attachments),
+        preview=extract.preview(text or ""),
+    )
+
+
+async def finish(tx: Tx, row: Send, place: Place, mail: Mail, submitted: Submitted) -> Answer:
+    """Record a mail that was handed in: index, thread, event and answer, all at once."""
+    if not await messages.lock(tx, place.organization_id, place.inbox_id):
+        return await answer_without_copy(tx, row, submitted.verdicts)
+    held = await live_message_ids(tx, place) - {row.message_id}
+    filed = (await messages.record(tx, place, present=[mail], held=held))[mail.document_id]
+    answer = Answer(
+        message_id=filed.message_id,
+        thread_id=filed.thread_id,
+        rejected=refused(submitted.verdicts),
+    )
+    await store_answer(tx, row, mail.document_id, answer)
+    return answer
+
+
+def refused(verdicts: tuple[Verdict, ...]) -> list[Refused]:
+    return [Refused(each.address, each.reply) for each in verdicts if not each.accepted]
+
+
+async def live_message_ids(tx: Tx, place: Place) -> frozenset[str]:
+    """Message-IDs of the inbox's sends whose outcome is not recorded yet, and of those just taken back:
+    what intake read a moment ago may still show their copies.
+    """
+    rows = await (
+        await tx.execute(
+            "select message_id from send where inbox_id = %(inbox_id)s"
+            " and organization_id = %(organization_id)s and state <> 'sent'"
+            " and (state in ('submitting', 'unknown') or updated_at > now() - interval '1 min')",
+            {"inbox_id": place.inbox_id, "organization_id": place.organization_id},
+        )
+    ).fetchall()
+    return frozenset(row["message_id"] for row in rows)
+
+
+async def store_answer(tx: Tx, row: Send, document_id: DocumentId | None, answer: Answer) -> None:
+    await tx.execute(
+        "update send set state = 'sent', document_id = %(document_id)s, answer = %(answer)s,"
+        " updated_at = now() where send_id = %(send_id)s and organization_id = %(organization_id)s",
+        {
+            "document_id": document_id,
+            "answer": Jsonb(answer),
+            "send_id": row.send_id,
+            "organization_id": row.organization_id,
+        },
+    )
+
+
+async def forget_old(tx: Tx) -> int:
+    """Remove finished rows older than `KEPT`; returns how many."""
+    cursor = await tx.execute(
+        "delete from send where created_at < now() - %(kept)s"
+        " and state in ('sent', 'refused', 'abandoned')",
+        {"kept": KEPT},
+    )
+    return cursor.rowcount
+
+
+async def answer_without_copy(tx: Tx, row: Send, verdicts: tuple[Verdict, ...]) -> Answer:
+    """The mail left, but its copy or its whole inbox was deleted before it could be recorded."""
+    thread_id = threads.named_after(row.inbox_id, row.message_id)
+    answer = Answer(f"<{row.message_id}>", thread_id, refused(verdicts))
+    await store_answer(tx, row, None, answer)
+    return answer
