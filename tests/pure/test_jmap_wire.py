@@ -324,7 +324,7 @@ async def test_a_call_that_keeps_failing_leaves_the_others_their_answers(
 ) -> None:
     """One account's trouble must not become everybody's."""
     (failed,) = method_error("serverUnavailable")["methodResponses"]
-    both = [failed, ["Core/echo", {}, "1"]]
+    both: list[Any] = [failed, ["Core/echo", {}, "1"]]
     route = respx.post(f"{BASE}/jmap/").respond(json={"methodResponses": both})
     answers = await client.call(ECHO, Call("Core/echo", {}, "1"), repeat=True)
     assert isinstance(answers["0"].error, MailServerUnavailable)
