@@ -10,21 +10,20 @@ its document id. Drafts are not messages. Every write happens under the lock of 
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
-from typing import Any, Literal, LiteralString
+from typing import Any, LiteralString
 from uuid import UUID
 
 import msgspec
 
-from agentmail_cp import addresses, events, labels, pages, threads
+from agentmail_cp import events, filing, labels, pages, threads
 from agentmail_cp.db import Database, Tx, fetch_all, fetch_one
 from agentmail_cp.errors import NotFound
 from agentmail_cp.events import EventType, NewEvent
+from agentmail_cp.filing import Direction, Place
 from agentmail_cp.mailserver import (
     AccountId,
-    Address,
     DocumentId,
     Folder,
     Mail,
@@ -32,28 +31,7 @@ from agentmail_cp.mailserver import (
     MailServerRejected,
     Refusal,
 )
-from agentmail_cp.threads import Links, pattern
-
-Direction = Literal["received", "sent"]
-
-HIDING = {"spam": 1, "blocked": 2, "unauthenticated": 4, "trash": 8}
-"""The labels that hide a message from lists, and their bit in `mask`."""
-
-LONGEST_ID = 500
-LONGEST_SUBJECT = 2_000
-LONGEST_NAME = 256
-MOST_ADDRESSES = 1_000
-MOST_REFERENCES = 100
-LONGEST_PREVIEW = 200
-
-
-class Place(msgspec.Struct, frozen=True):
-    """Whose messages are written: an inbox and what it belongs to."""
-
-    inbox_id: UUID
-    organization_id: UUID
-    pod_id: UUID
-    domain: str
+from agentmail_cp.threads import pattern
 
 
 class Message(msgspec.Struct, frozen=True, kw_only=True):
@@ -169,7 +147,7 @@ async def _known(tx: Tx, place: Place, mails: Sequence[Mail]) -> list[_Known]:
             "inbox_id": place.inbox_id,
             "organization_id": place.organization_id,
             "document_ids": [mail.document_id for mail in mails],
-            "message_ids": [f"<{m.message_id}>" for m in mails if _usable(m.message_id)],
+            "message_ids": [f"<{m.message_id}>" for m in mails if filing.usable(m.message_id)],
         },
     )
 
@@ -183,10 +161,12 @@ async def _add(
         tx,
         organization_id=place.organization_id,
         inbox_id=place.inbox_id,
-        messages=[_links(mail) for mail in fresh],
+        messages=[filing.links(mail) for mail in fresh],
     )
-    ids = _choose_ids(place, fresh, taken)
-    rows = [_row(place, mail, assigned[mail.document_id], ids[mail.document_id]) for mail in fresh]
+    ids = filing.choose_ids(place, fresh, taken)
+    rows = [
+        filing.row(place, mail, assigned[mail.document_id], ids[mail.document_id]) for mail in fresh
+    ]
     async with tx.cursor() as cursor:
         await cursor.executemany(_INSERT, rows)
     await events.append(
@@ -206,107 +186,6 @@ values (%(inbox_id)s, %(document_id)s, %(organization_id)s, %(pod_id)s, %(thread
     %(direction)s, %(labels)s, %(mask)s, %(timestamp)s, %(subject)s, %(sender)s, %(to)s, %(cc)s,
     %(bcc)s, %(reply_to)s, %(in_reply_to)s, %(references)s, %(preview)s, %(size)s, %(has_attachment)s)
 """
-
-
-def _choose_ids(place: Place, fresh: Sequence[Mail], taken: Iterable[str]) -> dict[DocumentId, str]:
-    taken = set(taken)
-    chosen: dict[DocumentId, str] = {}
-    for mail in fresh:
-        own = f"<{mail.message_id}>"
-        if not _usable(mail.message_id) or _SYNTHETIC.fullmatch(own) or own in taken:
-            own = synthetic_id(mail.document_id, place.domain)
-        chosen[mail.document_id] = own
-        taken.add(own)
-    return chosen
-
-
-def _usable(message_id: str | None) -> bool:
-    if not message_id or len(message_id) > LONGEST_ID:
-        return False
-    return _clean(message_id) == message_id
-
-
-_SYNTHETIC = re.compile(r"<document-\d+@[^>]*>")
-"""No mail goes by such a Message-ID of its own: it could stand in the way of another's."""
-
-
-def synthetic_id(document_id: DocumentId, domain: str) -> str:
-    """The id of a message that cannot go by its Message-ID."""
-    return f"<document-{document_id}@{domain}>"
-
-
-def _links(mail: Mail) -> Links:
-    references, parents = _bounded(mail.references), _bounded(mail.in_reply_to)
-    own = [mail.message_id] if mail.message_id and _usable(mail.message_id) else []
-    ids = dict.fromkeys([*references, *parents, *own])
-    return Links(mail.document_id, tuple(ids), mail.received_at)
-
-
-def _bounded(ids: Sequence[str]) -> list[str]:
-    """The usable ids, the first and the last of them where there are too many."""
-    every = [each for each in ids if _usable(each)]
-    if len(every) <= MOST_REFERENCES:
-        return every
-    return every[:10] + every[10 - MOST_REFERENCES :]
-
-
-def _row(place: Place, mail: Mail, thread_id: UUID, message_id: str) -> dict[str, Any]:
-    direction = _direction(mail)
-    shown = labels.labels_of(direction=direction, folders=mail.folders, keywords=mail.keywords)
-    in_reply_to = next((each for each in mail.in_reply_to if _usable(each)), None)
-    return {
-        "inbox_id": place.inbox_id,
-        "document_id": mail.document_id,
-        "organization_id": place.organization_id,
-        "pod_id": place.pod_id,
-        "thread_id": thread_id,
-        "message_id": message_id,
-        "direction": direction,
-        "labels": list(shown),
-        "mask": mask_of(shown),
-        "timestamp": mail.received_at,
-        "subject": None if mail.subject is None else _clean(mail.subject)[:LONGEST_SUBJECT],
-        "sender": _shown(mail.sender) if mail.sender else "",
-        "to": _all_shown(mail.to),
-        "cc": _all_shown(mail.cc),
-        "bcc": _all_shown(mail.bcc),
-        "reply_to": _all_shown(mail.reply_to),
-        "in_reply_to": f"<{in_reply_to}>" if in_reply_to else None,
-        "references": [f"<{each}>" for each in _bounded(mail.references)],
-        "preview": _clean(mail.preview)[:LONGEST_PREVIEW],
-        "size": mail.size,
-        "has_attachment": mail.has_attachment,
-    }
-
-
-def _direction(mail: Mail) -> Direction:
-    own = Folder.SENT in mail.folders or labels.SENT_KEYWORD in mail.keywords
-    return "sent" if own else "received"
-
-
-def _shown(address: Address) -> str:
-    name = _clean(address.name)[:LONGEST_NAME] if address.name else None
-    return addresses.display(Address(_clean(address.email)[:LONGEST_ID], name))
-
-
-def _all_shown(several: Sequence[Address]) -> list[str]:
-    return [_shown(each) for each in several[:MOST_ADDRESSES]]
-
-
-def _clean(text: str | None) -> str:
-    """Text PostgreSQL can hold: no NUL, no lone surrogate. Hostile mail has both."""
-    return (text or "").replace("\x00", "").encode("utf-8", "replace").decode()
-
-
-def mask_of(shown: Iterable[str]) -> int:
-    """The hiding bits of a message with these labels."""
-    return sum(bit for label, bit in HIDING.items() if label in set(shown))
-
-
-def visible_masks(included: Iterable[str]) -> tuple[int, ...]:
-    """Every mask a message may have to be listed when these hiding labels are included."""
-    allowed = mask_of(included)
-    return tuple(mask for mask in range(16) if mask & ~allowed == 0)
 
 
 _RECEIVED = {
@@ -346,7 +225,7 @@ async def _show(tx: Tx, place: Place, known: _Known, shown: Sequence[str]) -> se
         " and document_id = %(document_id)s",
         {
             "labels": list(shown),
-            "mask": mask_of(shown),
+            "mask": filing.mask_of(shown),
             "inbox_id": place.inbox_id,
             "organization_id": place.organization_id,
             "document_id": known.document_id,

@@ -12,11 +12,11 @@ from litestar import Request
 from litestar.openapi.spec import Operation, Parameter, Schema
 from litestar.openapi.spec.enums import OpenAPIFormat, OpenAPIType
 
-from agentmail_cp import messages
+from agentmail_cp import filing
 from agentmail_cp.access import Principal
 from agentmail_cp.web import queries
 
-INCLUDES = tuple(f"include_{label}" for label in messages.HIDING)
+INCLUDES = tuple(f"include_{label}" for label in filing.HIDING)
 LIST_FILTERS = ("limit", "page_token", "labels", "before", "after", "ascending", *INCLUDES)
 
 
@@ -51,10 +51,10 @@ def masks(asked: Query, caller: Principal, wanted: Sequence[str]) -> tuple[int, 
     named = {each.lower() for each in wanted}
     included = [
         label
-        for label in messages.HIDING
+        for label in filing.HIDING
         if (label in named or asked.flag(f"include_{label}")) and caller.may(f"label_{label}_read")
     ]
-    return messages.visible_masks(included)
+    return filing.visible_masks(included)
 
 
 _TEXT = Schema(type=OpenAPIType.STRING)

@@ -12,7 +12,7 @@ from typing import Annotated
 from litestar import Controller, Response, get, patch, post
 from litestar.params import FromPath, HeaderParameter, JSONBody
 
-from agentmail_cp import addresses, inboxes, labels, messages, pages, sending
+from agentmail_cp import addresses, filing, inboxes, labels, messages, pages, sending
 from agentmail_cp.compose import SendMessage, fingerprint
 from agentmail_cp.errors import Invalid, NotFound
 from agentmail_cp.inboxes import Inbox
@@ -151,7 +151,7 @@ class Messages(Controller):
                 organization_id=caller.organization_id,
                 inbox_id=inbox.inbox_id,
                 candidates=message_id_candidates(restore(message_id)),
-                masks=masks(asked, caller, tuple(messages.HIDING)),
+                masks=masks(asked, caller, tuple(filing.HIDING)),
             )
         whole = await read(server, inbox, [row])
         if not whole:
@@ -190,7 +190,7 @@ class Messages(Controller):
                 organization_id=caller.organization_id,
                 inbox_id=inbox.inbox_id,
                 candidates=message_id_candidates(restore(message_id)),
-                masks=masks(asked, caller, tuple(messages.HIDING)),
+                masks=masks(asked, caller, tuple(filing.HIDING)),
             )
         shown = await messages.update_labels(
             db, server, account_id=inbox.account, place=inbox.place, message=row, change=change

@@ -8,7 +8,7 @@ from uuid import UUID
 
 import pytest
 
-from agentmail_cp import events, messages, threads
+from agentmail_cp import events, filing, messages, threads
 from agentmail_cp.db import Database
 from agentmail_cp.errors import NotFound
 from agentmail_cp.events import EventType
@@ -160,7 +160,7 @@ async def test_hostile_mail_is_cut_and_cleaned_not_refused(database: Database) -
 async def test_a_very_long_id_of_any_script_fits_the_indexes(database: Database) -> None:
     """PostgreSQL refuses index entries over 2,704 bytes."""
     place = await an_inbox(database)
-    long = "\U0001f4e8" * messages.LONGEST_ID
+    long = "\U0001f4e8" * filing.LONGEST_ID
     await record(database, place, a_mail(1, message_id=long))
     assert await ids(database, place) == {1: f"<{long}>"}
 
@@ -243,8 +243,8 @@ async def test_every_filter_narrows(database: Database) -> None:
     assert await numbers(database, place, to=("bob@",)) == [2]
     assert await numbers(database, place, before=START + timedelta(minutes=2)) == [1]
     assert await numbers(database, place, after=START + timedelta(minutes=1)) == [2]
-    assert await numbers(database, place, masks=messages.visible_masks(["spam"])) == [1, 2, 3]
-    assert await numbers(database, place, masks=messages.visible_masks(["spam", "blocked"])) == [
+    assert await numbers(database, place, masks=filing.visible_masks(["spam"])) == [1, 2, 3]
+    assert await numbers(database, place, masks=filing.visible_masks(["spam", "blocked"])) == [
         1,
         2,
         3,

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from agentmail_cp import addresses, labels, messages, threads
+from agentmail_cp import addresses, filing, labels, threads
 from agentmail_cp.db import Database
 from agentmail_cp.errors import NotFound
 from agentmail_cp.mailserver import Address, Folder, Mail
@@ -145,7 +145,7 @@ class Expected:
             "preview": mails[-1].preview,
             "last": mails[-1].document_id,
             "labels": sorted(set[str]().union(*(self.shown(number) for number in numbers))),
-            "masks": sorted({messages.mask_of(self.shown(number)) for number in numbers}),
+            "masks": sorted({filing.mask_of(self.shown(number)) for number in numbers}),
             "senders": first_come([mail.sender] if mail.sender else [] for mail in mails),
             "recipients": first_come([*mail.to, *mail.cc] for mail in mails),
             "message_count": len(mails),
@@ -351,7 +351,7 @@ async def listed(db: Database, place: Place, included: tuple[str, ...]) -> set[U
             tx,
             organization_id=place.organization_id,
             inbox_id=place.inbox_id,
-            where=ThreadFilter(masks=messages.visible_masks(included)),
+            where=ThreadFilter(masks=filing.visible_masks(included)),
             limit=10,
             page_token=None,
         )

@@ -8,26 +8,26 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agentmail_cp import labels, messages
+from agentmail_cp import filing, labels
 from agentmail_cp.mailserver import DocumentId
 from agentmail_cp.threads import pattern
 
-HIDING = sorted(messages.HIDING)
+HIDING = sorted(filing.HIDING)
 SUBSETS = list(chain.from_iterable(combinations(HIDING, size) for size in range(5)))
 
 
 def test_every_hiding_label_has_a_bit_of_its_own() -> None:
-    assert messages.HIDING.keys() == labels.HIDDEN_BY_DEFAULT
-    assert sorted(messages.HIDING.values()) == [1, 2, 4, 8]
-    assert sorted(messages.mask_of(each) for each in SUBSETS) == list(range(16))
+    assert filing.HIDING.keys() == labels.HIDDEN_BY_DEFAULT
+    assert sorted(filing.HIDING.values()) == [1, 2, 4, 8]
+    assert sorted(filing.mask_of(each) for each in SUBSETS) == list(range(16))
 
 
 @pytest.mark.parametrize("included", SUBSETS)
 def test_a_message_shows_when_all_that_hides_it_is_included(included: tuple[str, ...]) -> None:
     """All 256 pairs of what hides a message and what a caller asked to see."""
-    visible = messages.visible_masks(included)
+    visible = filing.visible_masks(included)
     for hidden_by in SUBSETS:
-        shown = messages.mask_of([*hidden_by, "unread", "work"]) in visible
+        shown = filing.mask_of([*hidden_by, "unread", "work"]) in visible
         assert shown == (set(hidden_by) <= set(included))
 
 
@@ -35,8 +35,8 @@ def test_a_message_shows_when_all_that_hides_it_is_included(included: tuple[str,
 def test_a_synthetic_id_is_recognised_so_that_no_mail_can_claim_it(
     number: int, domain: str
 ) -> None:
-    own = messages.synthetic_id(DocumentId(number), domain)
-    assert messages._SYNTHETIC.fullmatch(own)  # pyright: ignore[reportPrivateUsage]
+    own = filing.synthetic_id(DocumentId(number), domain)
+    assert filing.SYNTHETIC.fullmatch(own)
 
 
 @given(st.text(max_size=20))

@@ -1,0 +1,146 @@
+"""PURE: how a stored mail is filed: under which id, with which links, labels and mask.
+
+Every bound on what one mail may put into the index is here: hostile mail has ids, subjects and address
+lists of any length, NULs and lone surrogates.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Sequence
+from typing import Any, Literal
+from uuid import UUID
+
+import msgspec
+
+from agentmail_cp import addresses, labels
+from agentmail_cp.mailserver import Address, DocumentId, Folder, Mail
+from agentmail_cp.threads import Links
+
+Direction = Literal["received", "sent"]
+
+HIDING = {"spam": 1, "blocked": 2, "unauthenticated": 4, "trash": 8}
+"""The labels that hide a message from lists, and their bit in `mask`."""
+
+LONGEST_ID = 500
+LONGEST_SUBJECT = 2_000
+LONGEST_NAME = 256
+MOST_ADDRESSES = 1_000
+MOST_REFERENCES = 100
+LONGEST_PREVIEW = 200
+
+SYNTHETIC = re.compile(r"<document-\d+@[^>]*>")
+"""No mail goes by such a Message-ID of its own: it could stand in the way of another's."""
+
+
+class Place(msgspec.Struct, frozen=True):
+    """Whose messages are written: an inbox and what it belongs to."""
+
+    inbox_id: UUID
+    organization_id: UUID
+    pod_id: UUID
+    domain: str
+
+
+def choose_ids(place: Place, fresh: Sequence[Mail], taken: Iterable[str]) -> dict[DocumentId, str]:
+    """The id each new message goes by: its Message-ID in brackets, or one made for it.
+
+    `taken` are ids others of the inbox go by, or are about to.
+    """
+    taken = set(taken)
+    chosen: dict[DocumentId, str] = {}
+    for mail in fresh:
+        own = f"<{mail.message_id}>"
+        if not usable(mail.message_id) or SYNTHETIC.fullmatch(own) or own in taken:
+            own = synthetic_id(mail.document_id, place.domain)
+        chosen[mail.document_id] = own
+        taken.add(own)
+    return chosen
+
+
+def usable(message_id: str | None) -> bool:
+    """Whether a Message-ID is there, of a sane length, and of characters PostgreSQL can hold."""
+    if not message_id or len(message_id) > LONGEST_ID:
+        return False
+    return clean(message_id) == message_id
+
+
+def synthetic_id(document_id: DocumentId, domain: str) -> str:
+    """The id of a message that cannot go by its Message-ID."""
+    return f"<document-{document_id}@{domain}>"
+
+
+def links(mail: Mail) -> Links:
+    """What decides the mail's thread: the ids it mentions, oldest first, and its own."""
+    references, parents = _bounded(mail.references), _bounded(mail.in_reply_to)
+    own = [mail.message_id] if mail.message_id and usable(mail.message_id) else []
+    ids = dict.fromkeys([*references, *parents, *own])
+    return Links(mail.document_id, tuple(ids), mail.received_at)
+
+
+def _bounded(ids: Sequence[str]) -> list[str]:
+    """The usable ids, the first and the last of them where there are too many."""
+    every = [each for each in ids if usable(each)]
+    if len(every) <= MOST_REFERENCES:
+        return every
+    return every[:10] + every[10 - MOST_REFERENCES :]
+
+
+def row(place: Place, mail: Mail, thread_id: UUID, message_id: str) -> dict[str, Any]:
+    """The index row of a mail, bounded and cleaned."""
+    direction = _direction(mail)
+    shown = labels.labels_of(direction=direction, folders=mail.folders, keywords=mail.keywords)
+    in_reply_to = next((each for each in mail.in_reply_to if usable(each)), None)
+    return {
+        "inbox_id": place.inbox_id,
+        "document_id": mail.document_id,
+        "organization_id": place.organization_id,
+        "pod_id": place.pod_id,
+        "thread_id": thread_id,
+        "message_id": message_id,
+        "direction": direction,
+        "labels": list(shown),
+        "mask": mask_of(shown),
+        "timestamp": mail.received_at,
+        "subject": None if mail.subject is None else clean(mail.subject)[:LONGEST_SUBJECT],
+        "sender": _shown(mail.sender) if mail.sender else "",
+        "to": _all_shown(mail.to),
+        "cc": _all_shown(mail.cc),
+        "bcc": _all_shown(mail.bcc),
+        "reply_to": _all_shown(mail.reply_to),
+        "in_reply_to": f"<{in_reply_to}>" if in_reply_to else None,
+        "references": [f"<{each}>" for each in _bounded(mail.references)],
+        "preview": clean(mail.preview)[:LONGEST_PREVIEW],
+        "size": mail.size,
+        "has_attachment": mail.has_attachment,
+    }
+
+
+def _direction(mail: Mail) -> Direction:
+    own = Folder.SENT in mail.folders or labels.SENT_KEYWORD in mail.keywords
+    return "sent" if own else "received"
+
+
+def _shown(address: Address) -> str:
+    name = clean(address.name)[:LONGEST_NAME] if address.name else None
+    return addresses.display(Address(clean(address.email)[:LONGEST_ID], name))
+
+
+def _all_shown(several: Sequence[Address]) -> list[str]:
+    return [_shown(each) for each in several[:MOST_ADDRESSES]]
+
+
+def clean(text: str | None) -> str:
+    """Text PostgreSQL can hold: no NUL, no lone surrogate. Hostile mail has both."""
+    return (text or "").replace("\x00", "").encode("utf-8", "replace").decode()
+
+
+def mask_of(shown: Iterable[str]) -> int:
+    """The hiding bits of a message with these labels."""
+    return sum(bit for label, bit in HIDING.items() if label in set(shown))
+
+
+def visible_masks(included: Iterable[str]) -> tuple[int, ...]:
+    """Every mask a message may have to be listed when these hiding labels are included."""
+    allowed = mask_of(included)
+    return tuple(mask for mask in range(16) if mask & ~allowed == 0)
