@@ -99,6 +99,12 @@ async def send(
         return Outcome(await finish(tx, row, inbox.place, mail, submitted), replayed=False)
 
 
+OWED_OR_DEAD = (
+    "(owed_until > now() or (state in ('submitting', 'unknown') and lease_until <= now()))"
+)
+"""Which requests without a key are still without an answer."""
+
+
 class _Attempt(msgspec.Struct, frozen=True):
     inbox: Inbox
     email: OutgoingEmail
@@ -113,7 +119,10 @@ class _Attempt(msgspec.Struct, frozen=True):
 
 async def _begin(db: Database, server: MailServer, attempt: _Attempt) -> Send:
     """The row of this attempt: new, an earlier one with its answer, or one to be tried again."""
-    while True:
+    async with db.reading() as tx:
+        # Nearly every attempt is a new one: a single statement, committed by itself.
+        begun = await _insert(tx, attempt)
+    while begun is None:
         async with db.transaction() as tx:
             earlier = await _earlier(tx, attempt)
             if earlier is None:
@@ -125,10 +134,9 @@ async def _begin(db: Database, server: MailServer, attempt: _Attempt) -> Send:
                 begun = None
             else:
                 begun = await _reopen(tx, earlier, attempt)
-        if begun is not None:
-            return begun
-        if earlier is not None:
+        if begun is None and earlier is not None:
             await _settle_first(db, server, earlier)
+    return begun
 
 
 async def _settle_first(db: Database, server: MailServer, earlier: Send) -> None:
@@ -165,9 +173,7 @@ async def _earlier(tx: Tx, attempt: _Attempt) -> Send | None:
             Send,
             f"select {COLUMNS} from send where organization_id = %(organization_id)s"
             " and inbox_id = %(inbox_id)s and fingerprint = %(fingerprint)s"
-            " and idempotency_key is null and (owed_until > now()"
-            " or (state in ('submitting', 'unknown') and lease_until <= now()))"
-            " order by created_at limit 1 for update",
+            f" and idempotency_key is null and {OWED_OR_DEAD} order by created_at limit 1 for update",
             {
                 "organization_id": attempt.inbox.organization_id,
                 "inbox_id": attempt.inbox.inbox_id,
@@ -212,16 +218,19 @@ async def _forget_key(tx: Tx, row: Send) -> None:
 
 
 async def _insert(tx: Tx, attempt: _Attempt) -> Send | None:
-    """A new row, or None when a concurrent request with the same key was first."""
+    """A new row, or None when this attempt repeats another one (see `_earlier`)."""
     return await fetch_one(
         tx,
         Send,
         "insert into send (send_id, organization_id, inbox_id, account_id, idempotency_key,"
         " fingerprint, message_id, mail_state, state, lease_until)"
-        " values (%(send_id)s, %(organization_id)s, %(inbox_id)s, %(account_id)s, %(key)s,"
+        " select %(send_id)s, %(organization_id)s, %(inbox_id)s, %(account_id)s, %(key)s,"
         " %(fingerprint)s, %(message_id)s, (select state from inbox_sync"
         " where inbox_id = %(inbox_id)s and organization_id = %(organization_id)s),"
-        " 'submitting', now() + %(lease)s)"
+        " 'submitting', now() + %(lease)s where %(key)s::text is not null or not exists"
+        " (select from send where organization_id = %(organization_id)s"
+        " and inbox_id = %(inbox_id)s and fingerprint = %(fingerprint)s"
+        f" and idempotency_key is null and {OWED_OR_DEAD})"
         f" on conflict do nothing returning {COLUMNS}",
         {
             "send_id": uuid7(),

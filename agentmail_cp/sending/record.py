@@ -213,8 +213,8 @@ async def finish(tx: Tx, row: Send, place: Place, mail: Mail, submitted: Submitt
     """Record a mail that was handed in: index, thread, event and answer, all at once."""
     if not await messages.lock(tx, place.organization_id, place.inbox_id):
         return await answer_without_copy(tx, row, submitted.verdicts)
-    held = await live_message_ids(tx, place) - {row.message_id}
-    filed = (await messages.record(tx, place, present=[mail], held=held))[mail.document_id]
+    # Nothing is held back from it: its Message-ID is our own, so no other send's.
+    filed = (await messages.record(tx, place, present=[mail]))[mail.document_id]
     answer = Answer(
         message_id=filed.message_id,
         thread_id=filed.thread_id,
