@@ -220,6 +220,8 @@ def http_config(app: AgentMail, settings: Settings) -> uvicorn.Config:
         log_config=None,
         access_log=False,
         server_header=False,
+        # Nothing here depends on the caller's address; `public_url` tells the outer one of ours.
+        proxy_headers=False,
         timeout_graceful_shutdown=5,
         lifespan="on",
     )

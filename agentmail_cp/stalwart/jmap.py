@@ -246,11 +246,15 @@ class JmapClient:
         connect_timeout: float = 1.5,
         timeout: float = 10.0,
     ) -> None:
+        self._transport = httpx.AsyncHTTPTransport(
+            limits=httpx.Limits(max_connections=connections, max_keepalive_connections=connections),
+            trust_env=False,
+        )
         self._http = httpx.AsyncClient(
             base_url=base_url.rstrip("/"),
             headers={"Authorization": authorization, "User-Agent": "agentmail-cp"},
             timeout=httpx.Timeout(timeout, connect=connect_timeout, pool=connect_timeout),
-            limits=httpx.Limits(max_connections=connections, max_keepalive_connections=connections),
+            transport=self._transport,
             trust_env=False,
             follow_redirects=False,
         )
@@ -395,8 +399,15 @@ class JmapClient:
         content: AsyncIterator[bytes] | bytes | None,
         headers: dict[str, str] | None,
     ) -> bytes:
+        request = self._http.build_request(method, path, content=content, headers=headers)
         with _translated():
-            response = await self._http.request(method, path, content=content, headers=headers)
+            # Past the client: it has no cookies, redirects or logins to see to, and takes as long
+            # as all the rest.
+            response = await self._transport.handle_async_request(request)
+            try:
+                await response.aread()
+            finally:
+                await response.aclose()
         if response.status_code == HTTPStatus.OK:
             return response.content
         if _problem(response).limit == "maxCallsInRequest":
