@@ -55,7 +55,9 @@ class Service:
 
     async def send(self, inbox: Json, **fields: object) -> Json:
         """Send a mail from an inbox."""
-        answer = await self.client.post(f"/v0/inboxes/{inbox['inbox_id']}/messages/send", json=fields)
+        answer = await self.client.post(
+            f"/v0/inboxes/{inbox['inbox_id']}/messages/send", json=fields
+        )
         assert answer.status_code == 200, answer.text
         return answer.json()
 
@@ -89,7 +91,9 @@ async def until(
         await asyncio.sleep(0.01)
 
 
-def a_mail(to: str, subject: str = "Hello", text: str = "Hi there.", **headers: str) -> EmailMessage:
+def a_mail(
+    to: str, subject: str = "Hello", text: str = "Hi there.", **headers: str
+) -> EmailMessage:
     """A mail from outside."""
     mail = EmailMessage()
     mail["From"] = headers.pop("From", "Ada Lovelace <ada@elsewhere.test>")
@@ -157,9 +161,7 @@ async def serving(
                 tx, organization.organization_id, prefix="inai_", name="test"
             )
         client.headers["Authorization"] = f"Bearer {made.secret}"
-        yield Service(
-            client, db, server, organization.organization_id, made.secret, smtp_port
-        )
+        yield Service(client, db, server, organization.organization_id, made.secret, smtp_port)
 
 
 @pytest_asyncio.fixture
