@@ -18,7 +18,7 @@ from agentmail_cp import access
 from agentmail_cp.app import AgentMail, create_app
 from agentmail_cp.db import Database
 from agentmail_cp.intake import Doorbell
-from agentmail_cp.mailserver import MailServer
+from agentmail_cp.mailserver import AccountId, MailServer
 from agentmail_cp.sandbox import MailSandbox
 from agentmail_cp.settings import Settings
 
@@ -123,7 +123,7 @@ def settings_for(database_url: str, **changes: Any) -> Settings:
 async def started(app: AgentMail) -> AsyncGenerator[httpx.AsyncClient]:
     """A client of an application that runs in this event loop, without a key."""
     asgi: ASGIApp = app
-    transport = httpx.ASGITransport(asgi, raise_app_exceptions=False)  # pyright: ignore[reportArgumentType]
+    transport = httpx.ASGITransport(asgi, raise_app_exceptions=False)
     up, down = asyncio.Event(), asyncio.Event()
     # A task of its own: Litestar's lifespan must be left by the task that entered it, and pytest
     # finishes a fixture in another one.
@@ -143,6 +143,16 @@ async def _live(app: AgentMail, up: asyncio.Event, down: asyncio.Event) -> None:
         await down.wait()
 
 
+def ringing(app: AgentMail) -> Callable[[AccountId], None]:
+    """What a sandbox calls to ring the application's doorbell."""
+    doorbell: Doorbell = app.state["doorbell"]
+
+    def ring(account: AccountId) -> None:
+        doorbell.announce([account], only_ring=True)
+
+    return ring
+
+
 @contextlib.asynccontextmanager
 async def serving(
     database_url: str, server: MailServer, *, smtp_port: int = 0, **changes: Any
@@ -151,8 +161,7 @@ async def serving(
     settings = settings_for(database_url, **changes)
     app = create_app(settings, server=server)
     if isinstance(server, MailSandbox):
-        doorbell: Doorbell = app.state["doorbell"]
-        server.on_bell = lambda account: doorbell.announce([account], only_ring=True)
+        server.on_bell = ringing(app)
     async with started(app) as client:
         db: Database = app.state["resources"].db
         async with db.transaction() as tx:

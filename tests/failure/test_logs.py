@@ -73,7 +73,7 @@ async def test_neither_mail_nor_secrets_reach_the_log(
             "mail password": inbox["credentials"]["password"],
             "stalwart key": ringing.process.key,
             "webhook secret": SECRET,
-            "database password": database_url.split(":")[2].split("@")[0],
+            "database password": database_url.split(":")[2].split("@", maxsplit=1)[0],
         }
         assert process.log.strip(), "nothing was logged, so nothing was tried"
         assert [kind for kind, secret in secrets.items() if secret in process.log] == []
