@@ -166,6 +166,7 @@ class Intake:
         self._begun_at: datetime | None = None
         self._next_sweep = 0.0
         self._caught_up = False
+        self._waiting = False
         self._woken = asyncio.Event()
 
     async def run(self) -> None:
@@ -190,14 +191,24 @@ class Intake:
     async def _step(self) -> float:
         """Read one batch; how many seconds to wait for a bell before the next."""
         try:
-            if await self.read_batch() == self._batch and monotonic() >= self._next_sweep:
-                return 0.0
-            return max(0.0, self._next_sweep - monotonic())
+            claimed = await self.read_batch()
         except (Unavailable, MailServerUnavailable) as error:
-            log.warning("intake.waiting", reason=str(error))
+            self._wait_for(str(error))
+            return RECOVERY
         except Exception:
             log.exception("intake.failed")
-        return RECOVERY
+            return RECOVERY
+        self._wait_for(None)
+        more = claimed == self._batch and monotonic() >= self._next_sweep
+        return 0.0 if more else max(0.0, self._next_sweep - monotonic())
+
+    def _wait_for(self, trouble: str | None) -> None:
+        """Say once that intake waits, and once that it goes on."""
+        if trouble and not self._waiting:
+            log.warning("intake.waiting", reason=trouble)
+        if self._waiting and not trouble:
+            log.info("intake.resumed")
+        self._waiting = trouble is not None
 
     async def read_batch(self) -> int:
         """Claim a batch, read it, write it. Returns the number of inboxes claimed."""

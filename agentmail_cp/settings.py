@@ -49,8 +49,9 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     stalwart_connect_timeout: Seconds = 1.5
     """How long to wait for a connection before Stalwart counts as away."""
 
-    stalwart_timeout: Seconds = 5.0
-    """How long to wait for an answer."""
+    stalwart_timeout: Seconds = 2.5
+    """How long to wait for an answer before Stalwart counts as away: short, so that a caller is told to
+    try again soon; what an unanswered send came to is found out either way."""
 
     stalwart_admin: str | None = None
     """`user:password` of a Stalwart administrator; only `agentmail-cp stalwart apply` uses it."""
