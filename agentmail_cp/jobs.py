@@ -46,19 +46,25 @@ def make_app(url: str) -> procrastinate.App:
             conninfo=url, min_size=1, max_size=3, kwargs={}, name="agentmail-jobs"
         )
     )
-    app.add_tasks_from(blueprint, namespace="agentmail")
+    # Made anew for each app: procrastinate's blueprints rename their tasks each time they are added.
+    for job in PERIODIC:
+        decorate = app.task(name=f"agentmail:{job.name}", pass_context=True, queueing_lock=job.name)
+        app.periodic(cron=job.cron)(decorate(job.run))
     return app
 
 
-blueprint = procrastinate.Blueprint()
+class Periodic(msgspec.Struct, frozen=True):
+    """A job that runs by the clock, one at a time."""
+
+    name: str
+    cron: str
+    run: Callable[[JobContext, int], Awaitable[None]]
 
 
 def _resources(context: JobContext) -> Resources:
     return cast("dict[str, Resources]", context.additional_context)["resources"]
 
 
-@blueprint.periodic(cron="17 3 * * *")
-@blueprint.task(name="erase_retained", pass_context=True)
 async def erase_retained(context: JobContext, timestamp: int) -> None:  # noqa: ARG001
     """Erase the mail of inboxes deleted longer ago than the retention setting."""
     resources = _resources(context)
@@ -67,21 +73,24 @@ async def erase_retained(context: JobContext, timestamp: int) -> None:  # noqa: 
         await inboxes.erase_retained(resources.db, resources.server, days=days)
 
 
-@blueprint.periodic(cron="23 * * * *")
-@blueprint.task(name="forget_old_sends", pass_context=True)
 async def forget_old_sends(context: JobContext, timestamp: int) -> None:  # noqa: ARG001
     """Remove rows of finished sends that nobody can ask for any more."""
     async with _resources(context).db.transaction() as tx:
         await sending.forget_old(tx)
 
 
-@blueprint.periodic(cron="* * * * *")
-@blueprint.task(name="retry_stalled_jobs", pass_context=True, queueing_lock="retry_stalled_jobs")
 async def retry_stalled_jobs(context: JobContext, timestamp: int) -> None:  # noqa: ARG001
     """Give the jobs of workers that died to others; procrastinate does not by itself."""
     manager = context.app.job_manager
     for job in await manager.get_stalled_jobs(seconds_since_heartbeat=STALLED_AFTER):
         await manager.retry_job(job)
+
+
+PERIODIC = (
+    Periodic("erase_retained", "17 3 * * *", erase_retained),
+    Periodic("forget_old_sends", "23 * * * *", forget_old_sends),
+    Periodic("retry_stalled_jobs", "* * * * *", retry_stalled_jobs),
+)
 
 
 async def settle_for_ever(resources: Resources) -> None:

@@ -1,0 +1,32 @@
+"""Jobs keep their names and run, however often the queue is opened anew."""
+
+from __future__ import annotations
+
+from agentmail_cp import jobs
+from agentmail_cp.db import Database
+from agentmail_cp.sandbox import MailSandbox
+from tests.fix_app import settings_for
+
+NAMES = {"agentmail:erase_retained", "agentmail:forget_old_sends", "agentmail:retry_stalled_jobs"}
+
+
+def test_opening_the_queue_again_renames_no_job(database_url: str) -> None:
+    """After a restart of PostgreSQL no waiting job would be known any more."""
+    for _ in range(3):
+        app = jobs.make_app(database_url)
+        assert {name for name in app.tasks if name.startswith("agentmail")} == NAMES
+
+
+async def test_every_periodic_job_runs(database: Database, database_url: str) -> None:
+    """Retained mail and old rows would stay for ever, and nobody would notice."""
+    settings = settings_for(database_url, deleted_inbox_retention_days=1)
+    resources = jobs.Resources(settings, database, MailSandbox("agents.test"))
+    async with jobs.make_app(database_url).open_async() as app:
+        for job in jobs.PERIODIC:
+            await app.configure_task(f"agentmail:{job.name}").defer_async(timestamp=0)
+        await app.run_worker_async(
+            additional_context={"resources": resources}, wait=False, install_signal_handlers=False
+        )
+        async with database.reading() as tx:
+            rows = await (await tx.execute("select status from procrastinate_jobs")).fetchall()
+    assert [row["status"] for row in rows] == ["succeeded"] * len(NAMES)
