@@ -20,8 +20,10 @@ import msgspec
 import psycopg
 import structlog
 from psycopg import AsyncConnection, AsyncCursor
+from psycopg.abc import PQGen
 from psycopg.rows import DictRow, dict_row
 from psycopg.types.json import set_json_dumps, set_json_loads
+from psycopg.waiting import wait_async
 from psycopg_pool import AsyncConnectionPool, PoolTimeout, TooManyRequests
 
 from agentmail_cp.errors import Unavailable
@@ -34,6 +36,9 @@ log = structlog.stdlib.get_logger(__name__)
 TRUST = 1.0
 """Seconds a connection that answered is believed to be alive."""
 
+POLL = 0.1
+"""Seconds after which a wait looks up, so that it can be interrupted; psycopg's own default."""
+
 LOCK_MIGRATIONS = 0x61676D61696C
 """Advisory lock held while migrating: the letters `agmail`."""
 
@@ -41,7 +46,27 @@ set_json_dumps(msgspec.json.encode)
 set_json_loads(msgspec.json.decode)
 
 
-class _Connection(AsyncConnection[DictRow]):
+class Connection(AsyncConnection[DictRow]):
+    """A connection that is closed when whoever waits on it is cancelled.
+
+    psycopg 3.3 first asks the server to stop the query and waits up to ten seconds for it, which a
+    server that is cut off never answers: a service told to stop would be killed instead.
+    """
+
+    async def wait(
+        self,
+        gen: PQGen[T],
+        interval: float = POLL,
+        timeout: float | None = None,  # noqa: ASYNC109
+    ) -> T:
+        try:
+            return await wait_async(gen, self.pgconn.socket, interval=interval, timeout=timeout)
+        except asyncio.CancelledError:
+            self.pgconn.finish()
+            raise
+
+
+class _Connection(Connection):
     """A pooled connection that knows when it was last asked whether it is still alive."""
 
     checked_at = 0.0
@@ -105,7 +130,7 @@ class Database:
         """Yield once per notification on `channel`, and once after every (re)connection, for ever."""
         while True:
             try:
-                async with await AsyncConnection.connect(
+                async with await Connection.connect(
                     self.url, autocommit=True, connect_timeout=2
                 ) as connection:
                     await connection.execute(f"listen {channel}")

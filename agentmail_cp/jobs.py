@@ -19,7 +19,7 @@ import structlog
 from procrastinate import JobContext, PsycopgConnector
 
 from agentmail_cp import inboxes, sending
-from agentmail_cp.db import Database
+from agentmail_cp.db import Connection, Database
 from agentmail_cp.errors import Unavailable
 from agentmail_cp.intake import Intake
 from agentmail_cp.mailserver import MailServer, MailServerError
@@ -43,7 +43,12 @@ def make_app(url: str) -> procrastinate.App:
     """The procrastinate app with all our jobs, on its own connections."""
     app = procrastinate.App(
         connector=PsycopgConnector(
-            conninfo=url, min_size=1, max_size=3, kwargs={}, name="agentmail-jobs"
+            conninfo=url,
+            min_size=1,
+            max_size=3,
+            connection_class=Connection,
+            kwargs={},
+            name="agentmail-jobs",
         )
     )
     # Made anew for each app: procrastinate's blueprints rename their tasks each time they are added.
