@@ -305,10 +305,7 @@ async def list_keys(
             "limit": limit + 1,
         },
     )
-    if len(rows) <= limit:
-        return rows, None
-    last = rows[limit - 1]
-    return rows[:limit], pages.encode(scope, (last.created_at, last.api_key_id))
+    return pages.cut(scope, rows, limit, lambda last: (last.created_at, last.api_key_id))
 
 
 async def get_key(tx: Tx, organization_id: UUID, api_key_id: UUID) -> ApiKey:

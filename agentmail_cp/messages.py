@@ -395,10 +395,7 @@ async def list_page(
         else ' order by "timestamp" desc, document_id desc limit %(limit)s'
     )
     rows = await fetch_all(tx, Message, query, parameters)
-    if len(rows) <= limit:
-        return rows, None
-    last = rows[limit - 1]
-    return rows[:limit], pages.encode(scope, (last.timestamp, last.document_id))
+    return pages.cut(scope, rows, limit, lambda last: (last.timestamp, last.document_id))
 
 
 def _list_query(where: MessageFilter) -> tuple[LiteralString, dict[str, object]]:

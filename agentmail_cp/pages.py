@@ -8,6 +8,7 @@ is no secret and no proof: a forged one moves the reader inside what the query s
 from __future__ import annotations
 
 from base64 import urlsafe_b64decode, urlsafe_b64encode
+from collections.abc import Callable
 from datetime import datetime
 from hashlib import sha256
 from typing import Annotated, TypeVar
@@ -18,7 +19,9 @@ from msgspec import Meta
 
 from agentmail_cp.errors import Invalid
 
-Key = TypeVar("Key", bound=tuple[datetime | int | str | UUID, ...])
+AnyKey = tuple[datetime | int | str | UUID, ...]
+Key = TypeVar("Key", bound=AnyKey)
+Row = TypeVar("Row")
 
 BigInt = Annotated[int, Meta(ge=0, le=2**63 - 1)]
 """A number PostgreSQL can compare with a bigint."""
@@ -30,7 +33,7 @@ _CHECKSUM_BYTES = 6
 _MAX_TOKEN = 4096
 
 
-def encode(scope: str, key: tuple[datetime | int | str | UUID, ...]) -> str:
+def encode(scope: str, key: AnyKey) -> str:
     """The token that continues after `key`. Times are aware and kept to the microsecond."""
     body = msgspec.msgpack.encode(key)
     return urlsafe_b64encode(_checksum(scope, body) + body).rstrip(b"=").decode()
@@ -50,6 +53,18 @@ def decode(scope: str, token: str, shape: type[Key]) -> Key:
         return msgspec.msgpack.decode(body, type=shape)
     except msgspec.DecodeError:
         raise _refused() from None
+
+
+def cut(
+    scope: str, rows: list[Row], size: int, key: Callable[[Row], AnyKey]
+) -> tuple[list[Row], str | None]:
+    """The rows of a page, and the token of the next when there is one.
+
+    `rows` are those of the page and one more, if there is one; `key` is what `decode` will give back.
+    """
+    if len(rows) <= size:
+        return rows, None
+    return rows[:size], encode(scope, key(rows[size - 1]))
 
 
 def limit(

@@ -335,10 +335,7 @@ async def list_page(
         else ' order by "timestamp" desc, thread_id desc limit %(limit)s'
     )
     rows = await fetch_all(tx, Thread, query, parameters)
-    if len(rows) <= limit:
-        return rows, None
-    last = rows[limit - 1]
-    return rows[:limit], pages.encode(scope, (last.timestamp, last.thread_id))
+    return pages.cut(scope, rows, limit, lambda last: (last.timestamp, last.thread_id))
 
 
 def _list_query(where: ThreadFilter) -> tuple[LiteralString, dict[str, object]]:

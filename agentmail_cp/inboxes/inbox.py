@@ -280,10 +280,7 @@ async def list_page(
         else " order by created_at desc, inbox_id desc limit %(limit)s"
     )
     rows = await fetch_all(tx, Inbox, query, parameters)
-    if len(rows) <= limit:
-        return rows, None
-    last = rows[limit - 1]
-    return rows[:limit], pages.encode(scope, (last.created_at, last.inbox_id))
+    return pages.cut(scope, rows, limit, lambda last: (last.created_at, last.inbox_id))
 
 
 async def update(tx: Tx, organization_id: UUID, inbox: str, patch: InboxPatch) -> Inbox:
