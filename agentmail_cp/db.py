@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import hashlib
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Generator, Sequence
 from importlib.resources import files
 from time import monotonic
 from typing import Any, LiteralString, TypeVar, cast
@@ -38,6 +38,12 @@ TRUST = 1.0
 
 POLL = 0.1
 """Seconds after which a wait looks up, so that it can be interrupted; psycopg's own default."""
+
+PATIENCE = 5.0
+"""Seconds one statement may take."""
+
+CHECK_PATIENCE = 1.5
+"""Seconds a connection may take to say that it is alive."""
 
 LOCK_MIGRATIONS = 0x61676D61696C
 """Advisory lock held while migrating: the letters `agmail`."""
@@ -67,9 +73,24 @@ class Connection(AsyncConnection[DictRow]):
 
 
 class _Connection(Connection):
-    """A pooled connection that knows when it was last asked whether it is still alive."""
+    """A pooled connection that knows when it was last asked whether it is still alive, and how many
+    seconds an answer may take before PostgreSQL counts as away: one that is cut off never answers.
+    """
 
     checked_at = 0.0
+    patience = PATIENCE
+
+    async def wait(
+        self,
+        gen: PQGen[T],
+        interval: float = POLL,
+        timeout: float | None = None,  # noqa: ASYNC109
+    ) -> T:
+        try:
+            async with asyncio.timeout(self.patience):
+                return await super().wait(gen, interval, timeout)
+        except TimeoutError as error:
+            raise psycopg.OperationalError("PostgreSQL did not answer in time.") from error
 
 
 class Database:
@@ -100,7 +121,8 @@ class Database:
         """
         if connection.checked_at > max(monotonic() - TRUST, self._shaken_at):
             return
-        await AsyncConnectionPool[_Connection].check_connection(connection)
+        with _waiting(connection, CHECK_PATIENCE):
+            await AsyncConnectionPool[_Connection].check_connection(connection)
         connection.checked_at = monotonic()
 
     async def open(self) -> None:
@@ -110,14 +132,24 @@ class Database:
         await self._pool.close(timeout=2)
 
     @contextlib.asynccontextmanager
-    async def transaction(self) -> AsyncGenerator[Tx]:
-        """One transaction: committed when the block ends, rolled back when it raises."""
-        async with self.reading() as connection, connection.transaction():
-            yield connection
+    async def transaction(self, *, patience: float = PATIENCE) -> AsyncGenerator[Tx]:
+        """One transaction: committed when the block ends, rolled back when it raises.
+
+        `patience` is for statements that may take longer than a caller would wait, in seconds.
+        """
+        async with self._borrowed() as connection:
+            with _waiting(connection, patience):
+                async with connection.transaction():
+                    yield connection
 
     @contextlib.asynccontextmanager
     async def reading(self) -> AsyncGenerator[Tx]:
         """A connection on which each statement stands alone: for look-ups, at a third of the cost."""
+        async with self._borrowed() as connection:
+            yield connection
+
+    @contextlib.asynccontextmanager
+    async def _borrowed(self) -> AsyncGenerator[_Connection]:
         try:
             async with self._pool.connection() as connection:
                 yield connection
@@ -139,6 +171,15 @@ class Database:
                         yield
             except psycopg.OperationalError:
                 await asyncio.sleep(1.0)
+
+
+@contextlib.contextmanager
+def _waiting(connection: _Connection, patience: float) -> Generator[None]:
+    connection.patience, before = patience, connection.patience
+    try:
+        yield
+    finally:
+        connection.patience = before
 
 
 def struct_row(kind: type[T]) -> Callable[[AsyncCursor[Any]], Callable[[Sequence[Any]], T]]:

@@ -31,6 +31,13 @@ STALLED_AFTER = 60
 """Seconds without a worker's heartbeat after which its jobs are taken up by another."""
 
 
+LONG = 600.0
+"""Seconds a statement over many rows may take."""
+
+GRACE = 3.0
+"""Seconds a worker that is told to stop waits for its loops."""
+
+
 class Resources(msgspec.Struct, frozen=True):
     """What a job may use."""
 
@@ -80,7 +87,7 @@ async def erase_retained(context: JobContext, timestamp: int) -> None:  # noqa: 
 
 async def forget_old_sends(context: JobContext, timestamp: int) -> None:  # noqa: ARG001
     """Remove rows of finished sends that nobody can ask for any more."""
-    async with _resources(context).db.transaction() as tx:
+    async with _resources(context).db.transaction(patience=LONG) as tx:
         await sending.forget_old(tx)
 
 
@@ -155,7 +162,11 @@ async def working(resources: Resources) -> AsyncGenerator[None]:
     finally:
         for task in tasks:
             task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        # Told to stop, procrastinate first waits for what it asked PostgreSQL, answered or not; what is
+        # left of it here ends with the event loop.
+        _, left = await asyncio.wait(tasks, timeout=GRACE)
+        if left:
+            log.warning("worker.stopped_unanswered")
 
 
 async def for_ever(name: str, loop: Callable[[], Awaitable[None]]) -> None:

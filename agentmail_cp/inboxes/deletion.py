@@ -19,6 +19,9 @@ from agentmail_cp.mailserver import (
     Refusal,
 )
 
+ERASING = 600.0
+"""Seconds the rows of one inbox's mail may take to go."""
+
 
 async def delete(db: Database, server: MailServer, *, organization_id: UUID, inbox: str) -> None:
     """Delete an inbox: gone for callers at once, its mail retained, its address refused by SMTP.
@@ -113,7 +116,7 @@ async def erase(db: Database, server: MailServer, *, organization_id: UUID, addr
     if inbox.state != "deleted":
         raise Conflict(f"{inbox.address} is not deleted.", fix="Delete the inbox first.")
     await server.destroy_account(inbox.account)
-    async with db.transaction() as tx:
+    async with db.transaction(patience=ERASING) as tx:
         await _set_erased(tx, inbox)
 
 
