@@ -21,6 +21,7 @@ import psycopg
 import structlog
 from psycopg import AsyncConnection, AsyncCursor
 from psycopg.abc import PQGen
+from psycopg.pq import TransactionStatus
 from psycopg.rows import DictRow, dict_row
 from psycopg.types.json import set_json_dumps, set_json_loads
 from psycopg.waiting import wait_async
@@ -87,10 +88,12 @@ class _Connection(Connection):
         timeout: float | None = None,  # noqa: ASYNC109
     ) -> T:
         try:
-            async with asyncio.timeout(self.patience):
-                return await super().wait(gen, interval, timeout)
-        except TimeoutError as error:
-            raise psycopg.OperationalError("PostgreSQL did not answer in time.") from error
+            return await super().wait(gen, interval, timeout or self.patience)
+        except psycopg.OperationalError:
+            if self.pgconn.transaction_status == TransactionStatus.ACTIVE:
+                # The answer may still come, but nobody will be there for it.
+                self.pgconn.finish()
+            raise
 
 
 class Database:
