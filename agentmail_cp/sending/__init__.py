@@ -16,10 +16,10 @@ failure                                answer                      next
 bad input                              400 / 422                   nothing was written
 same key, other body, inbox, endpoint  409 `conflict`              nothing was written
 same key, first attempt still running  409, `Retry-After`          the first attempt answers
-refused for every recipient            403 `message_rejected`      copy destroyed; `refused`; key is free
+refused for every recipient            403 `message_rejected`      copy destroyed; `refused`; may be repeated
 refused for some recipients            200, `rejected` names them  `sent`
-refused as a whole (size, sender …)    400 / 403                   nothing stored; `refused`; key is free
-Stalwart away before the request       503, `Retry-After`          `abandoned`; nothing sent; key is free
+refused as a whole (size, sender …)    400 / 403                   nothing stored; `refused`; may be repeated
+Stalwart away before the request       503, `Retry-After`          `abandoned`; nothing sent; may be repeated
 no answer to the request               503, `Retry-After`          `unknown`; settled on the next try with
                                                                    the same key or body, else by the job,
                                                                    and such a try gets that outcome
