@@ -93,10 +93,6 @@ class Send(msgspec.Struct, frozen=True, kw_only=True):
     created_at: datetime
 
     @property
-    def live(self) -> bool:
-        return self.state == "submitting" and self.lease_until > datetime.now(UTC)
-
-    @property
     def open(self) -> bool:
         return self.state in ("submitting", "unknown")
 
