@@ -13,7 +13,9 @@ from litestar import Controller, Response, get, patch, post
 from litestar.params import FromPath, HeaderParameter, JSONBody
 
 from agentmail_cp import addresses, filing, inboxes, labels, messages, pages, sending
+from agentmail_cp.access import Principal
 from agentmail_cp.compose import SendMessage, fingerprint
+from agentmail_cp.db import Tx
 from agentmail_cp.errors import Invalid, NotFound
 from agentmail_cp.inboxes import Inbox
 from agentmail_cp.mailserver import (
@@ -28,7 +30,7 @@ from agentmail_cp.web import bodies
 from agentmail_cp.web.auth import needs
 from agentmail_cp.web.errors import ERRORS
 from agentmail_cp.web.inject import Asked, Caller, Config, Db, Server
-from agentmail_cp.web.listing import LIST_FILTERS, listing, masks
+from agentmail_cp.web.listing import LIST_FILTERS, Query, listing, masks
 from agentmail_cp.web.paths import message_id_candidates, restore
 
 SMALL = 16_384
@@ -146,13 +148,7 @@ class Messages(Controller):
         """Get a whole message."""
         async with db.reading() as tx:
             inbox = await inboxes.get(tx, caller.organization_id, restore(inbox_id))
-            row = await messages.get(
-                tx,
-                organization_id=caller.organization_id,
-                inbox_id=inbox.inbox_id,
-                candidates=message_id_candidates(restore(message_id)),
-                masks=masks(asked, caller, tuple(filing.HIDING)),
-            )
+            row = await _find(tx, caller, asked, inbox, message_id)
         whole = await read(server, inbox, [row])
         if not whole:
             raise NotFound("There is no such message.")
@@ -185,17 +181,24 @@ class Messages(Controller):
             )
         async with db.reading() as tx:
             inbox = await inboxes.get(tx, caller.organization_id, restore(inbox_id))
-            row = await messages.get(
-                tx,
-                organization_id=caller.organization_id,
-                inbox_id=inbox.inbox_id,
-                candidates=message_id_candidates(restore(message_id)),
-                masks=masks(asked, caller, tuple(filing.HIDING)),
-            )
+            row = await _find(tx, caller, asked, inbox, message_id)
         shown = await messages.update_labels(
             db, server, account_id=inbox.account, place=inbox.place, message=row, change=change
         )
         return bodies.UpdateMessageResponse(row.message_id, list(shown))
+
+
+async def _find(
+    tx: Tx, caller: Principal, asked: Query, inbox: Inbox, message_id: str
+) -> messages.Message:
+    """The message a path names, hidden or not, as far as the key may read it."""
+    return await messages.get(
+        tx,
+        organization_id=caller.organization_id,
+        inbox_id=inbox.inbox_id,
+        candidates=message_id_candidates(restore(message_id)),
+        masks=masks(asked, caller, tuple(filing.HIDING)),
+    )
 
 
 async def outgoing(server: MailServer, inbox: Inbox, data: bodies.SendMessage) -> SendMessage:
