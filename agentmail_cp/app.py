@@ -46,6 +46,7 @@ from agentmail_cp.web.listing import provide_query
 from agentmail_cp.web.messages import Messages
 from agentmail_cp.web.paths import normalise
 from agentmail_cp.web.requests import JsonRequest
+from agentmail_cp.web.sends import Sends
 from agentmail_cp.web.threads import InboxThreads, Threads
 
 OPENAPI = "/openapi.json"
@@ -122,7 +123,16 @@ def create_app(
     return AgentMail(
         route_handlers=[
             Router(
-                "/v0", route_handlers=[Inboxes, Messages, InboxThreads, Threads, ApiKeys, auth_me]
+                "/v0",
+                route_handlers=[
+                    Inboxes,
+                    Messages,
+                    Sends,
+                    InboxThreads,
+                    Threads,
+                    ApiKeys,
+                    auth_me,
+                ],
             ),
             operations.ring,
             operations.live,

@@ -167,6 +167,13 @@ class Submitted(msgspec.Struct, frozen=True):
         return not any(verdict.accepted for verdict in self.verdicts)
 
 
+class Stored(msgspec.Struct, frozen=True):
+    """A mail that was put into a folder, and its size in bytes."""
+
+    document_id: DocumentId
+    size: int
+
+
 class FoundMail(msgspec.Struct, frozen=True):
     """An own mail found again by its Message-ID. `submitted` is None when it was never handed in."""
 
@@ -324,6 +331,25 @@ class MailServer(Protocol):
         """
         ...
 
+    async def store_draft(
+        self, account_id: AccountId, email: OutgoingEmail, *, replaces: DocumentId | None = None
+    ) -> Stored:
+        """Put an unfinished mail into Drafts, with `$draft` and `$seen` beside its keywords, in the
+        place of the draft `replaces` where one is named. Not repeated inside. Its envelope is unused.
+
+        Rejected: NO_MAIL when `replaces` is gone, because somebody sent, deleted or edited it, and then
+        the new one is not kept either; INVALID_MAIL, TOO_LARGE, OVER_QUOTA, NO_ACCOUNT, NO_BLOB.
+        """
+        ...
+
+    async def find(
+        self, account_id: AccountId, message_id: str, since: MailState | None
+    ) -> tuple[Mail, ...]:
+        """Every mail with this Message-ID among what changed after `since` (None, or a state the server
+        has forgotten: all), in document order. Never answers from a search index, which lags.
+        """
+        ...
+
     async def find_own(
         self, account_id: AccountId, message_id: str, since: MailState | None
     ) -> FoundMail | None:
@@ -363,6 +389,31 @@ class MailServer(Protocol):
         """Bodies, headers and attachment list of these mails; those gone are left out."""
         ...
 
+    async def attachments(
+        self, wanted: Mapping[AccountId, Sequence[DocumentId]]
+    ) -> Mapping[AccountId, Mapping[DocumentId, tuple[Attachment, ...]]]:
+        """What these mails have attached, in many accounts, without reading their bodies; mails and
+        accounts that are gone are left out.
+        """
+        ...
+
+    async def search(
+        self, account_ids: Sequence[AccountId], text: str, *, limit: int
+    ) -> Mapping[AccountId, tuple[DocumentId, ...]]:
+        """Mails that hold every word of `text` somewhere in bodies, subject or addresses, at most
+        `limit` in each account, the newest. Answered from the server's full-text index, so mail of the
+        last moments may be missing. Accounts that are gone are left out.
+        """
+        ...
+
+    async def excerpts(
+        self, account_id: AccountId, document_ids: Sequence[DocumentId], text: str
+    ) -> Mapping[DocumentId, str]:
+        """A piece of each mail's body around words of `text`, plain, at most some 250 characters, with
+        each hit between `**`. Mails that are gone, or whose body has no hit, are left out.
+        """
+        ...
+
     async def relabel(self, account_id: AccountId, changes: Sequence[Relabel]) -> None:
         """Apply keyword and folder changes. Rejected: NO_MAIL when one is gone (others are applied)."""
         ...
@@ -370,18 +421,23 @@ class MailServer(Protocol):
     async def append(
         self,
         account_id: AccountId,
-        raw: bytes,
+        raw: bytes | BlobId,
         *,
         folder: Folder,
         keywords: frozenset[str] = frozenset(),
+        received_at: datetime | None = None,
     ) -> DocumentId:
-        """Store a raw RFC 5322 message in a folder without sending it. Rejected: INVALID_MAIL."""
+        """Store a raw RFC 5322 message, or one uploaded before, in a folder without sending it;
+        `received_at` None means now. Rejected: INVALID_MAIL, NO_BLOB.
+        """
         ...
 
     async def upload(
         self, account_id: AccountId, content: AsyncIterator[bytes] | bytes, content_type: str
     ) -> BlobId:
-        """Store bytes for later use in `submit` (about an hour); what is too large, `submit` refuses."""
+        """Store bytes for later use in `submit`, `store_draft` or `append` (about an hour); what is too
+        large, those refuse. The blob id of an attachment of a stored mail can be used there too.
+        """
         ...
 
     def download(

@@ -19,10 +19,10 @@ from agentmail_cp.mailserver import MailServer
 from agentmail_cp.threads import Thread, ThreadFilter
 from agentmail_cp.web import bodies
 from agentmail_cp.web.auth import needs
+from agentmail_cp.web.contents import read
 from agentmail_cp.web.errors import ERRORS
 from agentmail_cp.web.inject import Asked, Caller, Db, Server
 from agentmail_cp.web.listing import INCLUDES, LIST_FILTERS, Query, listing, masks
-from agentmail_cp.web.messages import read
 from agentmail_cp.web.paths import restore
 
 FILTERS = (*LIST_FILTERS, "senders", "recipients", "subject")

@@ -1,0 +1,109 @@
+"""Bodies of inboxes."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Any, Literal
+from uuid import UUID
+
+import msgspec
+from msgspec import UNSET, UnsetType
+
+from agentmail_cp import inboxes
+from agentmail_cp.settings import Settings
+
+
+class CreateInbox(msgspec.Struct, kw_only=True):
+    """`POST /v0/inboxes`. Everything may be left out."""
+
+    username: str | None = None
+    domain: str | None = None
+    display_name: str | None = None
+    client_id: str | None = None
+    metadata: dict[str, str | int | float | bool | None] | None = None
+    status: Literal["active"] | None = None
+
+
+class UpdateInbox(msgspec.Struct, kw_only=True):
+    """`PATCH /v0/inboxes/{inbox_id}`."""
+
+    display_name: str | UnsetType | None = UNSET
+    metadata: dict[str, str | int | float | bool | None] | UnsetType | None = UNSET
+
+
+class Endpoint(msgspec.Struct):
+    """Where a mail client connects. `tls` is `implicit`, `starttls` or `none`."""
+
+    host: str
+    port: int
+    tls: str
+
+
+class Credentials(msgspec.Struct):
+    """How a mail client gets into the inbox. The password is shown here and never again."""
+
+    username: str
+    password: str
+    imap: Endpoint
+    smtp: Endpoint
+
+
+class Inbox(msgspec.Struct, omit_defaults=True, kw_only=True):
+    """An inbox. `inbox_id`, `email` and `email_address` are the address; `id` is its `inb_…` form."""
+
+    inbox_id: str
+    email: str
+    email_address: str
+    id: str
+    pod_id: UUID
+    username: str
+    domain: str
+    created_at: datetime
+    updated_at: datetime
+    send_paused: bool | None = None
+    display_name: str | None = None
+    client_id: str | None = None
+    metadata: dict[str, Any] | None = None
+    credentials: Credentials | None = None
+
+
+class ListInboxes(msgspec.Struct, omit_defaults=True):
+    """One page of inboxes; `data` is seed 003's name for them."""
+
+    count: int
+    limit: int
+    inboxes: list[Inbox]
+    data: list[Inbox]
+    next_page_token: str | None = None
+
+
+def inbox(found: inboxes.Inbox, credentials: Credentials | None = None) -> Inbox:
+    """An inbox as callers see it."""
+    return Inbox(
+        inbox_id=found.address,
+        email=found.address,
+        email_address=found.address,
+        id=inboxes.public_id(found.inbox_id),
+        pod_id=found.pod_id,
+        username=found.username,
+        domain=found.domain,
+        created_at=found.created_at,
+        updated_at=found.updated_at,
+        send_paused=False,
+        display_name=found.display_name,
+        client_id=found.client_id,
+        metadata=found.metadata or None,
+        credentials=credentials,
+    )
+
+
+def credentials(created: inboxes.Created, settings: Settings, host: str) -> Credentials | None:
+    """What a mail client needs, when this answer is the one that may tell the password."""
+    if created.password is None:
+        return None
+    return Credentials(
+        username=created.inbox.address,
+        password=created.password,
+        imap=Endpoint(settings.imap_host or host, settings.imap_port, settings.imap_tls),
+        smtp=Endpoint(settings.smtp_host or host, settings.smtp_port, settings.smtp_tls),
+    )

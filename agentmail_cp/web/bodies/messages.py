@@ -1,0 +1,143 @@
+"""Bodies of messages and their attachments."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from datetime import datetime
+from typing import Any
+from uuid import UUID, uuid5
+
+import msgspec
+
+from agentmail_cp import extract, messages
+from agentmail_cp.mailserver import Attachment, MailContent
+from agentmail_cp.web.bodies.sends import Texts
+
+
+class AttachmentItem(msgspec.Struct, omit_defaults=True, kw_only=True):
+    """What a message says of an attachment."""
+
+    attachment_id: UUID
+    size: int
+    filename: str | None = None
+    content_type: str | None = None
+    content_disposition: str | None = None
+    content_id: str | None = None
+
+
+class MessageItem(msgspec.Struct, omit_defaults=True, kw_only=True):
+    """A message in a list: everything but its bodies."""
+
+    inbox_id: str
+    thread_id: UUID
+    message_id: str
+    labels: list[str]
+    timestamp: datetime
+    sender: str = msgspec.field(name="from")
+    to: list[str]
+    size: int
+    updated_at: datetime
+    created_at: datetime
+    cc: list[str] | None = None
+    bcc: list[str] | None = None
+    subject: str | None = None
+    preview: str | None = None
+    attachments: list[AttachmentItem] | None = None
+    in_reply_to: str | None = None
+    references: list[str] | None = None
+
+
+class Message(MessageItem, omit_defaults=True, kw_only=True):
+    """A whole message."""
+
+    reply_to: list[str] | None = None
+    text: str | None = None
+    html: str | None = None
+    extracted_text: str | None = None
+    extracted_html: str | None = None
+    headers: dict[str, str] | None = None
+
+
+class ListMessages(msgspec.Struct, omit_defaults=True):
+    """One page of messages."""
+
+    count: int
+    limit: int
+    messages: list[MessageItem]
+    next_page_token: str | None = None
+
+
+class UpdateMessage(msgspec.Struct, kw_only=True):
+    """`PATCH …/messages/{message_id}`. Null means: none."""
+
+    add_labels: Texts = None
+    remove_labels: Texts = None
+
+
+class UpdateMessageResponse(msgspec.Struct):
+    """All labels of a message after a change."""
+
+    message_id: str
+    labels: list[str]
+
+
+def message_item(
+    row: messages.Message, address: str, content: MailContent | None = None
+) -> MessageItem:
+    """A message for a list; `content` only where its attachments are to be shown."""
+    return MessageItem(**_shown(row, address, content))
+
+
+def _shown(row: messages.Message, address: str, content: MailContent | None) -> dict[str, Any]:
+    return {
+        "inbox_id": address,
+        "thread_id": row.thread_id,
+        "message_id": row.message_id,
+        "labels": row.labels,
+        "timestamp": row.timestamp,
+        "sender": row.sender,
+        "to": row.to,
+        "size": row.size,
+        "updated_at": row.updated_at,
+        "created_at": row.created_at,
+        "cc": row.cc or None,
+        "bcc": row.bcc or None,
+        "subject": row.subject,
+        "preview": row.preview or None,
+        "attachments": _attachments(row, content.attachments if content else ()),
+        "in_reply_to": row.in_reply_to,
+        "references": row.references or None,
+    }
+
+
+def _attachments(
+    row: messages.Message, attachments: Iterable[Attachment]
+) -> list[AttachmentItem] | None:
+    shown = [
+        AttachmentItem(
+            attachment_id=uuid5(row.inbox_id, f"{row.document_id}/{each.part_id}"),
+            size=each.size,
+            filename=each.filename,
+            content_type=each.content_type,
+            content_disposition="inline" if each.inline else "attachment",
+            content_id=each.content_id,
+        )
+        for each in attachments
+    ]
+    return shown or None
+
+
+def message(row: messages.Message, address: str, content: MailContent) -> Message:
+    """A whole message. Takes time on a large one: call it off the event loop."""
+    text = content.text
+    if text is None and content.html is not None:
+        text = extract.text_of(content.html)
+    return Message(
+        **_shown(row, address, content),
+        reply_to=row.reply_to or None,
+        text=text,
+        html=content.html,
+        extracted_text=extract.reply_text(text) if text else None,
+        extracted_html=extract.reply_html(content.html) if content.html else None,
+        headers=dict(content.headers),
+    )
