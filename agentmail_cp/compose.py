@@ -72,10 +72,18 @@ class SendMessage(msgspec.Struct, frozen=True, kw_only=True):
     attachments: tuple[OutgoingAttachment, ...] = ()
 
 
-def compose_send(
-    message: SendMessage, *, sender: Address, message_id: str, now: datetime
-) -> OutgoingEmail:
-    """The finished mail. `sender` is the inbox with its display name; `now` is aware.
+class Stamp(msgspec.Struct, frozen=True):
+    """What makes a mail this one: who writes it (the inbox and its display name), under which
+    Message-ID (no brackets), and when (aware, in whole seconds).
+    """
+
+    sender: Address
+    message_id: str
+    date: datetime
+
+
+def compose_send(message: SendMessage, stamp: Stamp) -> OutgoingEmail:
+    """The finished mail.
 
     Raises `Unprocessable` without a recipient, and `Invalid`: TOO_MANY_RECIPIENTS, HEADER_INJECTION,
     SUBJECT_TOO_LONG, NAME_TOO_LONG, INVALID_HEADER_NAME, RESERVED_HEADER, HEADER_TOO_LONG,
@@ -83,9 +91,9 @@ def compose_send(
     """
     own, in_reply_to, references = _own_headers(message.headers)
     return OutgoingEmail(
-        message_id=message_id,
-        date=now,
-        sender=_checked(sender, "display_name"),
+        message_id=stamp.message_id,
+        date=stamp.date,
+        sender=_checked(stamp.sender, "display_name"),
         to=_checked_all(message.to, "to"),
         cc=_checked_all(message.cc, "cc"),
         bcc=_checked_all(message.bcc, "bcc"),

@@ -36,7 +36,7 @@ crash after recording                  connection lost             same key: the
 
 from __future__ import annotations
 
-from agentmail_cp.sending.attempt import send
+from agentmail_cp.sending.attempt import send, stamp
 from agentmail_cp.sending.record import (
     Answer,
     Outcome,
@@ -58,4 +58,5 @@ __all__ = [
     "live_message_ids",
     "send",
     "settle",
+    "stamp",
 ]

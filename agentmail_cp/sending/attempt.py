@@ -10,7 +10,7 @@ import msgspec
 import structlog
 from uuid_utils.compat import uuid7
 
-from agentmail_cp.compose import SendMessage, compose_send, new_message_id
+from agentmail_cp.compose import Stamp, new_message_id
 from agentmail_cp.db import Database, Tx, fetch_one
 from agentmail_cp.errors import (
     AgentMailError,
@@ -59,30 +59,34 @@ _REJECTIONS: dict[Refusal, type[AgentMailError]] = {
 }
 
 
+def stamp(inbox: Inbox) -> Stamp:
+    """The stamp of a mail the inbox writes now."""
+    return Stamp(
+        sender=Address(inbox.address, inbox.display_name),
+        message_id=new_message_id(inbox.domain, _rng),
+        # Stalwart keeps whole seconds; order within one is told by document ids.
+        date=datetime.now(UTC).replace(microsecond=0),
+    )
+
+
 async def send(
     db: Database,
     server: MailServer,
     *,
     inbox: Inbox,
-    message: SendMessage,
+    email: OutgoingEmail,
     fingerprint: bytes,
     key: str | None,
     patience: float,
 ) -> Outcome:
-    """Send a mail from an inbox and record it. The module's table lists every failure.
+    """Hand a finished mail of an inbox in and record it. The package's table lists every failure.
 
-    `fingerprint` (`compose.fingerprint`) tells a repeated request from another one under the same key;
-    `patience` is the longest the mail server may take, in seconds; it bounds how long a crashed attempt
-    blocks its key.
+    An attempt that takes up an earlier one goes by the earlier one's Message-ID. `fingerprint`
+    (`compose.fingerprint`) tells a repeated request from another one under the same key; `patience` is
+    the longest the mail server may take, in seconds; it bounds how long a crashed attempt blocks its
+    key.
     """
     check_idempotency_key(key)
-    email = compose_send(
-        message,
-        sender=Address(inbox.address, inbox.display_name),
-        message_id=new_message_id(inbox.domain, _rng),
-        # Stalwart keeps whole seconds; order within one is told by document ids.
-        now=datetime.now(UTC).replace(microsecond=0),
-    )
     row = await _begin(
         db,
         server,

@@ -9,7 +9,7 @@ from litestar import Controller, Response, post
 from litestar.params import FromPath, HeaderParameter, JSONBody
 
 from agentmail_cp import inboxes, sending
-from agentmail_cp.compose import fingerprint
+from agentmail_cp.compose import compose_send, fingerprint
 from agentmail_cp.web import bodies
 from agentmail_cp.web.auth import needs
 from agentmail_cp.web.errors import ERRORS
@@ -56,7 +56,7 @@ class Sends(Controller):
             db,
             server,
             inbox=inbox,
-            message=await outgoing(server, inbox, data),
+            email=compose_send(await outgoing(server, inbox, data), sending.stamp(inbox)),
             fingerprint=fingerprint(str(inbox.inbox_id), "messages.send", data),
             key=idempotency_key,
             patience=settings.stalwart_timeout + settings.stalwart_connect_timeout,

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from agentmail_cp import compose
-from agentmail_cp.compose import SendMessage, compose_send, parse_message_ids, reply_headers
+from agentmail_cp.compose import SendMessage, Stamp, compose_send, parse_message_ids, reply_headers
 from agentmail_cp.errors import Invalid, Unprocessable
 from agentmail_cp.mailserver import Address, OutgoingEmail
 
@@ -25,7 +25,7 @@ IDS = st.lists(ID, max_size=40)
 
 
 def composed(message: SendMessage, sender: Address = SENDER) -> OutgoingEmail:
-    return compose_send(message, sender=sender, message_id="m1@example.com", now=NOW)
+    return compose_send(message, Stamp(sender, "m1@example.com", NOW))
 
 
 def width(ids: tuple[str, ...]) -> int:
