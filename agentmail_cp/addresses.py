@@ -98,6 +98,21 @@ def one_line(text: str, field: str) -> str:
     return text
 
 
+def tame(text: str) -> str:
+    """A stranger's text on one line, as `one_line` lets it through: control characters become spaces."""
+    return _CONTROL.sub(" ", text).strip()
+
+
+def mailable(address: Address) -> Address | None:
+    """A stranger's address as mail can be sent to it, its name tidied and cut; None if it cannot."""
+    try:
+        email = _email(address.email.strip(), "to")
+    except Invalid:
+        return None
+    name = " ".join(tame(address.name or "").split())[:MAX_NAME].rstrip()
+    return Address(email, name or None)
+
+
 def check_domain(text: str, field: str) -> str:
     """Return a domain name in lower-case ASCII. Raises `Invalid` INVALID_DOMAIN."""
     domain = _ascii_domain(text.strip())

@@ -1,31 +1,26 @@
-"""From what a caller wants sent to a finished mail: every header of outgoing mail is decided here.
+"""A mail as its author wants it, what is checked of it, and the finished mail it becomes.
 
-`In-Reply-To` and `References` are written in this module and nowhere else (RFC 5322 section 3.6.4): by
-`reply_headers` for answers, or taken from a caller's own headers so that they thread. Time, ids and
-randomness come in as arguments; this module does no I/O and never looks at a stored mail.
+Owns every limit on outgoing mail and which headers a caller may set.
 """
 
 from __future__ import annotations
 
 import re
-import string
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Mapping
 from datetime import datetime
 from hashlib import sha256
-from random import Random
 
 import msgspec
 
 from agentmail_cp import labels
 from agentmail_cp.addresses import check_name, one_line
+from agentmail_cp.compose.ids import fit, parse_message_ids
+from agentmail_cp.compose.subjects import MAX_SUBJECT
 from agentmail_cp.errors import Invalid, Unprocessable
 from agentmail_cp.mailserver import Address, OutgoingAttachment, OutgoingEmail
 
 MAX_RECIPIENTS = 50
 """Addresses over to, cc and bcc."""
-
-MAX_SUBJECT = 998
-"""Characters in a subject."""
 
 MAX_HEADERS = 50
 """Headers of the caller's own."""
@@ -34,13 +29,10 @@ MAX_HEADER_NAME = 76
 MAX_HEADER_VALUE = 998
 """Bytes in the value of a header of the caller's own (RFC 5322 section 2.1.1)."""
 
-MAX_REFERENCES = 900
-"""Characters in References; a line, its name included, holds 998 (RFC 5322 section 2.1.1)."""
+THREADING = frozenset({"in-reply-to", "references"})
+"""Headers a caller may set on a new mail only."""
 
 _TOKEN = re.compile(r"[!-9;-~]+")
-_BRACKETED = re.compile(r"<([^<>]*)>")
-_UNFIT_FOR_ID = re.compile(r"[\s\x00-\x1f\x7f<>]+")
-_ID_ALPHABET = string.ascii_lowercase + string.digits
 
 _FIX_FOR_HEADER = {
     "from": "Leave it out: From is the inbox; its display_name can be changed.",
@@ -82,14 +74,30 @@ class Stamp(msgspec.Struct, frozen=True):
     date: datetime
 
 
-def compose_send(message: SendMessage, stamp: Stamp) -> OutgoingEmail:
-    """The finished mail.
+def compose_send(message: SendMessage, stamp: Stamp, *, draft: bool = False) -> OutgoingEmail:
+    """A new mail; `In-Reply-To` and `References` among the caller's own headers are taken over.
+
+    Raises as `finished`, and `Invalid` INVALID_MESSAGE_ID.
+    """
+    _, in_reply_to, references = own_headers(message.headers)
+    return finished(message, stamp, in_reply_to=in_reply_to, references=references, draft=draft)
+
+
+def finished(
+    message: SendMessage,
+    stamp: Stamp,
+    *,
+    in_reply_to: tuple[str, ...],
+    references: tuple[str, ...],
+    draft: bool,
+) -> OutgoingEmail:
+    """The mail with every header decided. A `draft` may lack recipients and is not marked as sent.
 
     Raises `Unprocessable` without a recipient, and `Invalid`: TOO_MANY_RECIPIENTS, HEADER_INJECTION,
     SUBJECT_TOO_LONG, NAME_TOO_LONG, INVALID_HEADER_NAME, RESERVED_HEADER, HEADER_TOO_LONG,
-    TOO_MANY_HEADERS, INVALID_MESSAGE_ID, and those of `labels.for_send`.
+    TOO_MANY_HEADERS, and those of `labels.for_send`.
     """
-    own, in_reply_to, references = _own_headers(message.headers)
+    headers, _, _ = own_headers(message.headers)
     return OutgoingEmail(
         message_id=stamp.message_id,
         date=stamp.date,
@@ -103,41 +111,11 @@ def compose_send(message: SendMessage, stamp: Stamp) -> OutgoingEmail:
         html=_text(message.html, "html"),
         in_reply_to=in_reply_to,
         references=references,
-        headers=own,
+        headers=headers,
         attachments=message.attachments,
-        keywords=_keywords(message.labels),
-        recipients=_recipients(message),
+        keywords=_keywords(message.labels, draft=draft),
+        recipients=_recipients(message, draft=draft),
     )
-
-
-def new_message_id(domain: str, rng: Random) -> str:
-    """A Message-ID without brackets: short, as language models misremember the ends of long ones."""
-    return "".join(rng.choices(_ID_ALPHABET, k=16)) + f"@{domain}"
-
-
-def reply_headers(
-    parent_message_id: str, parent_references: Iterable[str]
-) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """`In-Reply-To` and `References` of an answer (RFC 5322 section 3.6.4), ids without brackets.
-
-    References are the parent's own and then the parent, each once. When they would pass
-    `MAX_REFERENCES` the oldest, which names the conversation, and the newest stay.
-    """
-    parent = _bare(parent_message_id)
-    older = [id_ for id_ in _distinct(parent_references) if id_ != parent]
-    return (parent,), _fit((*older, parent))
-
-
-def parse_message_ids(text: str) -> tuple[str, ...]:
-    """The message ids in a header, without brackets, each once, in order.
-
-    Tolerant: rubbish between ids is skipped, white space inside one is dropped (bad folding), and a
-    header without any bracket is read as words with an `@`. Never raises.
-    """
-    bracketed = tuple(_distinct(_BRACKETED.findall(text)))
-    if bracketed:
-        return bracketed
-    return tuple(_distinct(word for word in re.split(r"[\s,;<>]+", text) if "@" in word))
 
 
 def fingerprint(inbox_id: str, endpoint: str, body: object) -> bytes:
@@ -149,9 +127,9 @@ def fingerprint(inbox_id: str, endpoint: str, body: object) -> bytes:
     ).digest()
 
 
-def _recipients(message: SendMessage) -> tuple[str, ...]:
+def _recipients(message: SendMessage, *, draft: bool) -> tuple[str, ...]:
     everyone = (*message.to, *message.cc, *message.bcc)
-    if not everyone:
+    if not everyone and not draft:
         raise Unprocessable(
             "This message has no recipient.",
             fix="Give at least one address in to, cc or bcc.",
@@ -175,9 +153,9 @@ def _same_mailbox(email: str) -> str:
     return f"{local}@{domain.lower()}"
 
 
-def _keywords(names: tuple[str, ...]) -> frozenset[str]:
-    own = {labels.encode(label) for label in labels.for_send(names)}
-    return frozenset({labels.SENT_KEYWORD, *own})
+def _keywords(names: tuple[str, ...], *, draft: bool) -> frozenset[str]:
+    own = frozenset(labels.encode(label) for label in labels.for_send(names))
+    return own if draft else own | {labels.SENT_KEYWORD}
 
 
 def _subject(text: str) -> str:
@@ -208,7 +186,7 @@ def _checked_all(addresses: tuple[Address, ...], field: str) -> tuple[Address, .
     return tuple(_checked(address, field) for address in addresses)
 
 
-def _own_headers(
+def own_headers(
     headers: Mapping[str, str],
 ) -> tuple[tuple[tuple[str, str], ...], tuple[str, ...], tuple[str, ...]]:
     """The caller's headers, checked, with `In-Reply-To` and `References` taken out and parsed."""
@@ -224,11 +202,11 @@ def _own_headers(
     for name, value in headers.items():
         field = f"headers.{name[:MAX_HEADER_NAME]}"
         _check_header(name, value, field)
-        if name.lower() in {"in-reply-to", "references"}:
+        if name.lower() in THREADING:
             ids[name.lower()] = _given_ids(value, field)
         else:
             own.append((name, value.strip()))
-    return tuple(own), ids.get("in-reply-to", ()), _fit(ids.get("references", ()))
+    return tuple(own), ids.get("in-reply-to", ()), fit(ids.get("references", ()))
 
 
 def _check_header(name: str, value: str, field: str) -> None:
@@ -272,27 +250,3 @@ def _given_ids(value: str, field: str) -> tuple[str, ...]:
             detail="INVALID_MESSAGE_ID",
         )
     return ids
-
-
-def _fit(ids: tuple[str, ...]) -> tuple[str, ...]:
-    """Drop ids after the first until the header fits; the last always stays."""
-    if _width(ids) <= MAX_REFERENCES:
-        return ids
-    root, *rest = ids
-    while len(rest) > 1 and _width((root, *rest)) > MAX_REFERENCES:
-        rest.pop(0)
-    kept = (root, *rest)
-    return kept if _width(kept) <= MAX_REFERENCES else kept[-1:]
-
-
-def _width(ids: Iterable[str]) -> int:
-    """Bytes of the ids with their brackets, parted by one space each."""
-    return sum(len(id_.encode()) + 3 for id_ in ids) - 1
-
-
-def _distinct(ids: Iterable[str]) -> Iterator[str]:
-    return iter(dict.fromkeys(bare for id_ in ids if (bare := _bare(id_))))
-
-
-def _bare(message_id: str) -> str:
-    return _UNFIT_FOR_ID.sub("", message_id)
