@@ -45,7 +45,7 @@ class Faults(msgspec.Struct, frozen=True, kw_only=True):
     methods: frozenset[str] = frozenset()
 
     reject: Refusal | None = None
-    """`submit` is refused as a whole."""
+    """`submit` and `store_draft` are refused as a whole."""
 
     refuse: Mapping[str, str] = {}
     """`submit` is refused for these recipients, with this SMTP reply each."""

@@ -64,18 +64,22 @@ class StoredMail(msgspec.Struct, kw_only=True):
             headers=self.parsed.headers,
             text=self.parsed.text,
             html=self.parsed.html,
-            attachments=tuple(
-                Attachment(
-                    part_id=part.part_id,
-                    blob_id=BlobId(f"part-{self.document_id}-{part.part_id}"),
-                    size=len(part.data),
-                    content_type=part.content_type,
-                    filename=part.filename,
-                    content_id=part.content_id,
-                    inline=part.inline,
-                )
-                for part in self.parsed.attachments
-            ),
+            attachments=self.attachments,
+        )
+
+    @property
+    def attachments(self) -> tuple[Attachment, ...]:
+        return tuple(
+            Attachment(
+                part_id=part.part_id,
+                blob_id=BlobId(f"part-{self.document_id}-{part.part_id}"),
+                size=len(part.data),
+                content_type=part.content_type,
+                filename=part.filename,
+                content_id=part.content_id,
+                inline=part.inline,
+            )
+            for part in self.parsed.attachments
         )
 
 
@@ -181,13 +185,17 @@ class Mailbox:
             more=position < len(self._log),
         )
 
-    def changed_since(self, since: MailState | None) -> list[StoredMail]:
-        """Mails that still exist; all of them when the state is None or lost."""
+    def find(self, message_id: str, since: MailState | None) -> list[StoredMail]:
+        """Mails with this Message-ID among what changed; in all when the state is None or lost."""
         try:
             touched = set(self._log[self._position(since) :])
         except MailServerRejected:
             touched = set(self._mails)
-        return [mail for document_id, mail in self._mails.items() if document_id in touched]
+        return [
+            mail
+            for document_id, mail in sorted(self._mails.items())
+            if document_id in touched and mail.parsed.index.message_id == message_id
+        ]
 
     def listing(self) -> Listing:
         return Listing(state=self.state, document_ids=tuple(sorted(self._mails)))
@@ -199,6 +207,12 @@ class Mailbox:
     def read(self, document_ids: Iterable[DocumentId]) -> Mapping[DocumentId, MailContent]:
         known = sorted(set(document_ids).intersection(self._mails))
         return {each: self._mails[each].to_content() for each in known}
+
+    def attachments(
+        self, document_ids: Iterable[DocumentId]
+    ) -> dict[DocumentId, tuple[Attachment, ...]]:
+        known = sorted(set(document_ids).intersection(self._mails))
+        return {each: self._mails[each].attachments for each in known}
 
     def upload(self, content: bytes) -> BlobId:
         blob_id = BlobId(f"upload-{secrets.token_hex(8)}")

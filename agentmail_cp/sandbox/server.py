@@ -18,6 +18,7 @@ import msgspec
 from agentmail_cp.mailserver import (
     Account,
     AccountId,
+    Attachment,
     BlobId,
     Changes,
     Cursor,
@@ -35,6 +36,7 @@ from agentmail_cp.mailserver import (
     Refusal,
     Relabel,
     ServerStatus,
+    Stored,
     Submitted,
     Verdict,
 )
@@ -208,9 +210,7 @@ class MailSandbox:
     async def submit(self, account_id: AccountId, email: OutgoingEmail) -> Submitted:
         mailbox = self.mailbox(account_id)
         self._check(mailbox, email)
-        raw = _build(mailbox, email, with_bcc=True)
-        if len(raw) > self._max_size:
-            raise MailServerRejected(Refusal.TOO_LARGE, f"The mail has {len(raw)} bytes.")
+        raw = self._built(mailbox, email)
         verdicts = tuple(self._verdict(recipient) for recipient in email.recipients)
         keywords = {"$seen", *email.keywords}
         copy = mailbox.store(raw, Folder.SENT, keywords, received_at=email.date)
@@ -220,9 +220,16 @@ class MailSandbox:
         self._send(mailbox, accepted, _build(mailbox, email, with_bcc=False))
         return submitted
 
-    def _check(self, mailbox: Mailbox, email: OutgoingEmail) -> None:
+    def _built(self, mailbox: Mailbox, email: OutgoingEmail) -> bytes:
+        """The mail as its own account keeps it."""
         if self.faults.reject is not None:
             raise MailServerRejected(self.faults.reject, "The mail sandbox was told to refuse.")
+        raw = _build(mailbox, email, with_bcc=True)
+        if len(raw) > self._max_size:
+            raise MailServerRejected(Refusal.TOO_LARGE, f"The mail has {len(raw)} bytes.")
+        return raw
+
+    def _check(self, mailbox: Mailbox, email: OutgoingEmail) -> None:
         if mailbox.retired or email.sender.email.lower() != mailbox.address:
             raise MailServerRejected(Refusal.SENDER_NOT_ALLOWED, "The sender is not this account.")
         if not email.recipients:
@@ -250,11 +257,29 @@ class MailSandbox:
                 self.outbox.append(OutboxMail(sender.address, recipient, raw))
 
     @_answered
+    async def store_draft(
+        self, account_id: AccountId, email: OutgoingEmail, *, replaces: DocumentId | None = None
+    ) -> Stored:
+        mailbox = self.mailbox(account_id)
+        raw = self._built(mailbox, email)
+        if replaces is not None and not mailbox.destroy([replaces]):
+            raise MailServerRejected(Refusal.NO_MAIL, "The draft to be replaced is gone.")
+        keywords = {"$draft", "$seen", *email.keywords}
+        draft = mailbox.store(raw, Folder.DRAFTS, keywords, received_at=email.date)
+        self._bell(mailbox)
+        return Stored(draft.document_id, len(raw))
+
+    @_answered
+    async def find(
+        self, account_id: AccountId, message_id: str, since: MailState | None
+    ) -> tuple[Mail, ...]:
+        return tuple(mail.to_mail() for mail in self.mailbox(account_id).find(message_id, since))
+
+    @_answered
     async def find_own(
         self, account_id: AccountId, message_id: str, since: MailState | None
     ) -> FoundMail | None:
-        changed = self.mailbox(account_id).changed_since(since)
-        twins = [mail for mail in changed if mail.parsed.index.message_id == message_id]
+        twins = self.mailbox(account_id).find(message_id, since)
         own = [mail for mail in twins if _is_own(mail)]
         found = max(own, key=lambda mail: mail.submitted is not None, default=None)
         return None if found is None else FoundMail(found.document_id, found.submitted)
@@ -296,6 +321,16 @@ class MailSandbox:
         return self.mailbox(account_id).read(document_ids)
 
     @_answered
+    async def attachments(
+        self, wanted: Mapping[AccountId, Sequence[DocumentId]]
+    ) -> Mapping[AccountId, Mapping[DocumentId, tuple[Attachment, ...]]]:
+        return {
+            account_id: self._mailboxes[account_id].attachments(document_ids)
+            for account_id, document_ids in wanted.items()
+            if account_id in self._mailboxes
+        }
+
+    @_answered
     async def relabel(self, account_id: AccountId, changes: Sequence[Relabel]) -> None:
         mailbox = self.mailbox(account_id)
         gone = [change.document_id for change in changes if not mailbox.relabel(change)]
@@ -308,15 +343,17 @@ class MailSandbox:
     async def append(
         self,
         account_id: AccountId,
-        raw: bytes,
+        raw: bytes | BlobId,
         *,
         folder: Folder,
         keywords: frozenset[str] = frozenset(),
+        received_at: datetime | None = None,
     ) -> DocumentId:
         mailbox = self.mailbox(account_id)
+        raw = raw if isinstance(raw, bytes) else mailbox.blob(raw)
         if not mime.is_mail(raw):
             raise MailServerRejected(Refusal.INVALID_MAIL, "This is no RFC 5322 message.")
-        stored = mailbox.store(raw, folder, keywords)
+        stored = mailbox.store(raw, folder, keywords, received_at=received_at)
         self._bell(mailbox)
         return stored.document_id
 
@@ -332,6 +369,17 @@ class MailSandbox:
         mailbox = self.mailbox(account_id)
         data = content if isinstance(content, bytes) else b"".join([part async for part in content])
         return mailbox.upload(data)
+
+    @_answered
+    async def blob_size(self, account_id: AccountId, blob_id: BlobId) -> int:
+        return len(self.mailbox(account_id).blob(blob_id))
+
+    @_answered
+    async def raw_blob(self, account_id: AccountId, document_id: DocumentId) -> BlobId:
+        content = self.mailbox(account_id).read([document_id]).get(document_id)
+        if content is None:
+            raise MailServerRejected(Refusal.NO_MAIL, f"There is no mail {document_id}.")
+        return content.raw_blob_id
 
     async def download(
         self, account_id: AccountId, blob_id: BlobId, *, start: int = 0, stop: int | None = None

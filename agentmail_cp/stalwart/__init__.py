@@ -8,6 +8,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from agentmail_cp.stalwart.admin import Accounts, Directory
+from agentmail_cp.stalwart.blobs import Blobs
+from agentmail_cp.stalwart.drafts import Drafts
+from agentmail_cp.stalwart.finding import Finding
 from agentmail_cp.stalwart.folders import Folders
 from agentmail_cp.stalwart.mail import Mailboxes
 from agentmail_cp.stalwart.submission import Submissions
@@ -16,7 +19,7 @@ if TYPE_CHECKING:
     from agentmail_cp.stalwart.jmap import JmapClient
 
 
-class StalwartMailServer(Accounts, Mailboxes, Submissions):
+class StalwartMailServer(Accounts, Mailboxes, Submissions, Drafts, Finding, Blobs):
     """A Stalwart server under one service account's key. Safe to share between tasks."""
 
     def __init__(self, client: JmapClient) -> None:

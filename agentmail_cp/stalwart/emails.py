@@ -56,6 +56,7 @@ LEAF: Final = ("partId", "type")
 """What is asked of each body part of `MAIL`."""
 
 CONTENT: Final = ("id", "blobId", "headers", "textBody", "htmlBody", "attachments", "bodyValues")
+ATTACHED: Final = ("id", "textBody", "htmlBody", "attachments")
 PART: Final = ("partId", "blobId", "size", "type", "name", "cid", "disposition")
 
 
@@ -143,15 +144,20 @@ class Value(msgspec.Struct):
     value: str
 
 
-class Content(msgspec.Struct, rename="camel"):
-    """A mail as `CONTENT` and `PART` ask for it."""
+class Attached(msgspec.Struct, rename="camel"):
+    """A mail as `ATTACHED` and `PART` ask for it."""
 
     id: str
-    blob_id: str
-    headers: list[_Header]
     text_body: list[_Part]
     html_body: list[_Part]
     attachments: list[_Part]
+
+
+class Content(Attached, kw_only=True, rename="camel"):
+    """A mail as `CONTENT` and `PART` ask for it."""
+
+    blob_id: str
+    headers: list[_Header]
     body_values: dict[str, Value]
 
 
@@ -226,18 +232,23 @@ def _moment(text: str | None) -> datetime | None:
 
 def content_of(content: Content) -> MailContent:
     """What the mail says, in the port's words."""
-    # Inline pictures outside multipart/related are only in the body lists (RFC 8621 section 4.1.4).
-    media = [p for p in (*content.text_body, *content.html_body) if not p.type.startswith("text/")]
-    parts = {part.part_id: part for part in (*media, *content.attachments)}
     return MailContent(
         document_id=document_of(content.id),
         raw_blob_id=BlobId(content.blob_id),
         headers=tuple((each.name, _text(header_text(each.value))) for each in content.headers),
         text=_body(content.text_body, "text/plain", content.body_values),
         html=_body(content.html_body, "text/html", content.body_values),
-        attachments=tuple(
-            _attachment(part) for part in sorted(parts.values(), key=_position) if part.blob_id
-        ),
+        attachments=attached_to(content),
+    )
+
+
+def attached_to(mail: Attached) -> tuple[Attachment, ...]:
+    """What the mail has attached, in document order."""
+    # Inline pictures outside multipart/related are only in the body lists (RFC 8621 section 4.1.4).
+    media = [p for p in (*mail.text_body, *mail.html_body) if not p.type.startswith("text/")]
+    parts = {part.part_id: part for part in (*media, *mail.attachments)}
+    return tuple(
+        _attachment(part) for part in sorted(parts.values(), key=_position) if part.blob_id
     )
 
 

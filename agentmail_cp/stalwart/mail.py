@@ -27,17 +27,21 @@ from agentmail_cp.mailserver import (
     MailState,
     Refusal,
 )
+from agentmail_cp.stalwart.copies import Stale, refused_copy
 from agentmail_cp.stalwart.emails import (
+    ATTACHED,
     CONTENT,
     LEAF,
     LOST,
     MAIL,
     PART,
+    Attached,
     Content,
     Email,
     Keywords,
     Page,
     QueryPage,
+    attached_to,
     content_of,
     mail_of,
 )
@@ -51,12 +55,14 @@ from agentmail_cp.stalwart.jmap import (
     SetAnswer,
     reference,
 )
+from agentmail_cp.stalwart.mime import utc_date
 from agentmail_cp.stalwart.previews import previews
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
+    from collections.abc import AsyncIterator, Iterable, Iterator, Mapping, Sequence
+    from datetime import datetime
 
-    from agentmail_cp.mailserver import Cursor, Mail, MailContent, Relabel
+    from agentmail_cp.mailserver import Attachment, Cursor, Mail, MailContent, Relabel
     from agentmail_cp.stalwart.folders import Folders, Places
     from agentmail_cp.stalwart.jmap import Answer, JmapClient, SetError
     from agentmail_cp.stalwart.previews import ShownAt
@@ -141,6 +147,29 @@ class Mailboxes:
         found = await self._get(account_id, document_ids, CONTENTS, options, Content)
         return {content.document_id: content for content in map(content_of, found)}
 
+    async def attachments(
+        self, wanted: Mapping[AccountId, Sequence[DocumentId]]
+    ) -> Mapping[AccountId, Mapping[DocumentId, tuple[Attachment, ...]]]:
+        if not wanted:
+            return {}
+        size = (await self._jmap.limits()).max_objects_in_get
+        calls = [
+            _get_attached(account_id, some, str(number))
+            for number, (account_id, some) in enumerate(_shares(wanted, size))
+        ]
+        check = Call("x:Account/get", {"ids": list(wanted), "properties": ["id"]}, ACCOUNTS)
+        answers = await self._jmap.call_many([[check], *([call] for call in calls)])
+        missing = _missing_accounts(answers)
+        found: dict[AccountId, dict[DocumentId, tuple[Attachment, ...]]] = {
+            account_id: {} for account_id in wanted if account_id not in missing
+        }
+        for call in calls:
+            account_id = call.arguments["accountId"]
+            if account_id in found:
+                mails = answers[call.tag].into(GetAnswer[Attached]).found
+                found[account_id] |= {document_of(each.id): attached_to(each) for each in mails}
+        return found
+
     async def relabel(self, account_id: AccountId, changes: Sequence[Relabel]) -> None:
         spellings = await self._spellings(account_id, changes)
         patches: dict[str, dict[str, Any]] = {}
@@ -169,32 +198,29 @@ class Mailboxes:
     async def append(
         self,
         account_id: AccountId,
-        raw: bytes,
+        raw: bytes | BlobId,
         *,
         folder: Folder,
         keywords: frozenset[str] = frozenset(),
+        received_at: datetime | None = None,
     ) -> DocumentId:
-        mailbox_id = await self._folders.folder(account_id, folder)
-        blob_id = await self.upload(account_id, raw, "message/rfc822")
-        email = {
+        blob_id = raw
+        if isinstance(blob_id, bytes):
+            blob_id = await self.upload(account_id, blob_id, "message/rfc822")
+        email: dict[str, Any] = {
             "blobId": blob_id,
-            "mailboxIds": {mailbox_id: True},
             "keywords": {keyword.lower(): True for keyword in keywords},
         }
-        call = Call("Email/import", {"accountId": account_id, "emails": {"mail": email}}, "import")
-        answers = await self._jmap.call(exists(account_id, "account"), call)
-        ensure_exists(answers["account"])
-        answer = answers["import"].into(SetAnswer)
-        made = answer.made("mail")
-        if made is not None:
-            return document_of(made)
-        refused = (answer.not_created or {}).get("mail")
-        if refused is None:
-            raise MailServerConfused("Email/import neither stored nor refused the mail.")
-        if "mailboxIds" in refused.properties:
+        if received_at is not None:
+            email["receivedAt"] = utc_date(received_at)
+        try:
+            return await self._import(account_id, email, folder)
+        except Stale:
             self._folders.forget(account_id)
-        code = Refusal.OVER_QUOTA if refused.type == "overQuota" else Refusal.INVALID_MAIL
-        raise MailServerRejected(code, refused.sentence)
+        try:
+            return await self._import(account_id, email, folder)
+        except Stale as error:
+            raise MailServerConfused(f"The folder {folder} does not stay: {error}") from None
 
     async def upload(
         self, account_id: AccountId, content: AsyncIterator[bytes] | bytes, content_type: str
@@ -213,6 +239,27 @@ class Mailboxes:
         if isinstance(error, MethodError) and error.type == "unknownMethod":
             return
         raise error or MailServerConfused("The mail server knows a method called Bell/ring.")
+
+    async def _import(
+        self, account_id: AccountId, email: dict[str, Any], folder: Folder
+    ) -> DocumentId:
+        """Rejected, with nothing stored. Raises Stale when the folder is not where it was."""
+        mailbox_id = await self._folders.folder(account_id, folder)
+        emails = {"mail": {**email, "mailboxIds": {mailbox_id: True}}}
+        call = Call("Email/import", {"accountId": account_id, "emails": emails}, "import")
+        try:
+            answers = await self._jmap.call(exists(account_id, "account"), call)
+        except RequestRefused as error:
+            raise MailServerRejected(Refusal.INVALID_MAIL, str(error)) from None
+        ensure_exists(answers["account"])
+        answer = answers["import"].into(SetAnswer)
+        made = answer.made("mail")
+        if made is not None:
+            return document_of(made)
+        refused = (answer.not_created or {}).get("mail")
+        if refused is None:
+            raise MailServerConfused("Email/import neither stored nor refused the mail.")
+        raise refused_copy(refused)
 
     async def _changes_one_by_one(
         self, cursors: Sequence[Cursor], limit: int
@@ -380,6 +427,21 @@ def _changes_calls(
     if not known:
         calls.append(mailbox_get(account_id, f"{account_id} folders"))
     return calls
+
+
+def _get_attached(account_id: AccountId, ids: list[str], tag: str) -> Call:
+    wanted = {"accountId": account_id, "ids": ids, "properties": ATTACHED, "bodyProperties": PART}
+    return Call("Email/get", wanted, tag)
+
+
+def _shares(
+    wanted: Mapping[AccountId, Sequence[DocumentId]], size: int
+) -> Iterator[tuple[AccountId, list[str]]]:
+    """The mails of each account as Email ids, at most `size` at once."""
+    for account_id, documents in wanted.items():
+        ids = [email_id(document_id) for document_id in dict.fromkeys(documents)]
+        for some in _chunks(ids, size):
+            yield account_id, some
 
 
 def _heard(

@@ -18,6 +18,7 @@ from urllib.parse import quote
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
+    from datetime import datetime
 
     from agentmail_cp.mailserver import Address, OutgoingAttachment, OutgoingEmail
 
@@ -34,7 +35,7 @@ _FOLD = re.compile(r"\r?\n[ \t]+")
 
 def email_properties(email: OutgoingEmail) -> dict[str, Any]:
     """Everything of an Email/set create but mailboxIds and keywords."""
-    moment = email.date.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+    moment = utc_date(email.date)
     values = {TEXT_PART: email.text, HTML_PART: email.html}
     if email.text is None and email.html is None:
         values[TEXT_PART] = ""
@@ -54,6 +55,11 @@ def email_properties(email: OutgoingEmail) -> dict[str, Any]:
         "bodyStructure": _body(email),
         "bodyValues": {key: {"value": value} for key, value in values.items() if value is not None},
     }
+
+
+def utc_date(moment: datetime) -> str:
+    """A moment as JMAP spells it (UTCDate, RFC 8620 section 1.4), without fractions of a second."""
+    return moment.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
 def header_text(raw: str) -> str:

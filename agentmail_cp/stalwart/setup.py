@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Final
 import msgspec
 
 from agentmail_cp.mailserver import MailServerError, ServerStatus
+from agentmail_cp.stalwart import mtahook
 from agentmail_cp.stalwart.hooks import DOORBELL_PATH
 from agentmail_cp.stalwart.jmap import (
     Call,
@@ -34,6 +35,7 @@ from agentmail_cp.stalwart.wanted import (
     Change,
     Doorbell,
     Entry,
+    Hook,
     Object,
     OwnServer,
     Wanted,
@@ -60,6 +62,7 @@ __all__ = [
     "SERVICE_ACCOUNT",
     "Change",
     "Doorbell",
+    "Hook",
     "OwnServer",
     "Report",
     "SetupError",
@@ -168,6 +171,7 @@ def wanted_state(settings: Settings, *, own: OwnServer | None = None, dev: bool 
         domain=settings.domain,
         message_size=max(settings.max_message_size, SMALLEST_MESSAGE_SIZE),
         doorbell=_doorbell(settings),
+        hook=_hook(settings),
         own=own,
         dev=dev,
     )
@@ -497,6 +501,12 @@ def _doorbell(settings: Settings) -> Doorbell | None:
         secret=settings.stalwart_webhook_secret,
         throttle=round(settings.stalwart_webhook_throttle * 1000),
     )
+
+
+def _hook(settings: Settings) -> Hook | None:
+    if settings.stalwart_webhook_url is None or not settings.stalwart_webhook_secret:
+        return None
+    return mtahook.hook_at(settings.stalwart_webhook_url, settings.stalwart_webhook_secret)
 
 
 def _get(head: Entry) -> Call:

@@ -30,7 +30,7 @@ RETIRED_PREFIX: Final = "retired~"
 SMALLEST_MESSAGE_SIZE: Final = 78_643_200
 """Bytes: 75 MiB, about what Stalwart stores by default; we never lower it."""
 
-FILES: Final = ("access", "server", "smtp", "mailbox", "jmap", "webhook", "dev")
+FILES: Final = ("access", "server", "smtp", "mailbox", "jmap", "webhook", "hook", "dev")
 """In the order in which objects are made: later ones refer to the domains of the first."""
 
 ANY: Final = "*"
@@ -49,6 +49,13 @@ class Doorbell(msgspec.Struct, frozen=True):
     url: str
     secret: str
     throttle: int
+
+
+class Hook(msgspec.Struct, frozen=True):
+    """Where Stalwart asks about mail that clients hand in, and the token it shows there."""
+
+    url: str
+    token: str
 
 
 class OwnServer(msgspec.Struct, frozen=True):
@@ -83,6 +90,7 @@ class Wanted(msgspec.Struct, frozen=True):
     domain: str
     message_size: int = SMALLEST_MESSAGE_SIZE
     doorbell: Doorbell | None = None
+    hook: Hook | None = None
     own: OwnServer | None = None
     dev: bool = False
 
@@ -234,6 +242,10 @@ def _values(wanted: Wanted) -> dict[str, Any]:
         values["webhook_secret"] = wanted.doorbell.secret
         values["webhook_secret_digest"] = digest(wanted.doorbell.secret)
         values["webhook_throttle"] = wanted.doorbell.throttle
+    if wanted.hook is not None:
+        values["hook_url"] = wanted.hook.url
+        values["hook_token"] = wanted.hook.token
+        values["hook_token_digest"] = digest(wanted.hook.token)
     if wanted.own is not None:
         listeners = msgspec.structs.asdict(wanted.own)
         values["hostname"] = listeners.pop("hostname")
@@ -248,6 +260,7 @@ def _holds(when: str | None, wanted: Wanted) -> bool:
         "dev": wanted.dev,
         "own": wanted.own is not None,
         "webhook": wanted.doorbell is not None,
+        "hook": wanted.hook is not None,
     }
     return facts[when.removeprefix("!")] != when.startswith("!")
 

@@ -38,12 +38,15 @@ async def download(server: MailServer, account: Account) -> None:
 READS: dict[str, Callable[[MailServer, Account], Awaitable[object]]] = {
     "status": lambda server, _: server.status(),
     "find_account": lambda server, account: server.find_account(account.address),
+    "find": lambda server, account: server.find(account.account_id, "m@x.test", None),
     "find_own": lambda server, account: server.find_own(account.account_id, "m@x.test", None),
     "changes": lambda server, account: server.changes([Cursor(account.account_id, account.state)]),
     "listing": lambda server, account: server.listing(account.account_id),
     "fetch": lambda server, account: server.fetch(account.account_id, NO_DOCUMENT),
     "read": lambda server, account: server.read(account.account_id, NO_DOCUMENT),
     "download": download,
+    "blob_size": lambda server, account: server.blob_size(account.account_id, BlobId("any")),
+    "raw_blob": lambda server, account: server.raw_blob(account.account_id, NO_DOCUMENT[0]),
 }
 WRITES: dict[str, Callable[[MailServer, Account], Awaitable[object]]] = {
     "ensure_domain": lambda server, _: server.ensure_domain("another.test"),
@@ -55,6 +58,9 @@ WRITES: dict[str, Callable[[MailServer, Account], Awaitable[object]]] = {
     "destroy_account": lambda server, account: server.destroy_account(account.account_id),
     "submit": lambda server, account: server.submit(
         account.account_id, an_email(account, account.address)
+    ),
+    "store_draft": lambda server, account: server.store_draft(
+        account.account_id, an_email(account)
     ),
     "destroy_mail": lambda server, account: server.destroy_mail(account.account_id, NO_DOCUMENT),
     "relabel": lambda server, account: server.relabel(

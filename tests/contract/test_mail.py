@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import smtplib
 from collections.abc import Callable
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime, timedelta, timezone
 
 import pytest
 
 from agentmail_cp.labels import MAX_KEYWORD
 from agentmail_cp.mailserver import (
+    AccountId,
     Address,
     Attachment,
+    BlobId,
     Changes,
     Cursor,
     DocumentId,
@@ -435,6 +437,88 @@ async def test_a_stored_mail_is_kept_byte_for_byte_with_folder_and_keywords(
     blob_id = (await world.content(account, document_id)).raw_blob_id
     parts = [part async for part in world.server.download(account.account_id, blob_id)]
     assert b"".join(parts) == raw
+
+
+@covers("append", "upload", "find")
+async def test_an_upload_becomes_a_mail_with_its_own_date(world: World) -> None:
+    """A copy in Sent made an hour late still shows when the mail was sent."""
+    account = await world.account()
+    raw = a_raw_mail("Message-ID: <copy@contract.test>")
+    moment = datetime(2026, 11, 20, 7, 5, 9, tzinfo=timezone(timedelta(hours=2)))
+    blob_id = await world.server.upload(account.account_id, raw, "message/rfc822")
+    document_id = await world.server.append(
+        account.account_id, blob_id, folder=Folder.SENT, received_at=moment
+    )
+    (mail,) = await world.server.find(account.account_id, "copy@contract.test", account.state)
+    assert (mail.document_id, mail.size, mail.received_at) == (document_id, len(raw), moment)
+
+
+@covers("append", "read")
+async def test_a_mail_attached_to_another_is_stored_by_itself(world: World) -> None:
+    account = await world.account()
+    inner = a_raw_mail("Message-ID: <inner@contract.test>")
+    outer = a_raw_mail(
+        'Content-Type: multipart/mixed; boundary="b"',
+        body="--b\r\n\r\nfwd\r\n--b\r\nContent-Type: message/rfc822\r\n\r\n"
+        f"{inner.decode()}\r\n--b--\r\n",
+    )
+    outer_id = await world.server.append(account.account_id, outer, folder=Folder.INBOX)
+    (part,) = (await world.content(account, outer_id)).attachments
+    document_id = await world.server.append(account.account_id, part.blob_id, folder=Folder.INBOX)
+    (mail,) = await world.server.fetch(account.account_id, [document_id])
+    assert (mail.message_id, mail.preview) == ("inner@contract.test", "Hi there")
+
+
+@covers("append", Refusal.NO_BLOB)
+async def test_an_upload_that_never_was_becomes_no_mail(world: World) -> None:
+    account = await world.account()
+    for name in ("never", "zzzzzzzz", ""):
+        with refused(Refusal.NO_BLOB):
+            await world.server.append(account.account_id, BlobId(name), folder=Folder.INBOX)
+    assert (await world.changed(account)).present == ()
+
+
+@covers("attachments", "read", "append")
+async def test_attachments_of_many_mails_and_accounts_come_without_their_bodies(
+    world: World,
+) -> None:
+    """Lists of messages name the attachments of each."""
+    plain = a_raw_mail()
+    files = multipart(
+        "mixed",
+        "\r\ntext",
+        "Content-Type: image/png; name=a.png\r\nContent-ID: <a>\r\n\r\nPNG",
+        "Content-Type: application/pdf\r\n"
+        "Content-Disposition: attachment; filename=b.pdf\r\n\r\nPDF!",
+    )
+    wanted: dict[AccountId, list[DocumentId]] = {}
+    for _ in range(3):
+        account_id = (await world.account()).account_id
+        wanted[account_id] = [
+            await world.server.append(account_id, raw, folder=Folder.INBOX)
+            for raw in (files, plain, files)
+        ]
+    found = await world.server.attachments(wanted)
+    assert found.keys() == wanted.keys()
+    for account_id, document_ids in wanted.items():
+        contents = await world.server.read(account_id, document_ids)
+        assert found[account_id] == {each: contents[each].attachments for each in document_ids}
+        first = found[account_id][document_ids[0]]
+        assert [(each.filename, each.size) for each in first] == [("a.png", 3), ("b.pdf", 4)]
+
+
+@covers("attachments")
+async def test_attachments_of_what_is_gone_are_left_out(world: World) -> None:
+    kept, gone = await world.account(), await world.account()
+    ids = [
+        await world.server.append(kept.account_id, a_raw_mail(), folder=Folder.INBOX)
+        for _ in range(2)
+    ]
+    await world.server.destroy_mail(kept.account_id, ids[:1])
+    await world.server.destroy_account(gone.account_id)
+    found = await world.server.attachments({kept.account_id: ids, gone.account_id: ids})
+    assert found == {kept.account_id: {ids[1]: ()}}
+    assert await world.server.attachments({}) == {}
 
 
 @covers("append", Refusal.INVALID_MAIL)
