@@ -1,9 +1,19 @@
-"""The whole service in the test's own event loop, on the mail sandbox and a real PostgreSQL."""
+"""The whole service in the test's own event loop, with a real PostgreSQL.
+
+- `service`: on a fresh mail sandbox, no HTTP port.
+- `anywhere`: the same test once on a sandbox (id `sandbox`) and once on the run's real Stalwart (id
+  `stalwart`), whose webhook and hook reach the service of the running test. The server is shared by the
+  run, so a username becomes unique (`inbox("alice")` makes `alice-1f3a…`): take addresses from what
+  `inbox` returns. `url` is its real HTTP port, which is also its `public_url`.
+- `real_service`: the second of the two alone, for tests that need a mail client (`imap`, `stalwart`).
+"""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import imaplib
+import uuid
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from email.message import EmailMessage
 from smtplib import SMTP
@@ -11,6 +21,7 @@ from typing import Any, TypeVar
 from uuid import UUID
 
 import httpx
+import pytest
 import pytest_asyncio
 from litestar.types import ASGIApp
 
@@ -21,14 +32,23 @@ from agentmail_cp.intake import Doorbell
 from agentmail_cp.mailserver import AccountId, MailServer
 from agentmail_cp.sandbox import MailSandbox
 from agentmail_cp.settings import Settings
+from agentmail_cp.stalwart import StalwartMailServer
+from agentmail_cp.stalwart.jmap import JmapClient, bearer
+from tests.fix_front_door import FrontDoor, Porch
+from tests.fix_stalwart import BELL_SECRET, Mailbox, StalwartServer
 
 DOMAIN = "agents.test"
+OUTSIDER = "ada@elsewhere.test"
 Json = dict[str, Any]
 T = TypeVar("T")
 
 
 class Service:
-    """A running service: its client, its mail server, its database and its only organisation."""
+    """A running service: its client, its mail server, its database and its only organisation.
+
+    `suffix` is what makes usernames unique, `url` its HTTP port, `stalwart` the real server behind it;
+    a service on the sandbox alone has none of them.
+    """
 
     def __init__(
         self,
@@ -38,6 +58,10 @@ class Service:
         organization_id: UUID,
         key: str,
         smtp_port: int,
+        *,
+        suffix: str = "",
+        url: str = "",
+        stalwart: StalwartServer | None = None,
     ) -> None:
         self.client = client
         self.db = db
@@ -45,10 +69,13 @@ class Service:
         self.organization_id = organization_id
         self.key = key
         self.smtp_port = smtp_port
+        self.suffix = suffix
+        self.url = url
+        self.stalwart = stalwart
 
     async def inbox(self, username: str | None = None, **fields: object) -> Json:
         """A new inbox."""
-        body = {"username": username, **fields} if username else dict(fields)
+        body = {"username": username + self.suffix, **fields} if username else dict(fields)
         answer = await self.client.post("/v0/inboxes", json=body)
         assert answer.status_code == 201, answer.text
         return answer.json()
@@ -68,13 +95,22 @@ class Service:
         assert answer.status_code == 200, answer.text
         return answer.json()["messages"]
 
-    async def deliver(self, mail: EmailMessage) -> None:
-        """Hand a mail in over SMTP, as the world does."""
-        await asyncio.to_thread(self._deliver, mail)
+    async def deliver(self, mail: EmailMessage | bytes, *recipients: str) -> None:
+        """Hand a mail in over SMTP, as the world does: to its own recipients, or to these."""
+        await asyncio.to_thread(self._deliver, mail, recipients)
 
-    def _deliver(self, mail: EmailMessage) -> None:
-        with SMTP("127.0.0.1", self.smtp_port) as smtp:
-            smtp.send_message(mail)
+    def _deliver(self, mail: EmailMessage | bytes, recipients: tuple[str, ...]) -> None:
+        with SMTP("127.0.0.1", self.smtp_port, local_hostname="out.test", timeout=20) as smtp:
+            if isinstance(mail, bytes):
+                smtp.sendmail(OUTSIDER, recipients, mail)
+            else:
+                smtp.send_message(mail, to_addrs=recipients or None)
+
+    def imap(self, inbox: Json) -> imaplib.IMAP4_SSL:
+        """A mail client, logged in with the inbox's own password; on a real Stalwart only."""
+        assert self.stalwart is not None, "the sandbox has no IMAP"
+        password: str = inbox["credentials"]["password"]
+        return self.stalwart.imap(Mailbox("", inbox["email"], password))
 
 
 async def until(
@@ -96,7 +132,7 @@ def a_mail(
 ) -> EmailMessage:
     """A mail from outside."""
     mail = EmailMessage()
-    mail["From"] = headers.pop("From", "Ada Lovelace <ada@elsewhere.test>")
+    mail["From"] = headers.pop("From", f"Ada Lovelace <{OUTSIDER}>")
     mail["To"] = to
     mail["Subject"] = subject
     for name, value in headers.items():
@@ -155,22 +191,68 @@ def ringing(app: AgentMail) -> Callable[[AccountId], None]:
 
 @contextlib.asynccontextmanager
 async def serving(
-    database_url: str, server: MailServer, *, smtp_port: int = 0, **changes: Any
+    database_url: str,
+    server: MailServer,
+    *,
+    smtp_port: int = 0,
+    porch: Porch | None = None,
+    stalwart: StalwartServer | None = None,
+    **changes: Any,
 ) -> AsyncGenerator[Service]:
-    """The service on a mail server, with one organisation and its key."""
-    settings = settings_for(database_url, **changes)
-    app = create_app(settings, server=server)
+    """The service on a mail server, with one organisation and its key; on a porch, it has a port."""
+    if porch is not None:
+        changes = {"public_url": porch.url, **changes}
+    app = create_app(settings_for(database_url, **changes), server=server)
     if isinstance(server, MailSandbox):
         server.on_bell = ringing(app)
-    async with started(app) as client:
-        db: Database = app.state["resources"].db
-        async with db.transaction() as tx:
-            organization = await access.create_organization(tx, "Test")
-            made = await access.create_key(
-                tx, organization.organization_id, prefix="inai_", name="test"
+    with porch.serving(app) if porch else contextlib.nullcontext():
+        async with started(app) as client:
+            db: Database = app.state["resources"].db
+            organization_id, secret = await _organization(db)
+            client.headers["Authorization"] = f"Bearer {secret}"
+            yield Service(
+                client,
+                db,
+                server,
+                organization_id,
+                secret,
+                smtp_port,
+                suffix=f"-{uuid.uuid4().hex[:8]}" if porch else "",
+                url=porch.url if porch else "",
+                stalwart=stalwart,
             )
-        client.headers["Authorization"] = f"Bearer {made.secret}"
-        yield Service(client, db, server, organization.organization_id, made.secret, smtp_port)
+
+
+async def _organization(db: Database) -> tuple[UUID, str]:
+    """A new organisation and its key."""
+    async with db.transaction() as tx:
+        organization = await access.create_organization(tx, "Test")
+        made = await access.create_key(
+            tx, organization.organization_id, prefix="inai_", name="test"
+        )
+    return organization.organization_id, made.secret
+
+
+@contextlib.asynccontextmanager
+async def serving_on_stalwart(
+    database_url: str,
+    stalwart: StalwartServer,
+    front_door: FrontDoor,
+    porch: Porch,
+    **changes: Any,
+) -> AsyncGenerator[Service]:
+    """The service on the run's Stalwart, which rings there and asks there."""
+    server = StalwartMailServer(JmapClient(stalwart.url, bearer(stalwart.key)))
+    ports = stalwart.process.ports
+    changes = {"stalwart_webhook_secret": BELL_SECRET, **changes}
+    try:
+        async with serving(
+            database_url, server, smtp_port=ports.smtp, porch=porch, stalwart=stalwart, **changes
+        ) as running:
+            with front_door.leading_to(porch.port):
+                yield running
+    finally:
+        await server.close()
 
 
 @pytest_asyncio.fixture
@@ -189,3 +271,33 @@ async def service(
     sandbox, port = sandbox_server
     async with serving(database_url, sandbox, smtp_port=port) as running:
         yield running
+
+
+@pytest_asyncio.fixture
+async def sandbox_service(
+    database_url: str, sandbox_server: tuple[MailSandbox, int], porch: Porch
+) -> AsyncGenerator[Service]:
+    """The service on the sandbox, behind a port."""
+    sandbox, port = sandbox_server
+    async with serving(database_url, sandbox, smtp_port=port, porch=porch) as running:
+        yield running
+
+
+@pytest_asyncio.fixture
+async def real_service(
+    database_url: str, stalwart: StalwartServer, front_door: FrontDoor, porch: Porch
+) -> AsyncGenerator[Service]:
+    """The service on the run's Stalwart, behind a port."""
+    async with serving_on_stalwart(database_url, stalwart, front_door, porch) as running:
+        yield running
+
+
+@pytest.fixture(
+    params=[
+        pytest.param("sandbox_service", id="sandbox"),
+        pytest.param("real_service", id="stalwart", marks=pytest.mark.stalwart),
+    ]
+)
+def anywhere(request: pytest.FixtureRequest) -> Service:
+    """The service in both worlds, one after the other."""
+    return request.getfixturevalue(request.param)

@@ -20,10 +20,13 @@ from agentmail_cp.db import Database
 from agentmail_cp.intake import Doorbell
 from agentmail_cp.mailserver import AccountId, MailServer
 from agentmail_cp.sandbox import MailSandbox
+from agentmail_cp.settings import Settings
 from agentmail_cp.stalwart import StalwartMailServer
 from agentmail_cp.stalwart.jmap import JmapClient, bearer
 from tests.fix_app import DOMAIN, settings_for
-from tests.fix_stalwart import StalwartServer
+from tests.fix_front_door import FrontDoor
+from tests.fix_proxy import port_of
+from tests.fix_stalwart import BELL_SECRET, StalwartServer
 
 HOST = "127.0.0.1"
 PATIENCE = 15.0
@@ -46,8 +49,8 @@ class Live(msgspec.Struct, frozen=True):
 class _Runner:
     """One service in one thread."""
 
-    def __init__(self, database_url: str, mail_server: MailServerMaker) -> None:
-        self._database_url = database_url
+    def __init__(self, settings: Settings, mail_server: MailServerMaker) -> None:
+        self._settings = settings
         self._mail_server = mail_server
         self._ready = threading.Event()
         self._failed: BaseException | None = None
@@ -78,7 +81,7 @@ class _Runner:
 
     async def _serve(self) -> None:
         async with self._mail_server() as server:
-            app = create_app(settings_for(self._database_url), server=server)
+            app = create_app(self._settings, server=server)
             _let_ring(app, server)
             self._http = uvicorn.Server(
                 uvicorn.Config(app, host=HOST, port=0, ws="none", log_config=None, access_log=False)
@@ -119,9 +122,9 @@ async def _make_key(app: AgentMail) -> str:
 
 
 @contextlib.contextmanager
-def running(database_url: str, mail_server: MailServerMaker) -> Generator[Live]:
+def running(database_url: str, mail_server: MailServerMaker, **changes: object) -> Generator[Live]:
     """A service on a free port, stopped at the end."""
-    runner = _Runner(database_url, mail_server)
+    runner = _Runner(settings_for(database_url, **changes), mail_server)
     try:
         yield runner.start()
     finally:
@@ -137,8 +140,10 @@ async def on_sandbox() -> AsyncGenerator[MailServer]:
 
 
 @contextlib.contextmanager
-def running_on_stalwart(database_url: str, stalwart: StalwartServer) -> Generator[Live]:
-    """A service on a real Stalwart, announced by the sweep alone."""
+def running_on_stalwart(
+    database_url: str, stalwart: StalwartServer, front_door: FrontDoor
+) -> Generator[Live]:
+    """A service on the run's Stalwart, which calls at the front door."""
 
     @contextlib.asynccontextmanager
     async def mail_server() -> AsyncGenerator[MailServer]:
@@ -146,7 +151,10 @@ def running_on_stalwart(database_url: str, stalwart: StalwartServer) -> Generato
         yield server
         await server.close()
 
-    with running(database_url, mail_server) as live:
+    with (
+        running(database_url, mail_server, stalwart_webhook_secret=BELL_SECRET) as live,
+        front_door.leading_to(port_of(live.base_url)),
+    ):
         yield live
 
 

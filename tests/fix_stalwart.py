@@ -20,9 +20,12 @@ import pytest_asyncio
 
 from agentmail_cp.dev.stalwart import HOST, LocalStalwart
 from agentmail_cp.stalwart import setup
+from agentmail_cp.stalwart.hooks import DOORBELL_PATH
 from agentmail_cp.stalwart.jmap import Call, JmapClient, bearer, reference
+from tests.fix_front_door import FrontDoor
 
 DOMAIN = "agents.test"
+BELL_SECRET = "between the run's Stalwart and us"
 NO_BINARY = "NOT CHECKED AGAINST A REAL SERVER: there is no `stalwart` on PATH"
 
 
@@ -129,10 +132,16 @@ def needs_stalwart() -> None:
 
 
 @pytest_asyncio.fixture(scope="session")
-async def stalwart(tmp_path_factory: pytest.TempPathFactory) -> AsyncGenerator[StalwartServer]:
-    """One Stalwart for the whole run; tests must leave its settings as they found them."""
+async def stalwart(
+    tmp_path_factory: pytest.TempPathFactory, front_door: FrontDoor
+) -> AsyncGenerator[StalwartServer]:
+    """One Stalwart for the whole run, calling at the front door; tests must leave its settings as they
+    found them.
+    """
     needs_stalwart()
-    async with LocalStalwart(private_folder(tmp_path_factory), domain=DOMAIN) as process:
+    folder = private_folder(tmp_path_factory)
+    bell = setup.Doorbell(front_door.url + DOORBELL_PATH, BELL_SECRET, throttle=20)
+    async with LocalStalwart(folder, domain=DOMAIN, doorbell=bell) as process:
         server = StalwartServer(process)
         yield server
         await server.jmap.close()

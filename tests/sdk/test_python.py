@@ -37,12 +37,13 @@ from agentmail.messages.types.update_message_response import UpdateMessageRespon
 from agentmail.threads.types.list_threads_response import ListThreadsResponse
 from agentmail.threads.types.thread import Thread
 
+from tests.fix_front_door import FrontDoor
 from tests.fix_sdk import Live, running_on_stalwart
 from tests.fix_stalwart import StalwartServer
 
 T = TypeVar("T")
 PATIENCE = 10.0
-"""Seconds until mail must be there; the service on Stalwart is announced by the sweep alone."""
+"""Seconds until mail must be there."""
 
 
 class Raw:
@@ -88,9 +89,11 @@ def sandbox_sdk(live: Live) -> Generator[Sdk]:
 
 
 @pytest.fixture
-def stalwart_sdk(database_url: str, stalwart: StalwartServer) -> Generator[Sdk]:
+def stalwart_sdk(
+    database_url: str, stalwart: StalwartServer, front_door: FrontDoor
+) -> Generator[Sdk]:
     """The SDK against the service on a real Stalwart."""
-    with running_on_stalwart(database_url, stalwart) as live:
+    with running_on_stalwart(database_url, stalwart, front_door) as live:
         yield from connect(live)
 
 
