@@ -39,9 +39,12 @@ from agentmail_cp.stalwart import StalwartMailServer
 from agentmail_cp.stalwart.jmap import JmapClient, bearer
 from agentmail_cp.web import doorbell as operations
 from agentmail_cp.web import errors
+from agentmail_cp.web.attachments import Files
 from agentmail_cp.web.auth import OPEN, Authentication, provide_caller
+from agentmail_cp.web.downloads import download
 from agentmail_cp.web.inboxes import Inboxes
 from agentmail_cp.web.keys import ApiKeys, auth_me
+from agentmail_cp.web.links import provide_links, signing_key
 from agentmail_cp.web.listing import provide_query
 from agentmail_cp.web.messages import Messages
 from agentmail_cp.web.paths import normalise
@@ -128,6 +131,8 @@ def create_app(
                     Inboxes,
                     Messages,
                     Sends,
+                    Files,
+                    download,
                     InboxThreads,
                     Threads,
                     ApiKeys,
@@ -146,6 +151,7 @@ def create_app(
             "doorbell": Provide(lambda: doorbell, sync_to_thread=False),
             "caller": Provide(provide_caller),
             "asked": Provide(provide_query),
+            "links": Provide(provide_links),
         },
         middleware=[Authentication(Keyring(db))],
         request_class=JsonRequest,
@@ -154,7 +160,13 @@ def create_app(
         openapi_config=_openapi(),
         logging_config=None,
         request_max_body_size=settings.max_message_size * 4 // 3 + BODY_OVERHEAD,
-        state=State({"doorbell": doorbell, "resources": resources}),
+        state=State(
+            {
+                "doorbell": doorbell,
+                "resources": resources,
+                "link_key": signing_key(settings),
+            }
+        ),
     )
 
 

@@ -79,6 +79,13 @@ class NotFound(AgentMailError):
     code = "not_found"
 
 
+class Gone(AgentMailError):
+    """It was there, and its time is over."""
+
+    name = "GoneError"
+    code = "gone"
+
+
 class Conflict(AgentMailError):
     """The request contradicts another one. `retry_after` is in seconds, where waiting helps."""
 

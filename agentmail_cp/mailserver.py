@@ -446,6 +446,16 @@ class MailServer(Protocol):
         """The bytes of a blob in chunks, never whole in memory. Rejected: NO_BLOB."""
         ...
 
+    async def blob_size(self, account_id: AccountId, blob_id: BlobId) -> int:
+        """How many bytes `download` gives. An attachment's own `size` is not always that: of a text it
+        may be counted after its charset was decoded. Rejected: NO_BLOB.
+        """
+        ...
+
+    async def raw_blob(self, account_id: AccountId, document_id: DocumentId) -> BlobId:
+        """The raw message as a blob, without reading its bodies. Rejected: NO_MAIL."""
+        ...
+
     async def ring(self) -> None:
         """Make the server flush events it holds back (reference: Stalwart sends on the next event)."""
         ...

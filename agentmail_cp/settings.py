@@ -74,6 +74,9 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     public_url: Annotated[str, Meta(pattern="^https?://")] | None = None
     """Base URL under which clients reach the API; by default http://host:port."""
 
+    download_secret: str | None = None
+    """Signs download links; by default derived from `stalwart_key`. The same in every process."""
+
     domain: str = "agents.test"
     """The mail domain of inboxes that are created without one."""
 
@@ -119,7 +122,13 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
 
 
 SECRETS = frozenset(
-    {"database_url", "stalwart_key", "stalwart_admin", "stalwart_webhook_secret"},
+    {
+        "database_url",
+        "download_secret",
+        "stalwart_key",
+        "stalwart_admin",
+        "stalwart_webhook_secret",
+    },
 )
 """Fields whose values never appear in a message."""
 

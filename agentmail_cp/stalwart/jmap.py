@@ -51,6 +51,8 @@ USING: Final = (
     "urn:stalwart:jmap",
 )
 """Sent with every request: without a method's capability Stalwart answers `unknownMethod`."""
+BLOB: Final = "urn:ietf:params:jmap:blob"
+"""Sent with requests for `Blob/…` (RFC 9404), which are few."""
 
 DEFAULT_RETRY_AFTER: Final = 5.0
 BACK_OFF: Final = (0.05, 0.2)
@@ -351,7 +353,7 @@ class JmapClient:
 
     async def _ask(self, calls: Sequence[Call], *, repeat: bool) -> dict[str, Answer]:
         body = msgspec.json.encode(
-            {"using": USING, "methodCalls": [(c.name, c.arguments, c.tag) for c in calls]}
+            {"using": _using(calls), "methodCalls": [(c.name, c.arguments, c.tag) for c in calls]}
         )
         headers = {"Content-Type": "application/json"}
         content = await self._exchange("POST", "/jmap/", body, headers, repeat=repeat)
@@ -413,6 +415,11 @@ class JmapClient:
         if _problem(response).limit == "maxCallsInRequest":
             self._limits = None
         raise _refused(response)
+
+
+def _using(calls: Sequence[Call]) -> tuple[str, ...]:
+    blobs = any(call.name.startswith("Blob/") for call in calls)
+    return (*USING, BLOB) if blobs else USING
 
 
 def _by_tag(

@@ -1,4 +1,4 @@
-"""What handlers are given by name: `caller`, `db`, `server`, `settings`, `doorbell`, `asked`.
+"""What handlers are given by name: `caller`, `db`, `server`, `settings`, `doorbell`, `asked`, `links`.
 
 None is checked again at run time: the wiring in `app.py` gives each its type.
 """
@@ -9,7 +9,7 @@ from litestar.di import NamedDependency
 from litestar.params import SkipValidation
 
 from agentmail_cp import access, db, intake, mailserver, settings
-from agentmail_cp.web import listing
+from agentmail_cp.web import links, listing
 
 Caller = NamedDependency[SkipValidation[access.Principal]]
 Db = NamedDependency[SkipValidation[db.Database]]
@@ -17,3 +17,4 @@ Server = NamedDependency[SkipValidation[mailserver.MailServer]]
 Config = NamedDependency[SkipValidation[settings.Settings]]
 Doorbell = NamedDependency[SkipValidation[intake.Doorbell]]
 Asked = NamedDependency[SkipValidation[listing.Query]]
+Links = NamedDependency[SkipValidation[links.Links]]

@@ -6,6 +6,15 @@ out. Requests take a text or a list wherever the contract does, and ignore field
 
 from __future__ import annotations
 
+from agentmail_cp.web.bodies.attachments import (
+    AttachmentItem,
+    AttachmentResponse,
+    RawMessageResponse,
+    attachment_id,
+    attachment_item,
+    attachment_items,
+    attachment_response,
+)
 from agentmail_cp.web.bodies.inboxes import (
     CreateInbox,
     Credentials,
@@ -27,7 +36,6 @@ from agentmail_cp.web.bodies.keys import (
     created_api_key,
 )
 from agentmail_cp.web.bodies.messages import (
-    AttachmentItem,
     ListMessages,
     Message,
     MessageItem,
@@ -37,7 +45,10 @@ from agentmail_cp.web.bodies.messages import (
     message_item,
 )
 from agentmail_cp.web.bodies.sends import (
+    ForwardMessage,
+    Outgoing,
     RejectedRecipient,
+    ReplyToMessage,
     SendAttachment,
     SendMessage,
     SendMessageResponse,
@@ -55,11 +66,13 @@ from agentmail_cp.web.bodies.threads import (
 __all__ = [
     "ApiKey",
     "AttachmentItem",
+    "AttachmentResponse",
     "CreateApiKey",
     "CreateInbox",
     "CreatedApiKey",
     "Credentials",
     "Endpoint",
+    "ForwardMessage",
     "Identity",
     "Inbox",
     "ListApiKeys",
@@ -68,7 +81,10 @@ __all__ = [
     "ListThreads",
     "Message",
     "MessageItem",
+    "Outgoing",
+    "RawMessageResponse",
     "RejectedRecipient",
+    "ReplyToMessage",
     "SendAttachment",
     "SendMessage",
     "SendMessageResponse",
@@ -80,6 +96,10 @@ __all__ = [
     "UpdateMessage",
     "UpdateMessageResponse",
     "api_key",
+    "attachment_id",
+    "attachment_item",
+    "attachment_items",
+    "attachment_response",
     "created_api_key",
     "credentials",
     "inbox",

@@ -2,27 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from datetime import datetime
 from typing import Any
-from uuid import UUID, uuid5
+from uuid import UUID
 
 import msgspec
 
 from agentmail_cp import extract, messages
-from agentmail_cp.mailserver import Attachment, MailContent
+from agentmail_cp.mailserver import MailContent
+from agentmail_cp.web.bodies.attachments import AttachmentItem, attachment_items
 from agentmail_cp.web.bodies.sends import Texts
-
-
-class AttachmentItem(msgspec.Struct, omit_defaults=True, kw_only=True):
-    """What a message says of an attachment."""
-
-    attachment_id: UUID
-    size: int
-    filename: str | None = None
-    content_type: str | None = None
-    content_disposition: str | None = None
-    content_id: str | None = None
 
 
 class MessageItem(msgspec.Struct, omit_defaults=True, kw_only=True):
@@ -104,27 +93,12 @@ def _shown(row: messages.Message, address: str, content: MailContent | None) -> 
         "bcc": row.bcc or None,
         "subject": row.subject,
         "preview": row.preview or None,
-        "attachments": _attachments(row, content.attachments if content else ()),
+        "attachments": attachment_items(
+            row.inbox_id, row.document_id, content.attachments if content else ()
+        ),
         "in_reply_to": row.in_reply_to,
         "references": row.references or None,
     }
-
-
-def _attachments(
-    row: messages.Message, attachments: Iterable[Attachment]
-) -> list[AttachmentItem] | None:
-    shown = [
-        AttachmentItem(
-            attachment_id=uuid5(row.inbox_id, f"{row.document_id}/{each.part_id}"),
-            size=each.size,
-            filename=each.filename,
-            content_type=each.content_type,
-            content_disposition="inline" if each.inline else "attachment",
-            content_id=each.content_id,
-        )
-        for each in attachments
-    ]
-    return shown or None
 
 
 def message(row: messages.Message, address: str, content: MailContent) -> Message:

@@ -9,7 +9,8 @@ from uuid import UUID
 import msgspec
 
 from agentmail_cp import threads
-from agentmail_cp.web.bodies.messages import AttachmentItem, Message
+from agentmail_cp.web.bodies.attachments import AttachmentItem
+from agentmail_cp.web.bodies.messages import Message
 
 
 class ThreadItem(msgspec.Struct, omit_defaults=True, kw_only=True):
