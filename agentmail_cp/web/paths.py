@@ -1,4 +1,5 @@
-"""Request paths: how an id that holds `/`, `%`, `+`, `?` or `#` still reaches its route.
+"""Request paths: `/api/v1` leads where `/v0` does, and an id that holds `/`, `%`, `+`, `?` or `#` still
+reaches its route.
 
 The Python SDK sends Message-IDs as they are, the Node SDK percent-encodes them, and a router parts a
 path at every `/`. So before routing a path is decoded once, leniently, and the slashes that belong to
@@ -14,25 +15,30 @@ from urllib.parse import unquote, unquote_to_bytes
 MARK: Final = "\ue02f"
 """Stands for a `/` inside an id; a private-use character, so no id has it of itself."""
 
-_PREFIXES = ("/v0/inboxes/", "/api/v1/inboxes/")
+_HOME = "/v0"
+_ALIAS = "/api/v1"
+"""Seed 003's prefix: the same routes under another name."""
+
+_INBOXES = f"{_HOME}/inboxes/"
 _PLAIN_DEPTH = 3
 """Segments of `{inbox_id}/messages/{message_id}`; only a longer path needs a look."""
 _SUFFIXES = frozenset({"reply", "reply-all", "forward", "raw"})
+_ARMOR = frozenset({"feedback", "release"})
 
 
 def normalise(raw_path: bytes) -> str:
-    """The path to route by: percent-decoded once, `+` and stray `%` kept, slashes in ids marked.
+    """The path to route by, under `/v0`: percent-decoded once, `+` and stray `%` kept, slashes in ids
+    marked.
 
     `raw_path` is as it came over the wire, without the query. An encoded slash outside an id is marked
     too, as it can never part anything.
     """
     segments = [_decoded(segment) for segment in raw_path.split(b"/")]
-    path = "/".join(segments)
-    prefix = next((each for each in _PREFIXES if path.startswith(each)), None)
-    if prefix is None:
+    path = _at_home("/".join(segments))
+    if not path.startswith(_INBOXES):
         return path
-    parts = path[len(prefix) :].split("/")
-    return prefix + "/".join(_inbox_parts(parts))
+    parts = path[len(_INBOXES) :].split("/")
+    return _INBOXES + "/".join(_inbox_parts(parts))
 
 
 def restore(value: str) -> str:
@@ -49,6 +55,12 @@ def message_id_candidates(value: str) -> tuple[str, ...]:
     spellings = [value, unquote(value, errors="replace")]
     found = dict.fromkeys(each for one in spellings for each in (one, _bracketed(one)))
     return tuple(each for each in found if "\0" not in each)
+
+
+def _at_home(path: str) -> str:
+    """The same path under the prefix routes are registered with."""
+    rest = path.removeprefix(_ALIAS)
+    return _HOME + rest if path.startswith(_ALIAS) and rest[:1] in {"", "/"} else path
 
 
 def _decoded(segment: bytes) -> str:
@@ -77,6 +89,8 @@ def _message_parts(rest: list[str]) -> list[str]:
     match rest:
         case [*id_, "attachments", attachment_id] if id_:
             return [MARK.join(id_), "attachments", attachment_id]
+        case [*id_, "agent-armor", verb] if id_ and verb in _ARMOR:
+            return [MARK.join(id_), "agent-armor", verb]
         case [*id_, suffix] if id_ and suffix in _SUFFIXES:
             return [MARK.join(id_), suffix]
         case _:

@@ -17,7 +17,21 @@ ID = st.text(
 ).filter(lambda text: text not in {".", ".."})
 RAW_ID = st.text("ab/+=@.", min_size=1, max_size=12).map(lambda text: f"<{text}>")
 PREFIX = st.sampled_from(["/v0/inboxes/", "/api/v1/inboxes/"])
-SUFFIX = st.sampled_from(["", "/reply", "/reply-all", "/forward", "/raw", "/attachments/3"])
+SUFFIXES = [
+    "",
+    "/reply",
+    "/reply-all",
+    "/forward",
+    "/raw",
+    "/attachments/3",
+    "/agent-armor/feedback",
+    "/agent-armor/release",
+]
+SUFFIX = st.sampled_from(SUFFIXES)
+BARE_ID = st.text("ab/+=@.", min_size=1, max_size=12).filter(
+    lambda text: not text.endswith("/") and "//" not in text
+)
+KEYWORDS = ["send", "search", "batch-get", "batch-update"]
 
 
 def routed(path: str) -> tuple[list[str], str]:
@@ -32,7 +46,7 @@ def test_encoded_ids_arrive(prefix: str, message_id: str, suffix: str) -> None:
     raw = f"{prefix}a%40b.c/messages/{quote(message_id, safe='')}{suffix}"
     segments, found = routed(normalise(raw.encode()))
     assert found == message_id
-    assert len(segments) == len(raw.split("/"))
+    assert "/".join(segments[segments.index("messages") + 2 :]) == suffix.removeprefix("/")
 
 
 @given(PREFIX, RAW_ID, SUFFIX)
@@ -45,10 +59,40 @@ def test_unencoded_slashes_in_ids_arrive(prefix: str, message_id: str, suffix: s
     assert "/".join(segments[segments.index("messages") + 2 :]) == suffix.removeprefix("/")
 
 
+@given(PREFIX, BARE_ID, SUFFIX)
+def test_ids_without_brackets_keep_their_slashes(prefix: str, bare: str, suffix: str) -> None:
+    """Callers leave the brackets out, because shells and templates choke on them."""
+    path = normalise(f"{prefix}a@b.c/messages/{bare}{suffix}".encode())
+    segments, found = routed(path)
+    assert found == bare
+    assert "/".join(segments[segments.index("messages") + 2 :]) == suffix.removeprefix("/")
+
+
+@pytest.mark.parametrize("suffix", SUFFIXES[1:])
+def test_an_id_in_brackets_may_end_like_a_route(suffix: str) -> None:
+    """A foreign Message-ID would be cut, and another message answered or a mail sent."""
+    for raw in (f"<x{suffix}>", f"<x{suffix}>{suffix}"):
+        _, found = routed(normalise(f"/v0/inboxes/a@b.c/messages/{raw}".encode()))
+        assert found == f"<x{suffix}>"
+
+
+@pytest.mark.parametrize("word", KEYWORDS)
+def test_a_message_id_may_look_like_a_route(word: str) -> None:
+    """`<search>` is a message; `search` is the search."""
+    assert normalise(f"/v0/inboxes/a/messages/{word}".encode()).endswith(f"/messages/{word}")
+    assert normalise(f"/v0/inboxes/a/messages/%3C{word}%3E".encode()).endswith(f"/<{word}>")
+
+
 @given(st.binary())
 def test_no_path_is_a_crash(raw: bytes) -> None:
     assert "\0" not in normalise(raw)
     assert "\0" not in normalise(b"/v0/inboxes/a/messages/" + raw)
+
+
+@given(st.binary())
+def test_both_prefixes_lead_to_the_same_place(rest: bytes) -> None:
+    """A program written for one would behave otherwise than one for the other."""
+    assert normalise(b"/api/v1/" + rest) == normalise(b"/v0/" + rest)
 
 
 @given(st.text())
@@ -69,6 +113,17 @@ def test_lookup_starts_with_the_id_as_given(value: str) -> None:
         (b"/v0/inboxes/a@b.c/messages/100%", "/v0/inboxes/a@b.c/messages/100%"),
         (b"/v0/inboxes/a@b.c/threads/x/y", "/v0/inboxes/a@b.c/threads/x/y"),
         (b"/v0/inboxes/a@b.c/messages/x%2Fraw", f"/v0/inboxes/a@b.c/messages/x{MARK}raw"),
+        (b"/v0/inboxes/a@b.c/messages/x%3Fy", "/v0/inboxes/a@b.c/messages/x?y"),
+        (b"/v0/inboxes/inb_1/drafts/a%2Fb/send", f"/v0/inboxes/inb_1/drafts/a{MARK}b/send"),
+        (b"/v0/threads/a%2Fb", f"/v0/threads/a{MARK}b"),
+        (b"/api/v1", "/v0"),
+        (b"/api/v1/", "/v0/"),
+        (b"/api/v1/inboxes", "/v0/inboxes"),
+        (b"/api/v1/inboxes/inb_1/drafts", "/v0/inboxes/inb_1/drafts"),
+        (b"/api/v1/threads/x", "/v0/threads/x"),
+        (b"/api/v12/inboxes", "/api/v12/inboxes"),
+        (b"/api/v1%2Finboxes", f"/api/v1{MARK}inboxes"),
+        (b"/api/v2/inboxes", "/api/v2/inboxes"),
         (b"/", "/"),
         (b"", ""),
     ],
