@@ -60,7 +60,7 @@ class File(msgspec.Struct, frozen=True):
     disposition: str
 
 
-@asgi("/downloads/{token:str}", opt=OPEN)
+@asgi("/downloads/{token:str}", opt=OPEN, copy_scope=False)
 async def download(scope: Scope, receive: Receive, send: Send) -> None:
     """Download what a link names: GET and HEAD, one range at a time."""
     request = Request[Any, Any, Any](scope, receive, send)
