@@ -19,7 +19,7 @@ from agentmail_cp.dev.errors import DevError
 from agentmail_cp.dev.stalwart import LocalStalwart, is_made
 from agentmail_cp.dev.state import Endpoint
 from agentmail_cp.sandbox import MailSandbox
-from agentmail_cp.stalwart import setup
+from agentmail_cp.stalwart import mtahook, setup
 from agentmail_cp.stalwart.hooks import DOORBELL_PATH
 
 if TYPE_CHECKING:
@@ -97,7 +97,13 @@ async def running(chosen: Plan, state: StateFolder, settings: Settings) -> Async
     else:
         kind = DockerStalwart if chosen.way == "docker" else LocalStalwart
         folder = _folder(chosen.way, state)
-        async with kind(folder, domain=settings.domain, doorbell=_doorbell(settings)) as server:
+        server = kind(
+            folder,
+            domain=settings.domain,
+            doorbell=_doorbell(settings),
+            hook=mtahook.hook_at(_service(settings), settings.stalwart_webhook_secret or ""),
+        )
+        async with server:
             yield _own(server, settings)
 
 
@@ -149,9 +155,14 @@ def _own(server: LocalStalwart, settings: Settings) -> Mail:
     )
 
 
+def _service(settings: Settings) -> str:
+    """Where the mail server reaches the service."""
+    return f"http://{HOST}:{settings.port}"
+
+
 def _doorbell(settings: Settings) -> setup.Doorbell:
     return setup.Doorbell(
-        url=f"http://{HOST}:{settings.port}{DOORBELL_PATH}",
+        url=f"{_service(settings)}{DOORBELL_PATH}",
         secret=settings.stalwart_webhook_secret or "",
         throttle=round(settings.stalwart_webhook_throttle * 1000),
     )

@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from types import TracebackType
 
-    from agentmail_cp.stalwart.setup import Doorbell
+    from agentmail_cp.stalwart.setup import Doorbell, Hook
 
 ADMIN: Final = "recovery"
 HOST: Final = "127.0.0.1"
@@ -75,13 +75,21 @@ class LocalStalwart:
     """A server process and its folder; `async with` starts and stops it.
 
     After `start`: `url` and `key` for the adapter, `ports` for mail clients. Certificates are
-    self-signed. `doorbell` is where it rings, None for nowhere.
+    self-signed. `doorbell` is where it rings and `hook` where it asks, None for nowhere.
     """
 
-    def __init__(self, folder: Path, *, domain: str, doorbell: Doorbell | None = None) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        domain: str,
+        doorbell: Doorbell | None = None,
+        hook: Hook | None = None,
+    ) -> None:
         self._folder = folder.absolute()
         self._domain = domain
         self._doorbell = doorbell
+        self._hook = hook
         # Hexadecimal: Stalwart takes a password that begins with "_" for a hash (BSDi crypt).
         self._password = secrets.token_hex(32)
         self._process: subprocess.Popen[bytes] | None = None
@@ -245,7 +253,11 @@ class LocalStalwart:
 
     async def _apply(self) -> setup.Report:
         wanted = setup.Wanted(
-            domain=self._domain, doorbell=self._doorbell, own=self._own_server(), dev=True
+            domain=self._domain,
+            doorbell=self._doorbell,
+            hook=self._hook,
+            own=self._own_server(),
+            dev=True,
         )
         client = self._client(basic(ADMIN, self._password))
         try:

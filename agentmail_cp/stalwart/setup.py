@@ -169,12 +169,17 @@ def wanted_state(settings: Settings, *, own: OwnServer | None = None, dev: bool 
     """The variables as the settings have them. Raises SetupError for a webhook without a secret."""
     return Wanted(
         domain=settings.domain,
-        message_size=max(settings.max_message_size, SMALLEST_MESSAGE_SIZE),
+        message_size=message_size(settings),
         doorbell=_doorbell(settings),
         hook=_hook(settings),
         own=own,
         dev=dev,
     )
+
+
+def message_size(settings: Settings) -> int:
+    """Bytes of the largest mail Stalwart takes, at every door."""
+    return max(settings.max_message_size, SMALLEST_MESSAGE_SIZE)
 
 
 def needed() -> tuple[str, ...]:
