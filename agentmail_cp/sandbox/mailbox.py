@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
+from agentmail_cp.excerpts import excerpt, holds, html_words, words
 from agentmail_cp.mailserver import (
     AccountId,
     Attachment,
@@ -208,6 +209,18 @@ class Mailbox:
         known = sorted(set(document_ids).intersection(self._mails))
         return {each: self._mails[each].to_content() for each in known}
 
+    def search(self, text: str, limit: int) -> tuple[DocumentId, ...]:
+        """Mails that hold every word, the newest first. No word is known in other forms than its own."""
+        wanted = words(text)
+        found = [mail for mail in self._mails.values() if wanted and _holds(mail, wanted)]
+        found.sort(key=lambda mail: (mail.received_at, mail.document_id), reverse=True)
+        return tuple(mail.document_id for mail in found[:limit])
+
+    def excerpts(self, document_ids: Iterable[DocumentId], text: str) -> dict[DocumentId, str]:
+        known = sorted(set(document_ids).intersection(self._mails))
+        pieces = {each: excerpt(_body(self._mails[each]), text) for each in known}
+        return {each: piece for each, piece in pieces.items() if piece is not None}
+
     def attachments(
         self, document_ids: Iterable[DocumentId]
     ) -> dict[DocumentId, tuple[Attachment, ...]]:
@@ -234,6 +247,23 @@ class Mailbox:
             if part.part_id == part_id:
                 return part.data
         raise MailServerRejected(Refusal.NO_BLOB, f"There is no blob {blob_id}.")
+
+
+def _holds(mail: StoredMail, wanted: Iterable[str]) -> bool:
+    index = mail.parsed.index
+    senders = () if index.sender is None else (index.sender,)
+    people = [
+        " ".join(f"{each.name or ''} {each.email}" for each in addresses)
+        for addresses in (senders, index.to, index.cc, index.bcc)
+    ]
+    fields = (*people, index.subject or "", _body(mail))
+    return all(any(holds(field, word) for field in fields) for word in wanted)
+
+
+def _body(mail: StoredMail) -> str:
+    if mail.parsed.text is not None:
+        return mail.parsed.text
+    return html_words(mail.parsed.html or "")
 
 
 def lower(keywords: Iterable[str]) -> frozenset[str]:

@@ -331,6 +331,22 @@ class MailSandbox:
         }
 
     @_answered
+    async def search(
+        self, account_ids: Sequence[AccountId], text: str, *, limit: int
+    ) -> Mapping[AccountId, tuple[DocumentId, ...]]:
+        return {
+            account_id: self._mailboxes[account_id].search(text, limit)
+            for account_id in account_ids
+            if account_id in self._mailboxes
+        }
+
+    @_answered
+    async def excerpts(
+        self, account_id: AccountId, document_ids: Sequence[DocumentId], text: str
+    ) -> Mapping[DocumentId, str]:
+        return self.mailbox(account_id).excerpts(document_ids, text)
+
+    @_answered
     async def relabel(self, account_id: AccountId, changes: Sequence[Relabel]) -> None:
         mailbox = self.mailbox(account_id)
         gone = [change.document_id for change in changes if not mailbox.relabel(change)]

@@ -169,6 +169,20 @@ class QueryPage(msgspec.Struct, rename="camel"):
     total: int
 
 
+class Found(msgspec.Struct):
+    """What an Email/query with a filter found."""
+
+    ids: list[str]
+
+
+class Shown(msgspec.Struct, rename="camel"):
+    """The body parts shown as text, with `LEAF` of each, and their texts."""
+
+    id: str
+    text_body: list[Leaf]
+    body_values: dict[str, Value]
+
+
 class Bodies(msgspec.Struct, rename="camel"):
     """The texts of a mail's body parts."""
 

@@ -46,6 +46,12 @@ class _Found(msgspec.Struct):
     id: str
 
 
+class Missing(msgspec.Struct, rename="camel"):
+    """The accounts that an x:Account/get did not find."""
+
+    not_found: list[AccountId]
+
+
 class Places(msgspec.Struct, frozen=True):
     """All mailbox ids of one account with their meaning, None for a person's own folders."""
 

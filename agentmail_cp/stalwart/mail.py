@@ -45,7 +45,7 @@ from agentmail_cp.stalwart.emails import (
     content_of,
     mail_of,
 )
-from agentmail_cp.stalwart.folders import ensure_exists, exists, mailbox_get
+from agentmail_cp.stalwart.folders import Missing, ensure_exists, exists, mailbox_get
 from agentmail_cp.stalwart.ids import document_of, email_id
 from agentmail_cp.stalwart.jmap import (
     Call,
@@ -405,13 +405,9 @@ class Mailboxes:
 ACCOUNTS: Final = "accounts"
 
 
-class _Missing(msgspec.Struct, rename="camel"):
-    not_found: list[AccountId]
-
-
 def _missing_accounts(answers: Mapping[str, Answer]) -> frozenset[AccountId]:
     asked = answers.get(ACCOUNTS)
-    return frozenset(asked.into(_Missing).not_found) if asked is not None else frozenset()
+    return frozenset(asked.into(Missing).not_found) if asked is not None else frozenset()
 
 
 def _changes_calls(
