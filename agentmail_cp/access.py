@@ -172,6 +172,27 @@ async def default_pod(tx: Tx, organization_id: UUID) -> UUID:
     return row["pod_id"]
 
 
+async def find_pod(tx: Tx, organization_id: UUID, pod: str) -> UUID:
+    """The id of the pod that goes by this id or client_id; `NotFound` otherwise."""
+    row = await (
+        await tx.execute(
+            "select pod_id from pod where organization_id = %(organization_id)s"
+            " and (pod_id = %(pod_id)s or client_id = %(client_id)s)",
+            {"organization_id": organization_id, "pod_id": _as_uuid(pod), "client_id": pod},
+        )
+    ).fetchone()
+    if row is None:
+        raise NotFound("There is no such pod.")
+    return row["pod_id"]
+
+
+def _as_uuid(text: str) -> UUID | None:
+    try:
+        return UUID(text)
+    except ValueError:
+        return None
+
+
 def digest(secret: str) -> bytes:
     """What is stored of a key, and how one is found again."""
     return hashlib.sha256(secret.encode()).digest()

@@ -38,19 +38,21 @@ from agentmail_cp.settings import PREFIX, Settings, SettingsError
 from agentmail_cp.stalwart import StalwartMailServer
 from agentmail_cp.stalwart.jmap import JmapClient, bearer
 from agentmail_cp.web import doorbell as operations
-from agentmail_cp.web import errors
+from agentmail_cp.web import errors, mtahook
 from agentmail_cp.web.attachments import Files
 from agentmail_cp.web.auth import OPEN, Authentication, provide_caller
 from agentmail_cp.web.downloads import download
+from agentmail_cp.web.events import list_events
 from agentmail_cp.web.inboxes import Inboxes
 from agentmail_cp.web.keys import ApiKeys, auth_me
 from agentmail_cp.web.links import provide_links, signing_key
 from agentmail_cp.web.listing import provide_query
 from agentmail_cp.web.messages import Messages
+from agentmail_cp.web.mtahook import largest_question
 from agentmail_cp.web.paths import normalise
 from agentmail_cp.web.requests import JsonRequest
 from agentmail_cp.web.sends import Sends
-from agentmail_cp.web.threads import InboxThreads, Threads
+from agentmail_cp.web.threads import InboxThreads, PodThreads, Threads
 
 OPENAPI = "/openapi.json"
 """Where the description of the API is; whoever writes a client reads it before they have a key."""
@@ -134,12 +136,19 @@ def create_app(
                     Files,
                     download,
                     InboxThreads,
+                    PodThreads,
                     Threads,
+                    list_events,
                     ApiKeys,
                     auth_me,
                 ],
             ),
             operations.ring,
+            Router(
+                "/",
+                route_handlers=[mtahook.ask],
+                request_max_body_size=largest_question(settings),
+            ),
             operations.live,
             operations.ready,
             operations.metrics,

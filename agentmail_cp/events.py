@@ -10,13 +10,14 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from datetime import datetime
 from enum import StrEnum
-from typing import Any
+from typing import Any, LiteralString
 from uuid import UUID
 
 import msgspec
 from psycopg.types.json import Jsonb
 from uuid_utils.compat import uuid7
 
+from agentmail_cp import pages
 from agentmail_cp.db import Tx, fetch_all
 
 
@@ -52,6 +53,19 @@ class Event(msgspec.Struct, frozen=True, kw_only=True):
     thread_id: UUID | None
     message_id: str | None
     facts: dict[str, Any]
+    created_at: datetime
+
+
+class LabelEvent(msgspec.Struct, frozen=True, kw_only=True):
+    """A label that was put on a message or taken off it."""
+
+    event_id: UUID
+    organization_id: UUID
+    pod_id: UUID
+    seq: int
+    type: EventType
+    message_id: str
+    label: str
     created_at: datetime
 
 
@@ -97,6 +111,31 @@ async def list_of_inbox(tx: Tx, organization_id: UUID, inbox_id: UUID) -> list[E
         " order by seq",
         {"organization_id": organization_id, "inbox_id": inbox_id},
     )
+
+
+async def list_labels(
+    tx: Tx,
+    *,
+    organization_id: UUID,
+    inbox_id: UUID,
+    limit: int,
+    page_token: str | None,
+    ascending: bool = False,
+) -> tuple[list[LabelEvent], str | None]:
+    """One page of an inbox's changes of labels in their order, and the token of the next page."""
+    scope = f"events/{inbox_id}/{ascending}"
+    query: LiteralString = (
+        "select event_id, organization_id, pod_id, seq, type, message_id, facts->>'label' as label,"
+        " created_at from event where organization_id = %(organization_id)s"
+        " and inbox_id = %(inbox_id)s and type in ('label.added', 'label.removed')"
+    )
+    parameters = {"organization_id": organization_id, "inbox_id": inbox_id, "limit": limit + 1}
+    if page_token:
+        (parameters["seq"],) = pages.decode(scope, page_token, tuple[pages.BigInt])
+        query += " and seq > %(seq)s" if ascending else " and seq < %(seq)s"
+    query += " order by seq" if ascending else " order by seq desc"
+    rows = await fetch_all(tx, LabelEvent, query + " limit %(limit)s", parameters)
+    return pages.cut(scope, rows, limit, lambda last: (last.seq,))
 
 
 async def erase(tx: Tx, *, organization_id: UUID, inbox_id: UUID) -> None:

@@ -188,13 +188,16 @@ def change(add: str | Sequence[str] | None, remove: str | Sequence[str] | None) 
 
 def after(change: Change, current: Iterable[str]) -> tuple[str, ...]:
     """The labels of a message that had `current` once `change` is done, sorted."""
-    return tuple(sorted((set(current) | change.add) - change.remove))
+    labels = (set(current) | change.add) - change.remove
+    # A mail is spam by lying in Junk, which it leaves for Trash.
+    return tuple(sorted(labels - {SPAM} if TRASH in change.add else labels))
 
 
 def relabel(document_id: DocumentId, change: Change, current: Collection[str]) -> Relabel | None:
     """What the mail server has to do to a message that has the labels `current`; None if nothing.
 
     A mail leaves Trash for Sent or Inbox only if it is there: one in a folder of the user's stays.
+    Nothing else depends on `current`, which may be a moment old.
     """
     add = {encode(label) for label in change.add - {UNREAD, TRASH}}
     remove = {encode(label) for label in change.remove - {UNREAD, TRASH}}
@@ -209,7 +212,7 @@ def relabel(document_id: DocumentId, change: Change, current: Collection[str]) -
 
 
 def _move(change: Change, current: Collection[str]) -> Folder | None:
-    if TRASH in change.add and TRASH not in current:
+    if TRASH in change.add:
         return Folder.TRASH
     if TRASH in change.remove and TRASH in current:
         return Folder.SENT if "sent" in current else Folder.INBOX

@@ -12,26 +12,23 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
+from types import MappingProxyType
 from typing import Any, LiteralString
 from uuid import UUID
 
 import msgspec
 
-from agentmail_cp import events, filing, labels, pages, threads
-from agentmail_cp.db import Database, Tx, fetch_all, fetch_one
+from agentmail_cp import envelopes, events, filing, labels, pages, threads
+from agentmail_cp.copies import Copies, sort_out
+from agentmail_cp.db import Tx, fetch_all
 from agentmail_cp.errors import NotFound
 from agentmail_cp.events import EventType, NewEvent
 from agentmail_cp.filing import Direction, Place
-from agentmail_cp.mailserver import (
-    AccountId,
-    DocumentId,
-    Folder,
-    Mail,
-    MailServer,
-    MailServerRejected,
-    Refusal,
-)
+from agentmail_cp.mailserver import DocumentId, Folder, Mail, MailState
 from agentmail_cp.threads import pattern
+
+MOST_ATTACHED = 100
+"""Messages of one thread whose attachments a list shows."""
 
 
 class Message(msgspec.Struct, frozen=True, kw_only=True):
@@ -61,6 +58,9 @@ class Message(msgspec.Struct, frozen=True, kw_only=True):
     updated_at: datetime
 
 
+NO_COPIES: Copies = MappingProxyType({})
+
+
 class Filed(msgspec.Struct, frozen=True):
     """Where a message is found: its id in brackets, and its thread."""
 
@@ -68,7 +68,7 @@ class Filed(msgspec.Struct, frozen=True):
     thread_id: UUID
 
 
-_COLUMNS = (
+COLUMNS = (
     "inbox_id, document_id, organization_id, pod_id, thread_id, message_id, direction, labels,"
     ' "timestamp", subject, sender, "to", cc, bcc, reply_to, in_reply_to, "references", preview,'
     " size, has_attachment, created_at, updated_at"
@@ -103,30 +103,41 @@ async def record(
     present: Sequence[Mail] = (),
     destroyed: Iterable[DocumentId] = (),
     held: frozenset[str] = frozenset(),
+    copies: Copies = NO_COPIES,
 ) -> Mapping[DocumentId, Filed]:
     """Bring the index to what the mail server says, with threads and events. Repeating has no effect.
 
     `held` are Message-IDs (no brackets) of sends still under way: their copies in Sent or Drafts are
-    recorded by whoever settles the send, and no other mail may take their ids. The caller holds `lock`.
+    recorded by whoever settles the send, and no other mail may take their ids. `copies` tells of mails
+    that clients handed in: of two copies in Sent one is shown, and moving to the other is no news. The
+    caller holds `lock`.
     Returns how the present messages are filed; drafts and held ones are not.
     """
     present = sorted(present, key=lambda mail: mail.document_id)
-    rows = await _known(tx, place, present)
+    rows = await _known(tx, place, present, copies)
     known = {row.document_id: row for row in rows}
     fresh = [m for m in present if m.document_id not in known and not _not_ours_yet(m, held)]
+    shown = _shown_as_sent(rows, copies)
+    found = sort_out(fresh, copies, shown)
     taken = {row.message_id for row in rows} | {f"<{each}>" for each in held}
+    reserved = frozenset(f"<{each}>" for each in copies.keys() - shown.keys())
     async with tx.pipeline():
         touched: set[UUID] = set()
         # Before new mails join threads, so that each event names the thread its message is in.
         for mail in present:
             if mail.document_id in known:
                 touched |= await _relabel(tx, place, known[mail.document_id], mail)
-        filed = await _add(tx, place, fresh, taken)
+        for old, mail in found.moved.items():
+            touched |= await _move(tx, place, known[old], mail)
+        filed = await _add(tx, place, found.new, taken, reserved)
         touched |= {each.thread_id for each in filed.values()}
         touched |= await _remove(tx, place, destroyed)
         await threads.summarise(tx, place.organization_id, touched)
-    wanted = {mail.document_id for mail in present} & known.keys()
-    return filed | {each: Filed(known[each].message_id, known[each].thread_id) for each in wanted}
+    wanted = {
+        mail.document_id: known[mail.document_id] for mail in present if mail.document_id in known
+    }
+    wanted |= {mail.document_id: known[old] for old, mail in found.moved.items()}
+    return filed | {each: Filed(row.message_id, row.thread_id) for each, row in wanted.items()}
 
 
 def _not_ours_yet(mail: Mail, held: frozenset[str]) -> bool:
@@ -135,8 +146,33 @@ def _not_ours_yet(mail: Mail, held: frozenset[str]) -> bool:
     return Folder.SENT in mail.folders and mail.message_id in held
 
 
-async def _known(tx: Tx, place: Place, mails: Sequence[Mail]) -> list[_Known]:
-    """The rows of these mails, and those that have a Message-ID one of them carries."""
+def _shown_as_sent(rows: Iterable[_Known], copies: Copies) -> dict[str, DocumentId]:
+    """Which document stands for each Message-ID that clients handed in."""
+    shown = {
+        name: row.document_id
+        for row in rows
+        if row.direction == "sent" and (name := row.message_id.strip("<>")) in copies
+    }
+    known = {row.document_id for row in rows}
+    return {name: own for name, own in copies.items() if own is not None and own in known} | shown
+
+
+async def _move(tx: Tx, place: Place, known: _Known, mail: Mail) -> set[UUID]:
+    """Let a message be another copy of the same mail; the threads touched."""
+    row = filing.row(place, mail, known.thread_id, known.message_id)
+    await tx.execute(
+        "update message set document_id = %(document_id)s, bcc = %(bcc)s, size = %(size)s,"
+        " has_attachment = %(has_attachment)s, updated_at = now()"
+        " where inbox_id = %(inbox_id)s and organization_id = %(organization_id)s"
+        " and document_id = %(old)s",
+        row | {"old": known.document_id},
+    )
+    await envelopes.move(tx, row, known.document_id)
+    return {known.thread_id}
+
+
+async def _known(tx: Tx, place: Place, mails: Sequence[Mail], copies: Copies) -> list[_Known]:
+    """The rows of these mails and of `copies`, and those that have a Message-ID one of them carries."""
     return await fetch_all(
         tx,
         _Known,
@@ -146,14 +182,19 @@ async def _known(tx: Tx, place: Place, mails: Sequence[Mail]) -> list[_Known]:
         {
             "inbox_id": place.inbox_id,
             "organization_id": place.organization_id,
-            "document_ids": [mail.document_id for mail in mails],
+            "document_ids": [mail.document_id for mail in mails]
+            + [own for own in copies.values() if own is not None],
             "message_ids": [f"<{m.message_id}>" for m in mails if filing.usable(m.message_id)],
         },
     )
 
 
 async def _add(
-    tx: Tx, place: Place, fresh: Sequence[Mail], taken: Iterable[str]
+    tx: Tx,
+    place: Place,
+    fresh: Sequence[Mail],
+    taken: Iterable[str],
+    reserved: frozenset[str],
 ) -> dict[DocumentId, Filed]:
     if not fresh:
         return {}
@@ -161,14 +202,15 @@ async def _add(
         tx,
         organization_id=place.organization_id,
         inbox_id=place.inbox_id,
-        messages=[filing.links(mail) for mail in fresh],
+        messages=[filing.links(place, mail) for mail in fresh],
     )
-    ids = filing.choose_ids(place, fresh, taken)
+    ids = filing.choose_ids(place, fresh, taken, reserved)
     rows = [
         filing.row(place, mail, assigned[mail.document_id], ids[mail.document_id]) for mail in fresh
     ]
     async with tx.cursor() as cursor:
         await cursor.executemany(_INSERT, rows)
+    await envelopes.add(tx, rows)
     await events.append(
         tx,
         organization_id=place.organization_id,
@@ -272,64 +314,84 @@ async def _remove(tx: Tx, place: Place, destroyed: Iterable[DocumentId]) -> set[
             },
         )
     ).fetchall()
+    await envelopes.remove(
+        tx,
+        organization_id=place.organization_id,
+        inbox_id=place.inbox_id,
+        document_ids=gone,
+    )
     return {row["thread_id"] for row in rows}
 
 
-async def update_labels(
-    db: Database,
-    server: MailServer,
-    *,
-    account_id: AccountId,
-    place: Place,
-    message: Message,
-    change: labels.Change,
-) -> tuple[str, ...]:
-    """Change a message's labels in the mail server, then in the index; returns all its labels.
+async def relabel(
+    tx: Tx, place: Place, document_ids: Sequence[DocumentId], change: labels.Change
+) -> Mapping[DocumentId, tuple[str, ...]]:
+    """Note a change of labels that the mail server carried out; returns all labels of those there are.
 
-    The inbox is marked as due as well: where two changes cross, intake reads what the mail server made
-    of them. Raises `NotFound` when the message is gone, and the mail server's errors.
+    The caller holds `lock`.
     """
-    wanted = labels.relabel(message.document_id, change, message.labels)
-    if wanted is None:
-        return tuple(message.labels)
-    try:
-        await server.relabel(account_id, [wanted])
-    except MailServerRejected as error:
-        if error.code is not Refusal.NO_MAIL:
-            raise
-        raise NotFound("There is no such message.") from error
-    async with db.transaction() as tx:
-        await lock(tx, place.organization_id, place.inbox_id)
-        return await _apply(tx, place, message.document_id, change)
+    shown: dict[DocumentId, tuple[str, ...]] = {}
+    touched: set[UUID] = set()
+    for known in await _rows(tx, place, document_ids):
+        shown[known.document_id] = labels.after(change, known.labels)
+        touched |= await _show(tx, place, known, shown[known.document_id])
+    await threads.summarise(tx, place.organization_id, touched)
+    return shown
 
 
-async def _apply(
-    tx: Tx, place: Place, document_id: DocumentId, change: labels.Change
-) -> tuple[str, ...]:
-    known = await fetch_one(
+async def show(tx: Tx, place: Place, mails: Sequence[Mail]) -> None:
+    """Give the messages these mails are what labels the mail server says; adds and removes none.
+
+    The caller holds `lock`.
+    """
+    by_id = {mail.document_id: mail for mail in mails}
+    touched: set[UUID] = set()
+    for known in await _rows(tx, place, list(by_id)):
+        touched |= await _relabel(tx, place, known, by_id[known.document_id])
+    await threads.summarise(tx, place.organization_id, touched)
+
+
+async def _rows(tx: Tx, place: Place, document_ids: Sequence[DocumentId]) -> list[_Known]:
+    return await fetch_all(
         tx,
         _Known,
         "select document_id, message_id, thread_id, direction, labels from message"
         " where inbox_id = %(inbox_id)s and organization_id = %(organization_id)s"
-        " and document_id = %(document_id)s",
+        " and document_id = any(%(document_ids)s) order by document_id",
         {
             "inbox_id": place.inbox_id,
             "organization_id": place.organization_id,
-            "document_id": document_id,
+            "document_ids": list(document_ids),
         },
     )
-    if known is None:
-        raise NotFound("There is no such message.")
-    shown = labels.after(change, known.labels)
-    touched = await _show(tx, place, known, shown)
-    await threads.summarise(tx, place.organization_id, touched)
+
+
+async def read_state(tx: Tx, place: Place) -> MailState | None:
+    """Up to which state of the mail server the inbox is read."""
+    row = await (
+        await tx.execute(
+            "select state from inbox_sync where inbox_id = %(inbox_id)s"
+            " and organization_id = %(organization_id)s",
+            {"inbox_id": place.inbox_id, "organization_id": place.organization_id},
+        )
+    ).fetchone()
+    return MailState(row["state"]) if row and row["state"] is not None else None
+
+
+async def mark_due(tx: Tx, place: Place, *, from_scratch: bool = False) -> None:
+    """Have the inbox read again. Whoever is reading it now loses the claim: what was read before this
+    moment must not undo what is written in this transaction.
+    """
     await tx.execute(
-        # Without its claim, what intake read before this change cannot undo it.
-        "update inbox_sync set due_at = now(), claimed_until = null where inbox_id = %(inbox_id)s"
-        " and organization_id = %(organization_id)s",
-        {"inbox_id": place.inbox_id, "organization_id": place.organization_id},
+        "update inbox_sync set due_at = now(), claimed_until = null,"
+        " state = case when %(from_scratch)s then null else state end"
+        " where inbox_id = %(inbox_id)s and organization_id = %(organization_id)s",
+        {
+            "from_scratch": from_scratch,
+            "inbox_id": place.inbox_id,
+            "organization_id": place.organization_id,
+        },
     )
-    return shown
 
 
 async def erase(tx: Tx, place: Place) -> None:
@@ -339,6 +401,7 @@ async def erase(tx: Tx, place: Place) -> None:
         " and organization_id = %(organization_id)s",
         {"inbox_id": place.inbox_id, "organization_id": place.organization_id},
     )
+    await envelopes.erase(tx, organization_id=place.organization_id, inbox_id=place.inbox_id)
     await threads.erase(tx, organization_id=place.organization_id, inbox_id=place.inbox_id)
     await events.erase(tx, organization_id=place.organization_id, inbox_id=place.inbox_id)
 
@@ -400,7 +463,7 @@ async def list_page(
 
 def _list_query(where: MessageFilter) -> tuple[LiteralString, dict[str, object]]:
     query: LiteralString = (
-        f"select {_COLUMNS} from message where organization_id = %(organization_id)s"
+        f"select {COLUMNS} from message where organization_id = %(organization_id)s"
         " and inbox_id = %(inbox_id)s"
     )
     parameters: dict[str, object] = {}
@@ -444,7 +507,7 @@ async def get(
     rows = await fetch_all(
         tx,
         Message,
-        f"select {_COLUMNS} from message where organization_id = %(organization_id)s"
+        f"select {COLUMNS} from message where organization_id = %(organization_id)s"
         " and inbox_id = %(inbox_id)s and message_id = any(%(candidates)s)"
         " and mask = any(%(masks)s::smallint[])",
         {
@@ -459,21 +522,124 @@ async def get(
     return min(rows, key=lambda row: candidates.index(row.message_id))
 
 
-async def list_of_thread(
-    tx: Tx, *, organization_id: UUID, thread_id: UUID, masks: Sequence[int], limit: int
-) -> list[Message]:
-    """The newest messages of a thread, in ascending order."""
+async def get_many(
+    tx: Tx,
+    *,
+    organization_id: UUID,
+    inbox_id: UUID,
+    wanted: Sequence[Sequence[str]],
+    masks: Sequence[int],
+) -> list[Message | None]:
+    """For each list of spellings of an id the message `get` would find, or None."""
     rows = await fetch_all(
         tx,
         Message,
-        f"select {_COLUMNS} from message where organization_id = %(organization_id)s"
-        " and thread_id = %(thread_id)s and mask = any(%(masks)s::smallint[])"
-        ' order by "timestamp" desc, document_id desc limit %(limit)s',
+        f"select {COLUMNS} from message where organization_id = %(organization_id)s"
+        " and inbox_id = %(inbox_id)s and message_id = any(%(candidates)s)"
+        " and mask = any(%(masks)s::smallint[])",
         {
             "organization_id": organization_id,
-            "thread_id": thread_id,
+            "inbox_id": inbox_id,
+            "candidates": sorted({each for candidates in wanted for each in candidates}),
             "masks": list(masks),
-            "limit": limit,
         },
     )
-    return rows[::-1]
+    found = {row.message_id: row for row in rows}
+    return [
+        next((found[each] for each in candidates if each in found), None) for candidates in wanted
+    ]
+
+
+async def page_of_thread(
+    tx: Tx,
+    *,
+    organization_id: UUID,
+    thread_id: UUID,
+    masks: Sequence[int],
+    limit: int,
+    page_token: str | None,
+) -> tuple[list[Message], str | None]:
+    """A page of a thread's messages in ascending order, the newest first of all, and the token of the
+    page with the next older ones.
+    """
+    scope = f"thread/{thread_id}"
+    query: LiteralString = (
+        f"select {COLUMNS} from message where organization_id = %(organization_id)s"
+        " and thread_id = %(thread_id)s and mask = any(%(masks)s::smallint[])"
+    )
+    parameters: dict[str, object] = {
+        "organization_id": organization_id,
+        "thread_id": thread_id,
+        "masks": list(masks),
+        "limit": limit + 1,
+    }
+    if page_token:
+        timestamp, document_id = pages.decode(scope, page_token, tuple[datetime, pages.BigInt])
+        parameters |= {"timestamp": timestamp, "document_id": document_id}
+        query += ' and ("timestamp", document_id) < (%(timestamp)s, %(document_id)s)'
+    query += ' order by "timestamp" desc, document_id desc limit %(limit)s'
+    rows = await fetch_all(tx, Message, query, parameters)
+    page, token = pages.cut(scope, rows, limit, lambda last: (last.timestamp, last.document_id))
+    return page[::-1], token
+
+
+async def of_thread(tx: Tx, *, organization_id: UUID, thread_id: UUID, limit: int) -> list[Message]:
+    """Messages of a thread, hidden ones included, oldest first; at most `limit`."""
+    return await fetch_all(
+        tx,
+        Message,
+        f"select {COLUMNS} from message where organization_id = %(organization_id)s"
+        ' and thread_id = %(thread_id)s order by "timestamp", document_id limit %(limit)s',
+        {"organization_id": organization_id, "thread_id": thread_id, "limit": limit},
+    )
+
+
+async def documents_of_thread(
+    tx: Tx,
+    *,
+    organization_id: UUID,
+    thread_id: UUID,
+    masks: Sequence[int] = tuple(range(16)),
+) -> list[DocumentId]:
+    """The document ids of a thread's messages that have one of these hiding masks."""
+    rows = await (
+        await tx.execute(
+            "select document_id from message where organization_id = %(organization_id)s"
+            " and thread_id = %(thread_id)s and mask = any(%(masks)s::smallint[])"
+            " order by document_id",
+            {"organization_id": organization_id, "thread_id": thread_id, "masks": list(masks)},
+        )
+    ).fetchall()
+    return [DocumentId(row["document_id"]) for row in rows]
+
+
+class Attached(msgspec.Struct, frozen=True):
+    """A message with attachments, and where it is."""
+
+    thread_id: UUID
+    inbox_id: UUID
+    document_id: DocumentId
+
+
+async def with_attachments(
+    tx: Tx, *, organization_id: UUID, threads: Sequence[UUID], masks: Sequence[int]
+) -> list[Attached]:
+    """The messages of these threads that have attachments, oldest first; of each thread at most the
+    `MOST_ATTACHED` newest.
+    """
+    return await fetch_all(
+        tx,
+        Attached,
+        "select thread_id, inbox_id, document_id from unnest(%(threads)s::uuid[]) as wanted (id),"
+        ' lateral (select thread_id, inbox_id, document_id, "timestamp" from message'
+        " where organization_id = %(organization_id)s and thread_id = wanted.id"
+        " and has_attachment and mask = any(%(masks)s::smallint[])"
+        ' order by "timestamp" desc, document_id desc limit %(most)s) as attached'
+        ' order by "timestamp", document_id',
+        {
+            "organization_id": organization_id,
+            "threads": list(threads),
+            "masks": list(masks),
+            "most": MOST_ATTACHED,
+        },
+    )

@@ -277,7 +277,7 @@ async def erase(tx: Tx, *, organization_id: UUID, inbox_id: UUID) -> None:
         await tx.execute(statement, {"inbox_id": inbox_id, "o": organization_id})
 
 
-_COLUMNS = (
+COLUMNS = (
     "thread_id, organization_id, pod_id, inbox_id, subject, preview, labels, senders, recipients,"
     ' message_count, size, has_attachment, last_message_id, "timestamp", received_timestamp,'
     " sent_timestamp, created_at, updated_at"
@@ -301,7 +301,8 @@ async def list_page(
     tx: Tx,
     *,
     organization_id: UUID,
-    inbox_id: UUID | None,
+    inbox_id: UUID | None = None,
+    pod_id: UUID | None = None,
     where: ThreadFilter,
     limit: int,
     page_token: str | None,
@@ -309,11 +310,17 @@ async def list_page(
 ) -> tuple[list[Thread], str | None]:
     """One page of threads by last activity, and the token of the next page.
 
-    Without an inbox: of all active inboxes, with `include_deleted` also of those whose mail is retained.
+    Without an inbox: of all active inboxes, or all of a pod, with `include_deleted` also of those whose
+    mail is retained.
     """
-    scope = f"threads/{inbox_id or organization_id}/{where.ascending}"
+    scope = f"threads/{inbox_id or pod_id or organization_id}/{where.ascending}"
     query, parameters = _list_query(where)
-    parameters |= {"organization_id": organization_id, "inbox_id": inbox_id, "limit": limit + 1}
+    parameters |= {
+        "organization_id": organization_id,
+        "inbox_id": inbox_id,
+        "pod_id": pod_id,
+        "limit": limit + 1,
+    }
     if inbox_id is not None:
         query += " and inbox_id = %(inbox_id)s"
     elif not include_deleted:
@@ -321,6 +328,8 @@ async def list_page(
             " and inbox_id in (select inbox_id from inbox where state = 'active'"
             " and organization_id = %(organization_id)s)"
         )
+    if pod_id is not None:
+        query += " and pod_id = %(pod_id)s"
     if page_token:
         timestamp, thread_id = pages.decode(scope, page_token, tuple[datetime, UUID])
         parameters |= {"timestamp": timestamp, "thread_id": thread_id}
@@ -340,7 +349,7 @@ async def list_page(
 
 def _list_query(where: ThreadFilter) -> tuple[LiteralString, dict[str, object]]:
     query: LiteralString = (
-        f"select {_COLUMNS} from thread where organization_id = %(organization_id)s"
+        f"select {COLUMNS} from thread where organization_id = %(organization_id)s"
     )
     parameters: dict[str, object] = {}
     if where.masks == (0,):
@@ -376,17 +385,32 @@ def pattern(text: str) -> str:
 
 
 async def get(
-    tx: Tx, *, organization_id: UUID, thread_id: UUID, inbox_id: UUID | None = None
+    tx: Tx,
+    *,
+    organization_id: UUID,
+    thread_id: UUID,
+    inbox_id: UUID | None = None,
+    pod_id: UUID | None = None,
+    masks: Sequence[int] = tuple(range(16)),
 ) -> Thread:
-    """One thread by its id or by the id of a thread that was joined to it; `NotFound` otherwise."""
+    """One thread by its id or by the id of a thread that was joined to it; `NotFound` otherwise, and when
+    none of its messages has one of these hiding masks.
+    """
     thread = await fetch_one(
         tx,
         Thread,
-        f"select {_COLUMNS} from thread where organization_id = %(organization_id)s"
+        f"select {COLUMNS} from thread where organization_id = %(organization_id)s"
         " and thread_id = coalesce((select thread_id from thread_alias where alias = %(thread_id)s"
         " and organization_id = %(organization_id)s), %(thread_id)s)"
-        " and inbox_id = coalesce(%(inbox_id)s::uuid, inbox_id)",
-        {"organization_id": organization_id, "thread_id": thread_id, "inbox_id": inbox_id},
+        " and inbox_id = coalesce(%(inbox_id)s::uuid, inbox_id)"
+        " and pod_id = coalesce(%(pod_id)s::uuid, pod_id) and masks && %(masks)s::smallint[]",
+        {
+            "organization_id": organization_id,
+            "thread_id": thread_id,
+            "inbox_id": inbox_id,
+            "pod_id": pod_id,
+            "masks": list(masks),
+        },
     )
     if thread is None:
         raise NotFound("There is no such thread.")

@@ -244,16 +244,16 @@ async def get_for_reading(tx: Tx, organization_id: UUID, inbox_id: UUID) -> Inbo
     return found
 
 
-async def addresses_of(tx: Tx, organization_id: UUID, inbox_ids: Iterable[UUID]) -> dict[UUID, str]:
-    """The addresses of these inboxes, whatever their state."""
-    rows = await (
-        await tx.execute(
-            "select inbox_id, address from inbox where organization_id = %(organization_id)s"
-            " and inbox_id = any(%(inbox_ids)s)",
-            {"organization_id": organization_id, "inbox_ids": list(inbox_ids)},
-        )
-    ).fetchall()
-    return {row["inbox_id"]: row["address"] for row in rows}
+async def get_each(tx: Tx, organization_id: UUID, inbox_ids: Iterable[UUID]) -> dict[UUID, Inbox]:
+    """These inboxes, whatever their state."""
+    found = await fetch_all(
+        tx,
+        Inbox,
+        f"select {COLUMNS} from inbox where organization_id = %(organization_id)s"
+        " and inbox_id = any(%(inbox_ids)s)",
+        {"organization_id": organization_id, "inbox_ids": list(inbox_ids)},
+    )
+    return {inbox.inbox_id: inbox for inbox in found}
 
 
 async def list_page(

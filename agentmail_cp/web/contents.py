@@ -3,28 +3,43 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from agentmail_cp import messages
 from agentmail_cp.inboxes import Inbox
-from agentmail_cp.mailserver import DocumentId, MailContent, MailServer, MailServerUnavailable
+from agentmail_cp.mailserver import (
+    AccountId,
+    Attachment,
+    DocumentId,
+    MailServer,
+    MailServerUnavailable,
+)
 from agentmail_cp.web import bodies
+
+Attached = Mapping[AccountId, Mapping[DocumentId, tuple[Attachment, ...]]]
 
 SMALL = 16_384
 """Bytes of mail that are made ready in less time than a thread is found for them."""
 
 
 async def attachments_of(
-    server: MailServer, inbox: Inbox, rows: Sequence[messages.Message]
-) -> dict[DocumentId, MailContent]:
-    """What messages with attachments hold; nothing while the mail server is away."""
-    having = [row.document_id for row in rows if row.has_attachment]
-    if not having:
+    server: MailServer, wanted: Mapping[AccountId, Sequence[DocumentId]]
+) -> Attached:
+    """What mails of any accounts have attached; nothing while the mail server is away."""
+    if not any(wanted.values()):
         return {}
     try:
-        return dict(await server.read(inbox.account, having))
+        return await server.attachments(wanted)
     except MailServerUnavailable:
         return {}
+
+
+async def attached(
+    server: MailServer, inbox: Inbox, rows: Sequence[messages.Message]
+) -> Mapping[DocumentId, tuple[Attachment, ...]]:
+    """What these messages of an inbox have attached."""
+    having = [row.document_id for row in rows if row.has_attachment]
+    return (await attachments_of(server, {inbox.account: having})).get(inbox.account, {})
 
 
 async def read(

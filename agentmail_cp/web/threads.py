@@ -1,178 +1,298 @@
-"""Routes of threads, per inbox and over the whole organisation.
+"""Routes of threads, per inbox, per pod and over the whole organisation: one set of handlers.
 
-Over the organisation, `include_deleted=true` also shows the retained mail of deleted inboxes (seed 003).
+Outside an inbox, `include_deleted=true` also shows the retained mail of deleted inboxes (seed 003), which
+can be read but not changed.
 """
 
 from __future__ import annotations
 
+import asyncio
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from types import MappingProxyType
 from uuid import UUID
 
-from litestar import Controller, get
-from litestar.params import FromPath
+import msgspec
+from litestar import Controller, delete, get, patch
+from litestar.di import NamedDependency, Provide
+from litestar.openapi.spec import Operation
+from litestar.params import FromPath, JSONBody, SkipValidation
+from litestar.types import Dependencies
 
-from agentmail_cp import inboxes, messages, pages, threads
+from agentmail_cp import access, edits, filing, inboxes, messages, pages, threads
 from agentmail_cp.access import Principal
 from agentmail_cp.db import Database
-from agentmail_cp.errors import NotFound
+from agentmail_cp.errors import NotFound, Unprocessable
 from agentmail_cp.inboxes import Inbox
 from agentmail_cp.mailserver import MailServer
+from agentmail_cp.messages import Message
 from agentmail_cp.threads import Thread, ThreadFilter
 from agentmail_cp.web import bodies
+from agentmail_cp.web.attachments import attachment_of
 from agentmail_cp.web.auth import needs
-from agentmail_cp.web.contents import read
+from agentmail_cp.web.contents import attachments_of, read
 from agentmail_cp.web.errors import ERRORS
-from agentmail_cp.web.inject import Asked, Caller, Db, Server
+from agentmail_cp.web.inject import Asked, Caller, Db, Links, Server
 from agentmail_cp.web.listing import INCLUDES, LIST_FILTERS, Query, listing, masks
+from agentmail_cp.web.messages import label_change
 from agentmail_cp.web.paths import restore
 
 FILTERS = (*LIST_FILTERS, "senders", "recipients", "subject")
 MOST_MESSAGES = 100
-"""Messages a thread is shown with; the newest."""
+"""Messages on a page of a thread; also one more than a thread may have to be labelled."""
 
 
-class InboxThreads(Controller):
-    """Threads of one inbox."""
+class Scope(msgspec.Struct, frozen=True):
+    """Where threads are looked for: in one inbox, in one pod, or, without either, everywhere."""
 
-    path = "/inboxes/{inbox_id:str}/threads"
+    inbox: Inbox | None = None
+    pod_id: UUID | None = None
+
+    @property
+    def inbox_id(self) -> UUID | None:
+        return self.inbox.inbox_id if self.inbox else None
+
+
+Within = NamedDependency[SkipValidation[Scope]]
+
+
+async def one_inbox(inbox_id: FromPath[str], caller: Caller, db: Db) -> Scope:
+    """The scope of `/inboxes/{inbox_id}/threads`."""
+    async with db.reading() as tx:
+        return Scope(inbox=await inboxes.get(tx, caller.organization_id, restore(inbox_id)))
+
+
+async def one_pod(pod_id: FromPath[str], caller: Caller, db: Db) -> Scope:
+    """The scope of `/pods/{pod_id}/threads`."""
+    async with db.reading() as tx:
+        return Scope(pod_id=await access.find_pod(tx, caller.organization_id, restore(pod_id)))
+
+
+def everywhere() -> Scope:
+    """The scope of `/threads`."""
+    return Scope()
+
+
+def _called(name: str) -> Callable[..., str]:
+    """The operation id of a handler below each of the paths: that of the SDK's call."""
+
+    def operation_id(_handler: object, _method: object, path: Sequence[object]) -> str:
+        first = next(each for each in path if each in {"inboxes", "pods", "threads"})
+        return f"threads.{name}" if first == "threads" else f"{first}.threads.{name}"
+
+    return operation_id
+
+
+def _taking(*names: str) -> type[Operation]:
+    """`listing`, and outside an inbox `include_deleted` as well."""
+
+    @dataclass
+    class Taking(Operation):
+        def __post_init__(self) -> None:
+            beyond = not (self.operation_id or "").startswith("inboxes.")
+            whole = listing(*names, *(("include_deleted",) if beyond else ()))
+            self.parameters = whole(parameters=self.parameters).parameters
+
+    return Taking
+
+
+class _Threads(Controller):
+    """What can be done with threads in any scope."""
+
     tags = ("Threads",)
 
     @get(
-        operation_id="inboxes.threads.list",
+        operation_id=_called("list"),
         guards=[needs("message_read")],
         responses=ERRORS,
-        operation_class=listing(*FILTERS),
+        operation_class=_taking(*FILTERS),
     )
     async def list(
-        self,
-        inbox_id: FromPath[str],
-        asked: Asked,
-        caller: Caller,
-        db: Db,
+        self, within: Within, asked: Asked, caller: Caller, db: Db, server: Server
     ) -> bodies.ListThreads:
         """List threads, latest activity first."""
         limit = pages.limit(asked.text("limit"))
-        async with db.reading() as tx:
-            inbox = await inboxes.get(tx, caller.organization_id, restore(inbox_id))
-            rows, token = await threads.list_page(
-                tx,
-                organization_id=caller.organization_id,
-                inbox_id=inbox.inbox_id,
-                where=_filter(asked, caller),
-                limit=limit,
-                page_token=asked.text("page_token"),
-            )
-        shown = [bodies.thread_item(row, inbox.address) for row in rows]
-        return bodies.ListThreads(len(shown), limit, shown, shown, token)
-
-    @get(
-        "/{thread_id:str}",
-        operation_id="inboxes.threads.get",
-        guards=[needs("message_read")],
-        responses=ERRORS,
-        operation_class=listing("limit", *INCLUDES),
-    )
-    async def get(
-        self,
-        inbox_id: FromPath[str],
-        thread_id: FromPath[str],
-        asked: Asked,
-        caller: Caller,
-        db: Db,
-        server: Server,
-    ) -> bodies.Thread:
-        """Get a thread with its messages, oldest first."""
-        async with db.reading() as tx:
-            inbox = await inboxes.get(tx, caller.organization_id, restore(inbox_id))
-            row = await threads.get(
-                tx,
-                organization_id=caller.organization_id,
-                inbox_id=inbox.inbox_id,
-                thread_id=_uuid(restore(thread_id)),
-            )
-        return await _whole(db, server, caller, asked, inbox, row)
-
-
-class Threads(Controller):
-    """Threads of all the organisation's inboxes."""
-
-    path = "/threads"
-    tags = ("Threads",)
-
-    @get(
-        operation_id="threads.list",
-        guards=[needs("message_read")],
-        responses=ERRORS,
-        operation_class=listing(*FILTERS, "include_deleted"),
-    )
-    async def list(
-        self,
-        asked: Asked,
-        caller: Caller,
-        db: Db,
-    ) -> bodies.ListThreads:
-        """List threads of all inboxes, latest activity first."""
-        limit = pages.limit(asked.text("limit"))
+        where = _filter(asked, caller)
         async with db.reading() as tx:
             rows, token = await threads.list_page(
                 tx,
                 organization_id=caller.organization_id,
-                inbox_id=None,
-                where=_filter(asked, caller),
+                inbox_id=within.inbox_id,
+                pod_id=within.pod_id,
+                where=where,
                 include_deleted=asked.flag("include_deleted"),
                 limit=limit,
                 page_token=asked.text("page_token"),
             )
-            at = await inboxes.addresses_of(
+            theirs = await inboxes.get_each(
                 tx, caller.organization_id, {row.inbox_id for row in rows}
             )
-        shown = [bodies.thread_item(row, at[row.inbox_id]) for row in rows]
+        have = await _attached(db, server, caller, theirs, rows, where.masks)
+        shown = [
+            bodies.thread_item(row, theirs[row.inbox_id].address, have.get(row.thread_id))
+            for row in rows
+        ]
         return bodies.ListThreads(len(shown), limit, shown, shown, token)
 
     @get(
-        "/{thread_id:str}",
-        operation_id="threads.get",
+        "/{thread_id:str}/attachments/{attachment_id:str}",
+        operation_id=_called("get_attachment"),
         guards=[needs("message_read")],
         responses=ERRORS,
-        operation_class=listing("limit", *INCLUDES, "include_deleted"),
+        operation_class=_taking(),
+    )
+    async def attachment(
+        self,
+        within: Within,
+        thread_id: FromPath[str],
+        attachment_id: FromPath[str],
+        asked: Asked,
+        caller: Caller,
+        db: Db,
+        server: Server,
+        links: Links,
+    ) -> bodies.AttachmentResponse:
+        """Get an attachment of any message of a thread, with a link to download it for an hour."""
+        inbox, row = await _find(db, within, caller, asked, thread_id)
+        async with db.reading() as tx:
+            document_ids = await messages.documents_of_thread(
+                tx,
+                organization_id=caller.organization_id,
+                thread_id=row.thread_id,
+                masks=masks(asked, caller, tuple(filing.HIDING)),
+            )
+        return await attachment_of(server, links, inbox, document_ids, attachment_id)
+
+    @get(
+        "/{thread_id:str}",
+        operation_id=_called("get"),
+        guards=[needs("message_read")],
+        responses=ERRORS,
+        operation_class=_taking("limit", "page_token", *INCLUDES),
     )
     async def get(
         self,
+        within: Within,
         thread_id: FromPath[str],
         asked: Asked,
         caller: Caller,
         db: Db,
         server: Server,
     ) -> bodies.Thread:
-        """Get a thread with its messages, oldest first."""
+        """Get a thread with its newest messages, oldest of them first; the next page has older ones."""
+        inbox, row = await _find(db, within, caller, asked, thread_id)
+        visible = masks(asked, caller, ())
+        limit = pages.limit(asked.text("limit"), default=MOST_MESSAGES, maximum=MOST_MESSAGES)
         async with db.reading() as tx:
-            row = await threads.get(
+            rows, token = await messages.page_of_thread(
                 tx,
                 organization_id=caller.organization_id,
-                thread_id=_uuid(restore(thread_id)),
+                thread_id=row.thread_id,
+                masks=visible,
+                limit=limit,
+                page_token=asked.text("page_token"),
             )
-            inbox = await inboxes.get_for_reading(tx, caller.organization_id, row.inbox_id)
-        if inbox.state != "active" and not asked.flag("include_deleted"):
-            raise NotFound("There is no such thread.")
-        return await _whole(db, server, caller, asked, inbox, row)
-
-
-async def _whole(
-    db: Database,
-    server: MailServer,
-    caller: Principal,
-    asked: Query,
-    inbox: Inbox,
-    row: Thread,
-) -> bodies.Thread:
-    async with db.reading() as tx:
-        rows = await messages.list_of_thread(
-            tx,
-            organization_id=caller.organization_id,
-            thread_id=row.thread_id,
-            masks=masks(asked, caller, ()),
-            limit=pages.limit(asked.text("limit"), default=MOST_MESSAGES, maximum=MOST_MESSAGES),
+        shown, have = await asyncio.gather(
+            read(server, inbox, rows),
+            _attached(db, server, caller, {inbox.inbox_id: inbox}, [row], visible),
         )
-    return bodies.thread(row, inbox.address, await read(server, inbox, rows))
+        return bodies.thread(
+            row,
+            inbox.address,
+            shown,
+            attached=have.get(row.thread_id),
+            limit=limit,
+            next_page_token=token,
+        )
+
+    @patch(
+        "/{thread_id:str}",
+        operation_id=_called("update"),
+        guards=[needs("message_update")],
+        responses=ERRORS,
+    )
+    async def update(
+        self,
+        within: Within,
+        thread_id: FromPath[str],
+        data: JSONBody[bodies.UpdateThread],
+        asked: Asked,
+        caller: Caller,
+        db: Db,
+        server: Server,
+    ) -> bodies.UpdateThreadResponse:
+        """Add and remove labels of all messages of a thread; the label trash throws it away."""
+        change = label_change(data)
+        inbox, row = await _find(db, within, caller, asked, thread_id, active=True)
+        rows = await _messages(db, row)
+        if len(rows) >= MOST_MESSAGES:
+            raise Unprocessable(
+                f"This thread has {row.message_count} messages.",
+                fix=f"Only threads of fewer than {MOST_MESSAGES} can be labelled at once; label "
+                "the messages instead.",
+            )
+        await edits.update_labels(
+            db,
+            server,
+            account_id=inbox.account,
+            place=inbox.place,
+            rows=rows,
+            change=change,
+            all_or_none=False,
+        )
+        async with db.reading() as tx:
+            now = await threads.get(
+                tx, organization_id=caller.organization_id, thread_id=row.thread_id
+            )
+        return bodies.UpdateThreadResponse(now.thread_id, now.labels)
+
+    @delete(
+        "/{thread_id:str}",
+        operation_id=_called("delete"),
+        guards=[needs("message_delete")],
+        responses=ERRORS,
+    )
+    async def delete(
+        self,
+        within: Within,
+        thread_id: FromPath[str],
+        asked: Asked,
+        caller: Caller,
+        db: Db,
+        server: Server,
+    ) -> None:
+        """Delete all messages of a thread for good. To throw it away, add the label trash."""
+        inbox, row = await _find(db, within, caller, asked, thread_id, active=True)
+        async with db.reading() as tx:
+            document_ids = await messages.documents_of_thread(
+                tx, organization_id=caller.organization_id, thread_id=row.thread_id
+            )
+        await edits.destroy(
+            db, server, account_id=inbox.account, place=inbox.place, document_ids=document_ids
+        )
+
+
+class InboxThreads(_Threads):
+    """Threads of one inbox."""
+
+    path = "/inboxes/{inbox_id:str}/threads"
+    dependencies: Dependencies | None = MappingProxyType({"within": Provide(one_inbox)})
+
+
+class PodThreads(_Threads):
+    """Threads of all inboxes of a pod. `{pod_id}` is its id or its client_id."""
+
+    path = "/pods/{pod_id:str}/threads"
+    dependencies: Dependencies | None = MappingProxyType({"within": Provide(one_pod)})
+
+
+class Threads(_Threads):
+    """Threads of all the organisation's inboxes."""
+
+    path = "/threads"
+    dependencies: Dependencies | None = MappingProxyType(
+        {"within": Provide(everywhere, sync_to_thread=False)}
+    )
 
 
 def _filter(asked: Query, caller: Principal) -> ThreadFilter:
@@ -189,8 +309,78 @@ def _filter(asked: Query, caller: Principal) -> ThreadFilter:
     )
 
 
+async def _find(
+    db: Database,
+    within: Scope,
+    caller: Principal,
+    asked: Query,
+    thread_id: str,
+    *,
+    active: bool = False,
+) -> tuple[Inbox, Thread]:
+    """The thread a path names and its inbox, hidden or not, as far as the key may read it."""
+    async with db.reading() as tx:
+        row = await threads.get(
+            tx,
+            organization_id=caller.organization_id,
+            thread_id=_uuid(restore(thread_id)),
+            inbox_id=within.inbox_id,
+            pod_id=within.pod_id,
+            masks=masks(asked, caller, tuple(filing.HIDING)),
+        )
+        inbox = within.inbox or await inboxes.get_for_reading(
+            tx, caller.organization_id, row.inbox_id
+        )
+    if inbox.state != "active" and (active or not asked.flag("include_deleted")):
+        raise _no_thread()
+    return inbox, row
+
+
+async def _messages(db: Database, row: Thread) -> list[Message]:
+    async with db.reading() as tx:
+        return await messages.of_thread(
+            tx,
+            organization_id=row.organization_id,
+            thread_id=row.thread_id,
+            limit=MOST_MESSAGES,
+        )
+
+
+async def _attached(
+    db: Database,
+    server: MailServer,
+    caller: Principal,
+    theirs: Mapping[UUID, Inbox],
+    rows: Sequence[Thread],
+    visible: Sequence[int],
+) -> dict[UUID, list[bodies.AttachmentItem]]:
+    """What the visible messages of each of these threads have attached, oldest first."""
+    having = [row.thread_id for row in rows if row.has_attachment]
+    if not having:
+        return {}
+    async with db.reading() as tx:
+        found = await messages.with_attachments(
+            tx, organization_id=caller.organization_id, threads=having, masks=visible
+        )
+    wanted = {
+        inbox.account: [each.document_id for each in found if each.inbox_id == inbox_id]
+        for inbox_id, inbox in theirs.items()
+    }
+    have = await attachments_of(server, {who: some for who, some in wanted.items() if some})
+    shown: dict[UUID, list[bodies.AttachmentItem]] = {}
+    for each in found:
+        attached = have.get(theirs[each.inbox_id].account, {}).get(each.document_id, ())
+        items = bodies.attachment_items(each.inbox_id, each.document_id, attached)
+        shown.setdefault(each.thread_id, []).extend(items or ())
+    return shown
+
+
 def _uuid(text: str) -> UUID:
     try:
         return UUID(text)
     except ValueError:
-        raise NotFound("There is no such thread.") from None
+        raise _no_thread() from None
+
+
+def _no_thread() -> NotFound:
+    return NotFound("There is no such thread.")

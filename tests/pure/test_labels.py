@@ -143,12 +143,17 @@ def test_a_message_comes_back_from_trash_to_where_it_belongs(
     assert (found.move_to if found else None) == folder
 
 
-def test_trashing_moves_once() -> None:
+@pytest.mark.parametrize("current", [("received",), ("received", "trash")])
+def test_trashing_moves_wherever_the_mail_is_thought_to_be(current: tuple[str, ...]) -> None:
+    """Who takes it out of Trash at the same moment must not leave half of each change."""
+    wanted = Relabel(DOCUMENT, move_to=Folder.TRASH)
+    assert labels.relabel(DOCUMENT, labels.change("trash", None), current) == wanted
+
+
+def test_spam_thrown_away_is_spam_no_more() -> None:
+    """A mail lies in Junk or in Trash: the answer would name a label no later list shows."""
     change = labels.change("trash", None)
-    assert labels.relabel(DOCUMENT, change, ("received",)) == Relabel(
-        DOCUMENT, move_to=Folder.TRASH
-    )
-    assert labels.relabel(DOCUMENT, change, ("received", "trash")) is None
+    assert labels.after(change, ("received", "spam")) == ("received", "trash")
 
 
 @given(st.lists(LABEL, max_size=4), st.lists(LABEL, max_size=4), st.lists(LABEL, max_size=4))

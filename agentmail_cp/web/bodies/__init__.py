@@ -15,6 +15,7 @@ from agentmail_cp.web.bodies.attachments import (
     attachment_items,
     attachment_response,
 )
+from agentmail_cp.web.bodies.events import InboxEvent, ListInboxEvents, inbox_event
 from agentmail_cp.web.bodies.inboxes import (
     CreateInbox,
     Credentials,
@@ -36,6 +37,10 @@ from agentmail_cp.web.bodies.keys import (
     created_api_key,
 )
 from agentmail_cp.web.bodies.messages import (
+    BatchGetMessages,
+    BatchGetMessagesResponse,
+    BatchUpdateMessages,
+    BatchUpdateMessagesResponse,
     ListMessages,
     Message,
     MessageItem,
@@ -59,6 +64,8 @@ from agentmail_cp.web.bodies.threads import (
     ListThreads,
     Thread,
     ThreadItem,
+    UpdateThread,
+    UpdateThreadResponse,
     thread,
     thread_item,
 )
@@ -67,6 +74,10 @@ __all__ = [
     "ApiKey",
     "AttachmentItem",
     "AttachmentResponse",
+    "BatchGetMessages",
+    "BatchGetMessagesResponse",
+    "BatchUpdateMessages",
+    "BatchUpdateMessagesResponse",
     "CreateApiKey",
     "CreateInbox",
     "CreatedApiKey",
@@ -75,7 +86,9 @@ __all__ = [
     "ForwardMessage",
     "Identity",
     "Inbox",
+    "InboxEvent",
     "ListApiKeys",
+    "ListInboxEvents",
     "ListInboxes",
     "ListMessages",
     "ListThreads",
@@ -95,6 +108,8 @@ __all__ = [
     "UpdateInbox",
     "UpdateMessage",
     "UpdateMessageResponse",
+    "UpdateThread",
+    "UpdateThreadResponse",
     "api_key",
     "attachment_id",
     "attachment_item",
@@ -103,6 +118,7 @@ __all__ = [
     "created_api_key",
     "credentials",
     "inbox",
+    "inbox_event",
     "message",
     "message_item",
     "sent",

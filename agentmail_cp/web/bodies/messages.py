@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from datetime import datetime
 from typing import Any
 from uuid import UUID
@@ -9,7 +10,7 @@ from uuid import UUID
 import msgspec
 
 from agentmail_cp import extract, messages
-from agentmail_cp.mailserver import MailContent
+from agentmail_cp.mailserver import Attachment, MailContent
 from agentmail_cp.web.bodies.attachments import AttachmentItem, attachment_items
 from agentmail_cp.web.bodies.sends import Texts
 
@@ -48,11 +49,12 @@ class Message(MessageItem, omit_defaults=True, kw_only=True):
 
 
 class ListMessages(msgspec.Struct, omit_defaults=True):
-    """One page of messages."""
+    """One page of messages; `data` is seed 003's name for them."""
 
     count: int
     limit: int
     messages: list[MessageItem]
+    data: list[MessageItem]
     next_page_token: str | None = None
 
 
@@ -70,14 +72,44 @@ class UpdateMessageResponse(msgspec.Struct):
     labels: list[str]
 
 
+class BatchGetMessages(msgspec.Struct, kw_only=True):
+    """`POST …/messages/batch-get`. At most 500 ids, each once."""
+
+    message_ids: list[str]
+
+
+class BatchGetMessagesResponse(msgspec.Struct):
+    """Those of the messages asked for that there are, in the order asked. `limit` is how many were
+    asked for.
+    """
+
+    limit: int
+    count: int
+    messages: list[MessageItem]
+
+
+class BatchUpdateMessages(UpdateMessage, kw_only=True):
+    """`POST …/messages/batch-update`. At most 50 ids, each once."""
+
+    message_ids: list[str]
+
+
+class BatchUpdateMessagesResponse(msgspec.Struct):
+    """All labels of the messages after a change, in the order asked."""
+
+    limit: int
+    count: int
+    updates: list[UpdateMessageResponse]
+
+
 def message_item(
-    row: messages.Message, address: str, content: MailContent | None = None
+    row: messages.Message, address: str, attached: Iterable[Attachment] = ()
 ) -> MessageItem:
-    """A message for a list; `content` only where its attachments are to be shown."""
-    return MessageItem(**_shown(row, address, content))
+    """A message for a list, with what it has attached."""
+    return MessageItem(**_shown(row, address, attached))
 
 
-def _shown(row: messages.Message, address: str, content: MailContent | None) -> dict[str, Any]:
+def _shown(row: messages.Message, address: str, attached: Iterable[Attachment]) -> dict[str, Any]:
     return {
         "inbox_id": address,
         "thread_id": row.thread_id,
@@ -93,9 +125,7 @@ def _shown(row: messages.Message, address: str, content: MailContent | None) -> 
         "bcc": row.bcc or None,
         "subject": row.subject,
         "preview": row.preview or None,
-        "attachments": attachment_items(
-            row.inbox_id, row.document_id, content.attachments if content else ()
-        ),
+        "attachments": attachment_items(row.inbox_id, row.document_id, attached),
         "in_reply_to": row.in_reply_to,
         "references": row.references or None,
     }
@@ -107,7 +137,7 @@ def message(row: messages.Message, address: str, content: MailContent) -> Messag
     if text is None and content.html is not None:
         text = extract.text_of(content.html)
     return Message(
-        **_shown(row, address, content),
+        **_shown(row, address, content.attachments),
         reply_to=row.reply_to or None,
         text=text,
         html=content.html,

@@ -11,6 +11,7 @@ import msgspec
 from agentmail_cp import threads
 from agentmail_cp.web.bodies.attachments import AttachmentItem
 from agentmail_cp.web.bodies.messages import Message
+from agentmail_cp.web.bodies.sends import Texts
 
 
 class ThreadItem(msgspec.Struct, omit_defaults=True, kw_only=True):
@@ -37,10 +38,12 @@ class ThreadItem(msgspec.Struct, omit_defaults=True, kw_only=True):
 
 
 class Thread(ThreadItem, omit_defaults=True, kw_only=True):
-    """A conversation with its messages, oldest first."""
+    """A conversation with a page of its messages, oldest first; the first page has the newest."""
 
     count: int
+    limit: int
     messages: list[Message]
+    next_page_token: str | None = None
 
 
 class ListThreads(msgspec.Struct, omit_defaults=True):
@@ -53,19 +56,50 @@ class ListThreads(msgspec.Struct, omit_defaults=True):
     next_page_token: str | None = None
 
 
-def thread_item(row: threads.Thread, address: str) -> ThreadItem:
-    """A thread for a list."""
-    return ThreadItem(**_thread_shown(row, address))
+class UpdateThread(msgspec.Struct, kw_only=True):
+    """`PATCH …/threads/{thread_id}`. Null means: none."""
+
+    add_labels: Texts = None
+    remove_labels: Texts = None
 
 
-def thread(row: threads.Thread, address: str, shown: list[Message]) -> Thread:
-    """A thread with its messages."""
-    fields = _thread_shown(row, address)
-    fields["attachments"] = [a for each in shown for a in each.attachments or ()] or None
-    return Thread(**fields, count=len(shown), messages=shown)
+class UpdateThreadResponse(msgspec.Struct):
+    """All labels of a thread after a change."""
+
+    thread_id: UUID
+    labels: list[str]
 
 
-def _thread_shown(row: threads.Thread, address: str) -> dict[str, Any]:
+def thread_item(
+    row: threads.Thread, address: str, attached: list[AttachmentItem] | None = None
+) -> ThreadItem:
+    """A thread for a list, with what its messages have attached."""
+    return ThreadItem(**_thread_shown(row, address, attached))
+
+
+def thread(
+    row: threads.Thread,
+    address: str,
+    shown: list[Message],
+    *,
+    attached: list[AttachmentItem] | None,
+    limit: int,
+    next_page_token: str | None,
+) -> Thread:
+    """A thread with a page of its messages, and what all of them have attached."""
+    fields = _thread_shown(row, address, attached)
+    return Thread(
+        **fields,
+        count=len(shown),
+        limit=limit,
+        messages=shown,
+        next_page_token=next_page_token,
+    )
+
+
+def _thread_shown(
+    row: threads.Thread, address: str, attached: list[AttachmentItem] | None
+) -> dict[str, Any]:
     return {
         "inbox_id": address,
         "thread_id": row.thread_id,
@@ -84,4 +118,5 @@ def _thread_shown(row: threads.Thread, address: str) -> dict[str, Any]:
         "sent_timestamp": row.sent_timestamp,
         "subject": row.subject,
         "preview": row.preview or None,
+        "attachments": attached or None,
     }
