@@ -70,11 +70,15 @@ def synthetic_id(document_id: DocumentId, domain: str) -> str:
     return f"<document-{document_id}@{domain}>"
 
 
-def links(mail: Mail) -> Links:
-    """What decides the mail's thread: the ids it mentions, oldest first, and its own."""
+def links(place: Place, mail: Mail) -> Links:
+    """What decides the mail's thread: the ids it mentions, oldest first, and its own. A mail without a
+    usable one is known by the id made for it, which answers to it mention.
+    """
     references, parents = _bounded(mail.references), _bounded(mail.in_reply_to)
-    own = [mail.message_id] if mail.message_id and usable(mail.message_id) else []
-    ids = dict.fromkeys([*references, *parents, *own])
+    own = mail.message_id or ""
+    if not usable(own):
+        own = synthetic_id(mail.document_id, place.domain).strip("<>")
+    ids = dict.fromkeys([*references, *parents, own])
     return Links(mail.document_id, tuple(ids), mail.received_at)
 
 

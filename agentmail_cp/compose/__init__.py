@@ -11,10 +11,12 @@ from __future__ import annotations
 
 from agentmail_cp.compose.answers import (
     Parent,
+    again,
     compose_forward,
     compose_reply,
     is_automatic,
 )
+from agentmail_cp.compose.drafts import compose_again, compose_forward_draft, settable
 from agentmail_cp.compose.ids import (
     MAX_REFERENCES,
     new_message_id,
@@ -37,7 +39,10 @@ __all__ = [
     "Parent",
     "SendMessage",
     "Stamp",
+    "again",
+    "compose_again",
     "compose_forward",
+    "compose_forward_draft",
     "compose_reply",
     "compose_send",
     "fingerprint",
@@ -45,4 +50,5 @@ __all__ = [
     "new_message_id",
     "parse_message_ids",
     "reply_headers",
+    "settable",
 ]

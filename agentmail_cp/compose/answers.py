@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Sequence
 from datetime import datetime
 
 import msgspec
 
-from agentmail_cp.addresses import mailable
+from agentmail_cp.addresses import mailable, tame
 from agentmail_cp.compose.forwarded import Forwarded, with_forwarded
 from agentmail_cp.compose.ids import reply_headers
 from agentmail_cp.compose.message import (
@@ -18,9 +19,16 @@ from agentmail_cp.compose.message import (
 )
 from agentmail_cp.compose.subjects import forward_subject, reply_subject
 from agentmail_cp.errors import Invalid, Unprocessable
-from agentmail_cp.mailserver import Address, OutgoingAttachment, OutgoingEmail
+from agentmail_cp.mailserver import Address, Attachment, OutgoingAttachment, OutgoingEmail
 
 _AUTO_SUBMITTED = "Auto-Submitted"
+_ANY_TYPE = "application/octet-stream"
+_MAX_FILENAME = 255
+_CONTENT_TYPE = re.compile(
+    r"(?!multipart/)[a-z0-9][\w.+-]*/[a-z0-9][\w.+-]*", re.ASCII | re.IGNORECASE
+)
+_CONTENT_ID = re.compile(r"[!-;=?-~]{1,255}")
+_WORD_ENDS = re.compile(r"[\s;(]")
 _BULK = frozenset({"bulk", "list", "junk"})
 
 
@@ -46,7 +54,7 @@ class Parent(msgspec.Struct, frozen=True, kw_only=True):
     automatic: bool = False
     text: str | None = None
     html: str | None = None
-    attachments: tuple[OutgoingAttachment, ...] = ()
+    attachments: tuple[Attachment, ...] = ()
 
 
 def compose_reply(
@@ -85,7 +93,7 @@ def compose_reply(
         subject=message.subject or reply_subject(parent.subject),
         headers=_with_automatic(message, parent),
     )
-    return _joined(answer, parent, stamp, draft=draft)
+    return in_thread_of(answer, parent, stamp, draft=draft)
 
 
 def compose_forward(
@@ -111,9 +119,21 @@ def compose_forward(
         subject=message.subject or forward_subject(parent.subject),
         text=text,
         html=html,
-        attachments=(*message.attachments, *parent.attachments),
+        attachments=(*message.attachments, *map(again, parent.attachments)),
     )
-    return _joined(whole, parent, stamp, draft=draft)
+    return in_thread_of(whole, parent, stamp, draft=draft)
+
+
+def again(attachment: Attachment) -> OutgoingAttachment:
+    """A stranger's attachment, with nothing in its headers that could not stand there."""
+    content_type, content_id = attachment.content_type, attachment.content_id or ""
+    return OutgoingAttachment(
+        blob_id=attachment.blob_id,
+        content_type=content_type if _CONTENT_TYPE.fullmatch(content_type) else _ANY_TYPE,
+        filename=tame(attachment.filename or "")[:_MAX_FILENAME] or None,
+        content_id=content_id if _CONTENT_ID.fullmatch(content_id) else None,
+        inline=attachment.inline,
+    )
 
 
 def is_automatic(headers: Iterable[tuple[str, str]]) -> bool:
@@ -124,7 +144,7 @@ def is_automatic(headers: Iterable[tuple[str, str]]) -> bool:
 
 
 def _says_automatic(name: str, value: str) -> bool:
-    word = value.partition(";")[0].strip().lower()
+    word = _WORD_ENDS.split(value.strip().lower(), maxsplit=1)[0]
     match name:
         case "auto-submitted":
             return word not in {"", "no"}
@@ -147,14 +167,15 @@ def _refuse_threading(message: SendMessage) -> None:
             )
 
 
-def _joined(message: SendMessage, parent: Parent, stamp: Stamp, *, draft: bool) -> OutgoingEmail:
+def in_thread_of(
+    message: SendMessage, parent: Parent, stamp: Stamp, *, draft: bool
+) -> OutgoingEmail:
     """The mail, as one of the parent's thread."""
-    older = parent.references or parent.in_reply_to
-    known_as = [each for each in (parent.stand_in, parent.message_id) if each]
-    in_reply_to: tuple[str, ...] = ()
-    references = older
-    if known_as:
-        in_reply_to, references = reply_headers(known_as[-1], (*older, *known_as))
+    stand_in = (parent.stand_in,) if parent.stand_in else ()
+    in_reply_to, references = reply_headers(
+        parent.message_id or parent.stand_in or "",
+        (*(parent.references or parent.in_reply_to), *stand_in),
+    )
     return finished(message, stamp, in_reply_to=in_reply_to, references=references, draft=draft)
 
 

@@ -33,7 +33,8 @@ def reply_headers(
     """
     parent = _bare(parent_message_id)
     older = [id_ for id_ in _distinct(parent_references) if id_ != parent]
-    return (parent,), fit((*older, parent))
+    own = (parent,) if parent else ()
+    return own, fit((*older, *own))
 
 
 def parse_message_ids(text: str) -> tuple[str, ...]:

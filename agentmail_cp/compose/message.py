@@ -201,7 +201,7 @@ def own_headers(
     ids: dict[str, tuple[str, ...]] = {}
     for name, value in headers.items():
         field = f"headers.{name[:MAX_HEADER_NAME]}"
-        _check_header(name, value, field)
+        check_header(name, value, field)
         if name.lower() in THREADING:
             ids[name.lower()] = _given_ids(value, field)
         else:
@@ -209,7 +209,8 @@ def own_headers(
     return tuple(own), ids.get("in-reply-to", ()), fit(ids.get("references", ()))
 
 
-def _check_header(name: str, value: str, field: str) -> None:
+def check_header(name: str, value: str, field: str) -> None:
+    """Raise `Invalid` for what cannot be a header of the caller's own."""
     one_line(name, "headers")
     one_line(value, field)
     if not _TOKEN.fullmatch(name):

@@ -36,7 +36,7 @@ crash after recording                  connection lost             same key: the
 
 from __future__ import annotations
 
-from agentmail_cp.sending.attempt import send, stamp
+from agentmail_cp.sending.attempt import answered, send, stamp
 from agentmail_cp.sending.record import (
     Answer,
     Outcome,
@@ -53,6 +53,7 @@ __all__ = [
     "Outcome",
     "Refused",
     "Send",
+    "answered",
     "check_idempotency_key",
     "forget_old",
     "live_message_ids",

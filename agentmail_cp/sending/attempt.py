@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import random
 from datetime import UTC, datetime, timedelta
+from typing import LiteralString
 
 import msgspec
 import structlog
@@ -103,6 +104,18 @@ async def send(
         return Outcome(await finish(tx, row, inbox.place, mail, submitted), replayed=False)
 
 
+async def answered(tx: Tx, inbox: Inbox, fingerprint: bytes, key: str | None) -> Outcome | None:
+    """What an earlier request with this key was answered, so that a repeated one needs neither the mail
+    server nor the mail it was about; None when there is no answer yet. Raises as `send` does for a key
+    that was used for something else.
+    """
+    row = await _keyed(tx, inbox, key) if key is not None else None
+    if row is None or row.answer is None or _forgotten(row):
+        return None
+    _ensure_same(row, fingerprint)
+    return Outcome(row.answer, replayed=True)
+
+
 OWED_OR_DEAD = (
     "(owed_until > now() or (state in ('submitting', 'unknown') and lease_until <= now()))"
 )
@@ -184,24 +197,36 @@ async def _earlier(tx: Tx, attempt: _Attempt) -> Send | None:
                 "fingerprint": attempt.fingerprint,
             },
         )
-    row = await fetch_one(
+    row = await _keyed(tx, attempt.inbox, attempt.key, " for update")
+    if row is None:
+        return None
+    if _forgotten(row):
+        await _forget_key(tx, row)
+        return None
+    _ensure_same(row, attempt.fingerprint)
+    return row
+
+
+async def _keyed(tx: Tx, inbox: Inbox, key: str, lock: LiteralString = "") -> Send | None:
+    return await fetch_one(
         tx,
         Send,
         f"select {COLUMNS} from send where organization_id = %(organization_id)s"
-        " and idempotency_key = %(key)s for update",
-        {"organization_id": attempt.inbox.organization_id, "key": attempt.key},
+        f" and idempotency_key = %(key)s{lock}",
+        {"organization_id": inbox.organization_id, "key": key},
     )
-    if row is None:
-        return None
-    if not row.open and row.created_at < datetime.now(UTC) - REMEMBERED:
-        await _forget_key(tx, row)
-        return None
-    if row.fingerprint != attempt.fingerprint:
+
+
+def _forgotten(row: Send) -> bool:
+    return not row.open and row.created_at < datetime.now(UTC) - REMEMBERED
+
+
+def _ensure_same(row: Send, fingerprint: bytes) -> None:
+    if row.fingerprint != fingerprint:
         raise Conflict(
             "This Idempotency-Key was used with another body, inbox or endpoint.",
             fix="Use a new key for a new message.",
         )
-    return row
 
 
 async def _told(tx: Tx, row: Send) -> None:

@@ -21,7 +21,7 @@ CONTENT_TYPE = re.compile(r"[A-Za-z0-9][\w.+-]*/[A-Za-z0-9][\w.+-]*(?:\s*;[\x20-
 CONTENT_ID = re.compile(r"[!-;=?-~]{1,255}")
 
 
-async def outgoing(server: MailServer, inbox: Inbox, data: bodies.SendMessage) -> SendMessage:
+async def outgoing(server: MailServer, inbox: Inbox, data: bodies.Outgoing) -> SendMessage:
     """The mail a request asks for, with its attachments uploaded."""
     if data.track_opens:
         raise Invalid("track_opens", "Opens cannot be tracked here.", fix="Leave it out.")
@@ -34,7 +34,7 @@ async def outgoing(server: MailServer, inbox: Inbox, data: bodies.SendMessage) -
         cc=addresses.parse_list(data.cc, "cc"),
         bcc=addresses.parse_list(data.bcc, "bcc"),
         reply_to=addresses.parse_list(data.reply_to, "reply_to"),
-        subject=data.subject or "",
+        subject=(data.subject or "") if isinstance(data, bodies.SendMessage) else "",
         text=data.text,
         html=data.html,
         headers=data.headers or {},

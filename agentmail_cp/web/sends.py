@@ -1,23 +1,143 @@
-"""Routes that send mail."""
+"""Routes that send mail: a new one, a reply, a reply to all, a forward.
+
+All four take the same way: a repeated request gets the answer of the first before anything else is
+looked at; then the mail it is about is read, attachments are uploaded, the mail is composed and sent.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Annotated
+import asyncio
+from collections.abc import Iterable, Sequence
+from functools import partial
+from typing import Annotated, Protocol
 
+import msgspec
 from litestar import Controller, Response, post
-from litestar.params import FromPath, HeaderParameter, JSONBody
+from litestar.di import NamedDependency, Provide
+from litestar.params import FromPath, HeaderParameter, JSONBody, SkipValidation
 
-from agentmail_cp import inboxes, sending
-from agentmail_cp.compose import compose_send, fingerprint
+from agentmail_cp import filing, inboxes, messages, parents, sending
+from agentmail_cp.access import Principal
+from agentmail_cp.compose import (
+    Parent,
+    SendMessage,
+    Stamp,
+    compose_forward,
+    compose_reply,
+    compose_send,
+    fingerprint,
+)
+from agentmail_cp.db import Database
+from agentmail_cp.inboxes import Inbox
+from agentmail_cp.mailserver import MailServer, OutgoingEmail
+from agentmail_cp.settings import Settings
 from agentmail_cp.web import bodies
 from agentmail_cp.web.auth import needs
 from agentmail_cp.web.errors import ERRORS
-from agentmail_cp.web.inject import Caller, Config, Db, Server
+from agentmail_cp.web.inject import Asked, Caller, Config, Db, Server
+from agentmail_cp.web.listing import Query, masks
 from agentmail_cp.web.outgoing import outgoing
-from agentmail_cp.web.paths import restore
+from agentmail_cp.web.paths import message_id_candidates, restore
 
 IdempotencyKey = Annotated[str | None, HeaderParameter(name="Idempotency-Key")]
+Sent = Response[bodies.SendMessageResponse]
+
+
+class Answering(Protocol):
+    """Composes a mail about another one."""
+
+    def __call__(self, message: SendMessage, parent: Parent, stamp: Stamp) -> OutgoingEmail: ...
+
+
+class Outbox(msgspec.Struct, frozen=True):
+    """One request to send, and what is needed to answer it."""
+
+    db: Database
+    server: MailServer
+    settings: Settings
+    caller: Principal
+    asked: Query
+    key: str | None
+
+    async def send(self, inbox_id: str, data: bodies.SendMessage) -> Sent:
+        """Send a new mail."""
+        sending.check_idempotency_key(self.key)
+        async with self.db.reading() as tx:
+            inbox = await inboxes.get(tx, self.caller.organization_id, restore(inbox_id))
+            mark = fingerprint(str(inbox.inbox_id), "messages.send", data)
+            earlier = await sending.answered(tx, inbox, mark, self.key)
+        if earlier is not None:
+            return _response(earlier)
+        message = await outgoing(self.server, inbox, data)
+        return await self._hand_in(inbox, mark, compose_send(message, sending.stamp(inbox)))
+
+    async def answer(
+        self,
+        endpoint: str,
+        inbox_id: str,
+        message_id: str,
+        data: bodies.Outgoing,
+        compose: Answering,
+    ) -> Sent:
+        """Send a mail about another one, which the key must be able to see."""
+        sending.check_idempotency_key(self.key)
+        candidates = message_id_candidates(restore(message_id))
+        async with self.db.reading() as tx:
+            inbox = await inboxes.get(tx, self.caller.organization_id, restore(inbox_id))
+            mark = fingerprint(str(inbox.inbox_id), endpoint, [_bracketed(candidates), data])
+            earlier = await sending.answered(tx, inbox, mark, self.key)
+            if earlier is not None:
+                return _response(earlier)
+            about = await messages.get(
+                tx,
+                organization_id=self.caller.organization_id,
+                inbox_id=inbox.inbox_id,
+                candidates=candidates,
+                masks=masks(self.asked, self.caller, tuple(filing.HIDING)),
+            )
+        parent = await parents.read(self.server, inbox.account, about)
+        message = await outgoing(self.server, inbox, data)
+        # Putting a large mail behind a few words takes its time.
+        email = await asyncio.to_thread(compose, message, parent, sending.stamp(inbox))
+        return await self._hand_in(inbox, mark, email)
+
+    async def _hand_in(self, inbox: Inbox, mark: bytes, email: OutgoingEmail) -> Sent:
+        return _response(
+            await sending.send(
+                self.db,
+                self.server,
+                inbox=inbox,
+                email=email,
+                fingerprint=mark,
+                key=self.key,
+                patience=self.settings.stalwart_timeout + self.settings.stalwart_connect_timeout,
+            )
+        )
+
+
+def _bracketed(candidates: Iterable[str]) -> str:
+    """The one spelling of the id in a path, so that a repeated request may spell it otherwise."""
+    return next(each for each in candidates if each.startswith("<"))
+
+
+def _response(outcome: sending.Outcome) -> Sent:
+    replayed = {"Idempotent-Replayed": "true"} if outcome.replayed else {}
+    return Response(bodies.sent(outcome.answer), headers=replayed)
+
+
+async def provide_outbox(
+    db: Db,
+    server: Server,
+    settings: Config,
+    caller: Caller,
+    asked: Asked,
+    idempotency_key: IdempotencyKey = None,
+) -> Outbox:
+    """The dependency `outbox`."""
+    return Outbox(db, server, settings, caller, asked, idempotency_key)
+
+
+Sending = NamedDependency[SkipValidation[Outbox]]
 
 
 def _send_operation(_handler: object, _method: object, path: Sequence[object]) -> str:
@@ -25,41 +145,62 @@ def _send_operation(_handler: object, _method: object, path: Sequence[object]) -
     return "messages.send" if "send" in path else "messages.create"
 
 
+_sending = partial(post, status_code=200, responses=ERRORS)
+
+
 class Sends(Controller):
-    """Mail that leaves one inbox."""
+    """Mail that leaves one inbox. The same Idempotency-Key never sends twice within 24 hours."""
 
     path = "/inboxes/{inbox_id:str}/messages"
     tags = ("Messages",)
+    dependencies = {"outbox": Provide(provide_outbox)}  # noqa: RUF012
 
-    @post(
-        ["/send", "/"],
-        operation_id=_send_operation,
-        status_code=200,
-        guards=[needs("message_send")],
-        responses=ERRORS,
-    )
+    @_sending(["/send", "/"], operation_id=_send_operation, guards=[needs("message_send")])
     async def send(
+        self, inbox_id: FromPath[str], data: JSONBody[bodies.SendMessage], outbox: Sending
+    ) -> Sent:
+        """Send a mail. The same Idempotency-Key never sends twice within 24 hours."""
+        return await outbox.send(inbox_id, data)
+
+    @_sending(
+        "/{message_id:str}/reply", operation_id="messages.reply", guards=[needs("message_reply")]
+    )
+    async def reply(
         self,
         inbox_id: FromPath[str],
-        data: JSONBody[bodies.SendMessage],
-        caller: Caller,
-        db: Db,
-        server: Server,
-        settings: Config,
-        idempotency_key: IdempotencyKey = None,
-    ) -> Response[bodies.SendMessageResponse]:
-        """Send a mail. The same Idempotency-Key never sends twice within 24 hours."""
-        sending.check_idempotency_key(idempotency_key)
-        async with db.reading() as tx:
-            inbox = await inboxes.get(tx, caller.organization_id, restore(inbox_id))
-        outcome = await sending.send(
-            db,
-            server,
-            inbox=inbox,
-            email=compose_send(await outgoing(server, inbox, data), sending.stamp(inbox)),
-            fingerprint=fingerprint(str(inbox.inbox_id), "messages.send", data),
-            key=idempotency_key,
-            patience=settings.stalwart_timeout + settings.stalwart_connect_timeout,
-        )
-        replayed = {"Idempotent-Replayed": "true"} if outcome.replayed else {}
-        return Response(bodies.sent(outcome.answer), headers=replayed)
+        message_id: FromPath[str],
+        data: JSONBody[bodies.ReplyToMessage],
+        outbox: Sending,
+    ) -> Sent:
+        """Reply to whom the message asks replies to be sent, else its sender, or to given recipients."""
+        compose = partial(compose_reply, everyone=bool(data.reply_all))
+        return await outbox.answer("messages.reply", inbox_id, message_id, data, compose)
+
+    @_sending(
+        "/{message_id:str}/reply-all",
+        operation_id="messages.reply_all",
+        guards=[needs("message_reply")],
+    )
+    async def reply_all(
+        self,
+        inbox_id: FromPath[str],
+        message_id: FromPath[str],
+        data: JSONBody[bodies.ReplyToMessage],
+        outbox: Sending,
+    ) -> Sent:
+        """Reply to the sender and all other recipients of a message."""
+        compose = partial(compose_reply, everyone=True)
+        return await outbox.answer("messages.reply_all", inbox_id, message_id, data, compose)
+
+    @_sending(
+        "/{message_id:str}/forward", operation_id="messages.forward", guards=[needs("message_send")]
+    )
+    async def forward(
+        self,
+        inbox_id: FromPath[str],
+        message_id: FromPath[str],
+        data: JSONBody[bodies.ForwardMessage],
+        outbox: Sending,
+    ) -> Sent:
+        """Forward a message with its attachments; it stays in the message's thread."""
+        return await outbox.answer("messages.forward", inbox_id, message_id, data, compose_forward)

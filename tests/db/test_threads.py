@@ -93,7 +93,7 @@ class Expected:
     def arrive(self, mail: Mail) -> None:
         ids = linking_ids(mail)
         touched = [at for at, (_, known) in self.threads.items() if known & set(ids)]
-        name = named_after(self.inbox_id, ids[0] if ids else f"document:{mail.document_id}")
+        name = named_after(self.inbox_id, ids[0])
         survivor = min(touched, key=lambda at: (self.began(at), at), default=name)
         for at in touched:
             if at != survivor:
@@ -165,9 +165,11 @@ class Expected:
 
 
 def linking_ids(mail: Mail) -> list[str]:
-    """All ids of a mail, its oldest ancestor's first (RFC 5322, 3.6.4)."""
-    own = [mail.message_id] if mail.message_id else []
-    return list(dict.fromkeys([*mail.references, *mail.in_reply_to, *own]))
+    """All ids of a mail, its oldest ancestor's first (RFC 5322, 3.6.4); answers to a mail without an id
+    mention the one made for it.
+    """
+    own = mail.message_id or f"document-{mail.document_id}@agents.test"
+    return list(dict.fromkeys([*mail.references, *mail.in_reply_to, own]))
 
 
 def first_come(several: Iterable[Sequence[Address]]) -> list[str]:

@@ -24,20 +24,37 @@ class SendAttachment(msgspec.Struct, kw_only=True):
     content_id: str | None = None
 
 
-class SendMessage(msgspec.Struct, kw_only=True):
-    """`POST …/messages/send`. Addresses are `a@b.c` or `Name <a@b.c>`, one or several."""
+class Outgoing(msgspec.Struct, kw_only=True):
+    """What every mail that is sent has. Addresses are `a@b.c` or `Name <a@b.c>`, one or several."""
 
     to: Texts = None
     cc: Texts = None
     bcc: Texts = None
     reply_to: Texts = None
-    subject: str | None = None
     text: str | None = None
     html: str | None = None
     labels: Texts = None
     headers: dict[str, str] | None = None
     attachments: list[SendAttachment] | None = None
     track_opens: bool | None = None
+
+
+class SendMessage(Outgoing, kw_only=True):
+    """`POST …/messages/send`."""
+
+    subject: str | None = None
+
+
+class ForwardMessage(SendMessage, kw_only=True):
+    """`POST …/forward`: what is said above the forwarded message; by default under its subject."""
+
+
+class ReplyToMessage(Outgoing, kw_only=True):
+    """`POST …/reply` and `…/reply-all`: recipients follow from the message, `to`, `cc` and `bcc` replace
+    each its own; a reply to all takes none of them.
+    """
+
+    reply_all: bool | None = None
 
 
 class RejectedRecipient(msgspec.Struct):
