@@ -66,14 +66,18 @@ class RawJmap:
         self._names[account_id] = f"{name}@{self._domain}"
         return account_id
 
+    def address_of(self, account: str) -> str:
+        """The address of an account made by `create_account`."""
+        return self._names[account]
+
     async def account_of(self, address: str) -> str:
         """The account of an address."""
         where = {"name": address.partition("@")[0], "domainId": self._domain_id}
         (answer,) = await self.call(("x:Account/query", {"filter": where}))
         return answer["ids"][0]
 
-    async def send(self, account: str, to: str, subject: str, text: str) -> None:
-        """Store a mail in Sent and hand it in."""
+    async def send(self, account: str, to: str, subject: str, text: str, **more: Any) -> None:
+        """Store a mail in Sent and hand it in; `more` are further properties of the mail."""
         sender = self._names[account]
         if account not in self._identities:
             (answer,) = await self.call(("Identity/get", {"accountId": account}))
@@ -87,6 +91,7 @@ class RawJmap:
             "subject": subject,
             "bodyValues": {"t": {"value": text}},
             "textBody": [{"partId": "t", "type": "text/plain"}],
+            **more,
         }
         submission = {
             "emailId": "#e",
@@ -104,8 +109,73 @@ class RawJmap:
         )
         assert answers[1]["created"], answers
 
-    async def list_twenty(self, account: str) -> list[str]:
-        """Ids of the newest twenty, fetched with what a list shows."""
+    async def reply(self, account: str, parent: str, text: str, to: str) -> None:
+        """Ask the parent for its ids and subject, then send."""
+        (answer,) = await self.call(
+            (
+                "Email/get",
+                {
+                    "accountId": account,
+                    "ids": [parent],
+                    "properties": ["messageId", "references", "from", "replyTo", "subject"],
+                },
+            )
+        )
+        (mail,) = answer["list"]
+        await self.send(
+            account,
+            to,
+            f"Re: {mail['subject']}",
+            text,
+            inReplyTo=mail["messageId"],
+            references=[*(mail["references"] or []), *mail["messageId"]],
+        )
+
+    async def send_file(self, account: str, to: str, content: bytes) -> None:
+        """Upload a file, then send it."""
+        answer = await self._http.post(f"/jmap/upload/{account}/", content=content)
+        blob_id = answer.raise_for_status().json()["blobId"]
+        part = {"blobId": blob_id, "type": "application/octet-stream", "name": "bench.bin"}
+        await self.send(account, to, "Bench", "A file.", attachments=[part])
+
+    async def download_newest(self, account: str) -> int:
+        """The bytes of the first attachment of the newest mail; returns how many."""
+        (email_id, *_) = await self.newest(account)
+        (answer,) = await self.call(
+            ("Email/get", {"accountId": account, "ids": [email_id], "properties": ["attachments"]})
+        )
+        blob_id = answer["list"][0]["attachments"][0]["blobId"]
+        url = f"/jmap/download/{account}/{blob_id}/bench.bin?accept=application/octet-stream"
+        size = 0
+        async with self._http.stream("GET", url) as download:
+            async for chunk in download.aiter_bytes():
+                size += len(chunk)
+        return size
+
+    async def newest(self, account: str) -> list[str]:
+        """Ids of the newest twenty."""
+        query = {
+            "accountId": account,
+            "filter": {"inMailbox": "a"},
+            "sort": [{"property": "receivedAt", "isAscending": False}],
+            "limit": 20,
+        }
+        (answer,) = await self.call(("Email/query", query))
+        return answer["ids"]
+
+    async def search(self, account: str, text: str) -> None:
+        """Twenty mails that hold a text, with what a list shows and the pieces around the hits."""
+        hits = {"resultOf": "0", "name": "Email/query", "path": "/ids"}
+        where = {"text": text}
+        answers = await self.call(
+            ("Email/query", {"accountId": account, "filter": where, "limit": 20}),
+            ("Email/get", {"accountId": account, "#ids": hits, "properties": LISTED}),
+            ("SearchSnippet/get", {"accountId": account, "#emailIds": hits, "filter": where}),
+        )
+        assert answers[1]["list"]
+
+    async def list_twenty(self, account: str, *, collapse: bool = False) -> list[str]:
+        """Ids of the newest twenty, fetched with what a list shows; one of each thread on request."""
         answers = await self.call(
             (
                 "Email/query",
@@ -114,6 +184,7 @@ class RawJmap:
                     "filter": {"inMailbox": "a"},
                     "sort": [{"property": "receivedAt", "isAscending": False}],
                     "limit": 20,
+                    "collapseThreads": collapse,
                 },
             ),
             (
