@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from types import MappingProxyType
 from uuid import UUID
 
 import msgspec
@@ -94,6 +93,11 @@ def _taking(*names: str) -> type[Operation]:
             self.parameters = whole(parameters=self.parameters).parameters
 
     return Taking
+
+
+def within(scope: Provide) -> Dependencies:
+    """The dependencies of handlers that look for threads in this scope."""
+    return {"within": scope}
 
 
 class _Threads(Controller):
@@ -276,23 +280,21 @@ class InboxThreads(_Threads):
     """Threads of one inbox."""
 
     path = "/inboxes/{inbox_id:str}/threads"
-    dependencies: Dependencies | None = MappingProxyType({"within": Provide(one_inbox)})
+    dependencies: Dependencies | None = within(Provide(one_inbox))
 
 
 class PodThreads(_Threads):
     """Threads of all inboxes of a pod. `{pod_id}` is its id or its client_id."""
 
     path = "/pods/{pod_id:str}/threads"
-    dependencies: Dependencies | None = MappingProxyType({"within": Provide(one_pod)})
+    dependencies: Dependencies | None = within(Provide(one_pod))
 
 
 class Threads(_Threads):
     """Threads of all the organisation's inboxes."""
 
     path = "/threads"
-    dependencies: Dependencies | None = MappingProxyType(
-        {"within": Provide(everywhere, sync_to_thread=False)}
-    )
+    dependencies: Dependencies | None = within(Provide(everywhere, sync_to_thread=False))
 
 
 def _filter(asked: Query, caller: Principal) -> ThreadFilter:
