@@ -13,7 +13,7 @@ import logging
 import signal
 import sys
 from collections.abc import AsyncGenerator
-from typing import Any
+from typing import Any, Final
 from uuid import uuid4
 
 import psycopg
@@ -50,6 +50,7 @@ from agentmail_cp.web.listing import provide_query
 from agentmail_cp.web.messages import Messages
 from agentmail_cp.web.mtahook import largest_question
 from agentmail_cp.web.paths import normalise
+from agentmail_cp.web.refusals import REFUSED
 from agentmail_cp.web.requests import JsonRequest
 from agentmail_cp.web.sends import Sends
 from agentmail_cp.web.threads import InboxThreads, PodThreads, Threads
@@ -59,6 +60,23 @@ OPENAPI = "/openapi.json"
 
 BODY_OVERHEAD = 1_000_000
 """Room a request has beside the base64 form of the largest message."""
+
+
+ROUTES: Final = (
+    Inboxes,
+    Messages,
+    Sends,
+    Files,
+    download,
+    InboxThreads,
+    PodThreads,
+    Threads,
+    list_events,
+    ApiKeys,
+    auth_me,
+    *REFUSED,
+)
+"""Everything under `/v0`."""
 
 
 class AgentMail(Litestar):
@@ -127,22 +145,7 @@ def create_app(
 
     return AgentMail(
         route_handlers=[
-            Router(
-                "/v0",
-                route_handlers=[
-                    Inboxes,
-                    Messages,
-                    Sends,
-                    Files,
-                    download,
-                    InboxThreads,
-                    PodThreads,
-                    Threads,
-                    list_events,
-                    ApiKeys,
-                    auth_me,
-                ],
-            ),
+            Router("/v0", route_handlers=ROUTES),
             operations.ring,
             Router(
                 "/",
@@ -153,15 +156,7 @@ def create_app(
             operations.ready,
             operations.metrics,
         ],
-        dependencies={
-            "settings": Provide(lambda: settings, sync_to_thread=False),
-            "db": Provide(lambda: db, sync_to_thread=False),
-            "server": Provide(lambda: mail_server, sync_to_thread=False),
-            "doorbell": Provide(lambda: doorbell, sync_to_thread=False),
-            "caller": Provide(provide_caller),
-            "asked": Provide(provide_query),
-            "links": Provide(provide_links),
-        },
+        dependencies=_dependencies(resources, doorbell),
         middleware=[Authentication(Keyring(db))],
         request_class=JsonRequest,
         exception_handlers=errors.HANDLERS,
@@ -170,20 +165,30 @@ def create_app(
         logging_config=None,
         request_max_body_size=settings.max_message_size * 4 // 3 + BODY_OVERHEAD,
         state=State(
-            {
-                "doorbell": doorbell,
-                "resources": resources,
-                "link_key": signing_key(settings),
-            }
+            {"doorbell": doorbell, "resources": resources, "link_key": signing_key(settings)}
         ),
     )
+
+
+def _dependencies(resources: Resources, doorbell: Doorbell) -> dict[str, Provide]:
+    """What handlers are given by name; `web/inject.py` has their types."""
+    return {
+        "settings": Provide(lambda: resources.settings, sync_to_thread=False),
+        "db": Provide(lambda: resources.db, sync_to_thread=False),
+        "server": Provide(lambda: resources.server, sync_to_thread=False),
+        "doorbell": Provide(lambda: doorbell, sync_to_thread=False),
+        "caller": Provide(provide_caller),
+        "asked": Provide(provide_query),
+        "links": Provide(provide_links),
+    }
 
 
 def _openapi() -> OpenAPIConfig:
     return OpenAPIConfig(
         title="agentmail_cp",
         version=__version__,
-        description="Real email inboxes for AI agents, on a mail server people own.",
+        description="Real email inboxes for AI agents, on a mail server people own. `/api/v1` leads to"
+        " the same routes as `/v0`.",
         components=Components(
             security_schemes={"apiKey": SecurityScheme(type="http", scheme="bearer")}
         ),
