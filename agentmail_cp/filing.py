@@ -42,16 +42,22 @@ class Place(msgspec.Struct, frozen=True):
     domain: str
 
 
-def choose_ids(place: Place, fresh: Sequence[Mail], taken: Iterable[str]) -> dict[DocumentId, str]:
+def choose_ids(
+    place: Place,
+    fresh: Sequence[Mail],
+    taken: Iterable[str],
+    reserved: frozenset[str] = frozenset(),
+) -> dict[DocumentId, str]:
     """The id each new message goes by: its Message-ID in brackets, or one made for it.
 
-    `taken` are ids others of the inbox go by, or are about to.
+    `taken` are ids others of the inbox go by, or are about to; `reserved` ones are for mail in Sent.
     """
     taken = set(taken)
     chosen: dict[DocumentId, str] = {}
     for mail in fresh:
         own = f"<{mail.message_id}>"
-        if not usable(mail.message_id) or SYNTHETIC.fullmatch(own) or own in taken:
+        kept_free = own in reserved and Folder.SENT not in mail.folders
+        if not usable(mail.message_id) or SYNTHETIC.fullmatch(own) or own in taken or kept_free:
             own = synthetic_id(mail.document_id, place.domain)
         chosen[mail.document_id] = own
         taken.add(own)
@@ -96,6 +102,7 @@ def row(place: Place, mail: Mail, thread_id: UUID, message_id: str) -> dict[str,
     shown = labels.labels_of(direction=direction, folders=mail.folders, keywords=mail.keywords)
     in_reply_to = next((each for each in mail.in_reply_to if usable(each)), None)
     return {
+        **contents(mail),
         "inbox_id": place.inbox_id,
         "document_id": mail.document_id,
         "organization_id": place.organization_id,
@@ -106,13 +113,19 @@ def row(place: Place, mail: Mail, thread_id: UUID, message_id: str) -> dict[str,
         "labels": list(shown),
         "mask": mask_of(shown),
         "timestamp": mail.received_at,
-        "subject": None if mail.subject is None else clean(mail.subject)[:LONGEST_SUBJECT],
         "sender": _shown(mail.sender) if mail.sender else "",
+        "in_reply_to": f"<{in_reply_to}>" if in_reply_to else None,
+    }
+
+
+def contents(mail: Mail) -> dict[str, Any]:
+    """The columns that messages and drafts have in common, bounded and cleaned."""
+    return {
+        "subject": None if mail.subject is None else clean(mail.subject)[:LONGEST_SUBJECT],
         "to": _all_shown(mail.to),
         "cc": _all_shown(mail.cc),
         "bcc": _all_shown(mail.bcc),
         "reply_to": _all_shown(mail.reply_to),
-        "in_reply_to": f"<{in_reply_to}>" if in_reply_to else None,
         "references": [f"<{each}>" for each in _bounded(mail.references)],
         "preview": clean(mail.preview)[:LONGEST_PREVIEW],
         "size": mail.size,

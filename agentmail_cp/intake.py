@@ -25,13 +25,15 @@ import msgspec
 import structlog
 from prometheus_client import Counter, Gauge, Histogram
 
-from agentmail_cp import messages, sending
+from agentmail_cp import drafts, messages, sending, submissions
 from agentmail_cp.db import Database, Tx, fetch_all, fetch_only
 from agentmail_cp.errors import Unavailable
 from agentmail_cp.mailserver import (
     AccountId,
     Changes,
     Cursor,
+    DocumentId,
+    Mail,
     MailServer,
     MailServerError,
     MailServerRejected,
@@ -313,6 +315,7 @@ class Intake:
     async def _resync(self, claim: Claim) -> None:
         async with self._db.transaction() as tx:
             known = await messages.documents(tx, claim.place)
+            known |= await drafts.documents(tx, claim.place)
         listing = await self._server.listing(claim.account_id)
         there = list(listing.document_ids)
         for start in range(0, len(there), CHUNK):
@@ -322,12 +325,11 @@ class Intake:
                 if held_claim is None:
                     return
                 claim = held_claim
-                held = await sending.live_message_ids(tx, claim.place)
-                await messages.record(tx, claim.place, present=mails, held=held)
+                await _record(tx, claim, mails, ())
         async with self._db.transaction() as tx:
             await messages.lock(tx, claim.organization_id, claim.inbox_id)
             if await _advance(tx, claim, listing.state, more=False):
-                await messages.record(tx, claim.place, destroyed=known - set(there))
+                await _record(tx, claim, (), known - set(there))
             else:
                 await _read_again(tx, claim)
         INBOXES.labels("from_scratch").inc()
@@ -422,14 +424,7 @@ async def _apply_alone(tx: Tx, claim: Claim, changes: Changes) -> None:
     try:
         async with tx.transaction():
             if await _advance(tx, claim, changes.state, more=changes.more):
-                held = await sending.live_message_ids(tx, claim.place)
-                await messages.record(
-                    tx,
-                    claim.place,
-                    present=changes.present,
-                    destroyed=changes.destroyed,
-                    held=held,
-                )
+                await _record(tx, claim, changes.present, changes.destroyed)
             else:
                 await _read_again(tx, claim)
     except Exception as error:
@@ -439,6 +434,28 @@ async def _apply_alone(tx: Tx, claim: Claim, changes: Changes) -> None:
         await _postpone(tx, claim, error)
     else:
         INBOXES.labels("read").inc()
+
+
+async def _record(
+    tx: Tx, claim: Claim, present: Sequence[Mail], destroyed: Iterable[DocumentId]
+) -> None:
+    """Write what was read, in an inbox whose lock is held."""
+    place = claim.place
+    held = await sending.live_message_ids(tx, place)
+    copies = await submissions.copies(tx, place, present)
+    filed = await messages.record(
+        tx, place, present=present, destroyed=destroyed, held=held, copies=copies
+    )
+    await submissions.note(tx, place, present, copies)
+    await drafts.record(
+        tx,
+        place,
+        account_id=claim.account_id,
+        present=present,
+        destroyed=destroyed,
+        held=held,
+        filed=filed,
+    )
 
 
 async def _advance(tx: Tx, claim: Claim, state: MailState, *, more: bool) -> bool:

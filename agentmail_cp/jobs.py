@@ -18,7 +18,7 @@ import procrastinate
 import structlog
 from procrastinate import JobContext, PsycopgConnector
 
-from agentmail_cp import inboxes, sending
+from agentmail_cp import inboxes, sending, submissions
 from agentmail_cp.db import Connection, Database
 from agentmail_cp.errors import Unavailable
 from agentmail_cp.intake import Intake
@@ -86,9 +86,10 @@ async def erase_retained(context: JobContext, timestamp: int) -> None:  # noqa: 
 
 
 async def forget_old_sends(context: JobContext, timestamp: int) -> None:  # noqa: ARG001
-    """Remove rows of finished sends that nobody can ask for any more."""
+    """Remove rows of finished sends and submissions that nobody can ask for any more."""
     async with _resources(context).db.transaction(patience=LONG) as tx:
         await sending.forget_old(tx)
+        await submissions.forget_old(tx)
 
 
 async def retry_stalled_jobs(context: JobContext, timestamp: int) -> None:  # noqa: ARG001
@@ -113,15 +114,27 @@ async def settle_for_ever(resources: Resources) -> None:
         await asyncio.sleep(resources.settings.settle_interval)
 
 
+async def file_for_ever(resources: Resources) -> None:
+    """File mail that clients handed in over SMTP, as soon as it is due."""
+    while True:
+        settled = await _attempt(submissions.settle, resources)
+        pause = submissions.LOOK if settled else resources.settings.settle_interval
+        await asyncio.sleep(pause)
+
+
 async def _attempt(
     settle: Callable[[Database, MailServer], Awaitable[int]], resources: Resources
-) -> None:
+) -> bool:
+    """Settle what there is; False when that has to wait."""
     try:
         await settle(resources.db, resources.server)
     except (Unavailable, MailServerError) as error:
         log.warning("settle.waiting", reason=type(error).__name__)
     except Exception:
         log.exception("settle.failed")
+    else:
+        return True
+    return False
 
 
 async def run_jobs(resources: Resources) -> None:
@@ -155,6 +168,7 @@ async def working(resources: Resources) -> AsyncGenerator[None]:
     tasks = [
         asyncio.create_task(for_ever("intake", intake.run)),
         asyncio.create_task(for_ever("settle", lambda: settle_for_ever(resources))),
+        asyncio.create_task(for_ever("submissions", lambda: file_for_ever(resources))),
         asyncio.create_task(for_ever("jobs", lambda: run_jobs(resources))),
     ]
     try:

@@ -107,6 +107,9 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     settle_interval: Annotated[float, Meta(gt=0, le=60)] = 15.0
     """How often interrupted sends and inbox creations are looked for."""
 
+    submission_copy_delay: Seconds = 10.0
+    """How long a mail client has to save its own copy of a mail it handed in over SMTP, before we do."""
+
     deleted_inbox_retention_days: Annotated[int, Meta(ge=1)] | None = None
     """Days after which a deleted inbox's mail is erased; None keeps it until it is erased by hand."""
 

@@ -16,14 +16,14 @@ CHUNK = 65_536
 
 
 class Proxy:
-    """Passes TCP on to one port until told otherwise. `port` stays the same while it lives.
+    """Passes TCP on to the port `target` until told otherwise. `port` stays the same while it lives.
 
     `cut_request_after` and `cut_answer_after` are how many more bytes pass in that direction, over
     all connections, before the connection that carries the next one is cut; None cuts none.
     """
 
     def __init__(self, target: int) -> None:
-        self._target = target
+        self.target = target
         self._server: asyncio.Server | None = None
         self._open: set[asyncio.StreamWriter] = set()
         self._passing = asyncio.Event()
@@ -71,7 +71,7 @@ class Proxy:
 
     async def _connected(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
-            there_reader, there_writer = await asyncio.open_connection(HOST, self._target)
+            there_reader, there_writer = await asyncio.open_connection(HOST, self.target)
         except OSError:
             writer.transport.abort()
             return

@@ -1,0 +1,433 @@
+"""Every failure in the table of `submissions.py`, one test a row: never no copy, never two.
+
+The mail server is the sandbox, which can be stopped at each step; `test_handed_in.py` does the same to a
+real one, without such precision.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator
+from datetime import timedelta
+
+import httpx
+import msgspec
+import pytest
+import pytest_asyncio
+from prometheus_client import REGISTRY
+
+from agentmail_cp import submissions
+from agentmail_cp.labels import SEEN, SENT_KEYWORD
+from agentmail_cp.mailserver import DocumentId, Folder, MailServerUnavailable
+from agentmail_cp.sandbox import Faults
+from agentmail_cp.stalwart import mtahook
+from agentmail_cp.stalwart.wanted import Wanted, groups
+from tests.failure.world import World, new_sandbox, quiet
+from tests.fix_app import Json
+
+SECRET = "the webhook's secret"
+NAME = "mail@client.test"
+
+
+class Submitting(World):
+    """A world in which the test is the mail client, Stalwart's hook and the worker."""
+
+    async def ask(self, inbox: Json, name: str | None = NAME) -> httpx.Response:
+        """What Stalwart asks when a mail with this Message-ID is handed in."""
+        headers = [["From", f" {inbox['email']}\r\n"], ["To", " ada@elsewhere.test\r\n"]]
+        headers += [["Message-ID", f" <{name}>\r\n"]] if name else []
+        question = {
+            "context": {"stage": "data", "sasl": {"login": inbox["email"]}},
+            "envelope": {
+                "from": {"address": inbox["email"]},
+                "to": [{"address": "ada@elsewhere.test"}],
+            },
+            "message": {"headers": headers, "contents": "Text\r\n", "size": 1},
+        }
+        return await self.client.post(
+            mtahook.HOOK_PATH,
+            content=msgspec.json.encode(question),
+            headers={"Authorization": f"Bearer {mtahook.token(SECRET)}"},
+        )
+
+    async def hand_in(self, inbox: Json) -> None:
+        assert (await self.ask(inbox)).status_code == 200
+
+    async def save(self, inbox: Json, name: str = NAME) -> DocumentId:
+        """What a mail client does in the end."""
+        raw = f"From: {inbox['email']}\r\nMessage-ID: <{name}>\r\n\r\nText\r\n".encode()
+        mailbox = self.sandbox.mailbox(await self.account(inbox))
+        return mailbox.store(raw, Folder.SENT, frozenset({SEEN})).document_id
+
+    async def time_passes(self) -> None:
+        """All that is due later is due now, and every lease is over."""
+        await self.rows("update submission set due_at = now() where due_at is not null returning 1")
+
+    async def work(self) -> None:
+        """Let the worker do all there is to do, in both of its loops."""
+        for _ in range(3):
+            await self.time_passes()
+            await submissions.settle(self.db, self.server)
+            await self.mark_due()
+            await self.read()
+
+    async def mark_due(self) -> None:
+        await self.rows("update inbox_sync set due_at = now(), claimed_until = null returning 1")
+
+    async def state(self) -> list[str]:
+        return [row["state"] for row in await self.rows("select state from submission")]
+
+    async def assert_once(self, inbox: Json, *, by: DocumentId | None = None) -> None:
+        """One mail in Sent, one message, announced once; nothing left to do."""
+        await self.work()
+        (stored,) = await self.stored(inbox, Folder.SENT)
+        assert by in (None, stored)
+        (message,) = await self.messages(inbox)
+        assert (message["message_id"], message["labels"]) == (f"<{NAME}>", ["sent"])
+        (thread,) = await self.threads(inbox)
+        assert thread["message_count"] == 1
+        assert [event.type.value for event in await self.events_of(inbox)] == ["message.sent"]
+        assert await self.rows("select from submission where due_at is not null") == []
+
+    async def assert_nothing(self, inbox: Json) -> None:
+        await self.work()
+        assert await self.stored(inbox, Folder.SENT) == []
+        assert await self.messages(inbox) == []
+
+
+@pytest_asyncio.fixture
+async def world(database_url: str) -> AsyncGenerator[Submitting]:
+    changes = {"stalwart_webhook_secret": SECRET, "submission_copy_delay": 3600}
+    async with quiet(database_url, new_sandbox(), **changes) as here:
+        yield Submitting(
+            here.client, here.db, here.server, here.organization_id, here.key, here.smtp_port
+        )
+
+
+@pytest_asyncio.fixture
+async def inbox(world: Submitting) -> Json:
+    return await world.inbox("sender")
+
+
+async def test_nothing_happens_before_its_time(world: Submitting, inbox: Json) -> None:
+    """The client's copy is on its way; ours would be one too many for a moment."""
+    await world.hand_in(inbox)
+    assert await submissions.settle(world.db, world.server) == 0
+    await world.mark_due()
+    await world.read()
+    assert await world.messages(inbox) == []
+    await world.assert_once(inbox)
+
+
+@pytest.mark.parametrize(
+    "faults",
+    [
+        Faults(down=True),
+        Faults(lost_answer=True, methods=frozenset({"upload"})),
+        Faults(confused=True),
+    ],
+)
+async def test_away_when_asked(world: Submitting, inbox: Json, faults: Faults) -> None:
+    """A mail would leave of which nobody knows."""
+    world.sandbox.faults = faults
+    assert (await world.ask(inbox)).status_code >= 500
+    world.sandbox.faults = Faults()
+    await world.assert_nothing(inbox)
+    await world.hand_in(inbox)
+    await world.assert_once(inbox)
+
+
+async def test_too_slow_when_asked(
+    world: Submitting, inbox: Json, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Stalwart would have told its client to try again, and the mail would show up all the same."""
+    monkeypatch.setattr(submissions, "PATIENCE", 0.05)
+    world.sandbox.faults = Faults(slow=0.5, methods=frozenset({"upload"}))
+    assert (await world.ask(inbox)).status_code == 503
+    world.sandbox.faults = Faults()
+    await world.assert_nothing(inbox)
+
+
+async def test_crash_before_the_row_was_written(world: Submitting, inbox: Json) -> None:
+    await world.crash(world.sandbox.after, "upload", world.ask(inbox))
+    await world.assert_nothing(inbox)
+    await world.hand_in(inbox)
+    await world.assert_once(inbox)
+
+
+async def test_handed_in_again_after_its_answer_was_lost(world: Submitting, inbox: Json) -> None:
+    for _ in range(2):
+        await world.hand_in(inbox)
+    await world.assert_once(inbox)
+    await world.hand_in(inbox)
+    await world.assert_once(inbox)
+
+
+@pytest.mark.parametrize(
+    ("method", "step"),
+    [
+        ("find", "before"),
+        ("append", "before"),
+        ("append", "after"),
+        ("fetch", "before"),
+        ("fetch", "after"),
+    ],
+)
+async def test_crash_while_it_is_filed(
+    world: Submitting, inbox: Json, method: str, step: str
+) -> None:
+    """The mail would be missing for ever, or stand in Sent once for every crash."""
+    await world.hand_in(inbox)
+    hooks = world.sandbox.before if step == "before" else world.sandbox.after
+    for _ in range(2):
+        await world.time_passes()
+        if method == "append" and await world.stored(inbox, Folder.SENT):
+            break
+        await world.crash(hooks, method, submissions.settle(world.db, world.server))
+        await world.mark_due()
+        await world.read()
+    await world.assert_once(inbox)
+    assert await world.state() == ["imported"]
+
+
+async def test_no_answer_when_our_copy_was_put_into_sent(world: Submitting, inbox: Json) -> None:
+    await world.hand_in(inbox)
+    await world.time_passes()
+    world.sandbox.faults = Faults(lost_answer=True, methods=frozenset({"append"}))
+    with pytest.raises(MailServerUnavailable):
+        await submissions.settle(world.db, world.server)
+    world.sandbox.faults = Faults()
+    await world.assert_once(inbox)
+
+
+async def test_our_copy_was_put_there_twice(world: Submitting, inbox: Json) -> None:
+    """A server that was frozen carries out a request nobody waits for any more."""
+    await world.hand_in(inbox)
+    await world.assert_once(inbox)
+    mailbox = world.sandbox.mailbox(await world.account(inbox))
+    raw = f"From: me\r\nMessage-ID: <{NAME}>\r\n\r\nText\r\n".encode()
+    mailbox.store(raw, Folder.SENT, frozenset({SEEN, SENT_KEYWORD}))
+    await world.mark_due()
+    await world.read()
+    assert len(await world.messages(inbox)) == 1
+    await world.assert_once(inbox)
+
+
+async def test_the_clients_copy_came_first(world: Submitting, inbox: Json) -> None:
+    await world.hand_in(inbox)
+    theirs = await world.save(inbox)
+    await world.mark_due()
+    await world.read()
+    assert len(await world.messages(inbox)) == 1
+    await world.assert_once(inbox, by=theirs)
+    assert await world.state() == ["done"]
+
+
+async def test_the_clients_copy_came_and_went(world: Submitting, inbox: Json) -> None:
+    """What a person deleted would come back."""
+    await world.hand_in(inbox)
+    theirs = await world.save(inbox)
+    await world.mark_due()
+    await world.read()
+    moved = {"add_labels": ["trash"]}
+    path = f"/v0/inboxes/{inbox['inbox_id']}/messages/<{NAME}>"
+    assert (await world.client.patch(path, json=moved)).status_code == 200
+    await world.work()
+    assert await world.stored(inbox, Folder.SENT) == []
+    assert await world.stored(inbox, Folder.TRASH) == [theirs]
+    assert await world.messages(inbox) == []
+
+
+@pytest.mark.parametrize("read_first", [True, False])
+async def test_the_clients_copy_comes_while_ours_is_put(
+    world: Submitting, inbox: Json, *, read_first: bool
+) -> None:
+    """Both looked, both saw nothing."""
+    await world.hand_in(inbox)
+    saved: list[DocumentId] = []
+
+    async def save() -> None:
+        world.sandbox.after.pop("find", None)
+        saved.append(await world.save(inbox))
+        if read_first:
+            await world.mark_due()
+            await world.read()
+
+    world.sandbox.before["append"] = save
+    await world.time_passes()
+    await submissions.settle(world.db, world.server)
+    world.sandbox.before.clear()
+    assert len(await world.messages(inbox)) == 1
+    await world.assert_once(inbox, by=saved[0])
+
+
+@pytest.mark.parametrize(
+    ("method", "step"),
+    [
+        ("find", "before"),
+        ("relabel", "before"),
+        ("relabel", "after"),
+        ("destroy_mail", "before"),
+        ("destroy_mail", "after"),
+    ],
+)
+async def test_the_clients_copy_comes_later_and_we_crash(
+    world: Submitting, inbox: Json, method: str, step: str
+) -> None:
+    await world.hand_in(inbox)
+    await world.assert_once(inbox)
+    theirs = await world.save(inbox)
+    await world.mark_due()
+    await world.read()
+    hooks = world.sandbox.before if step == "before" else world.sandbox.after
+    await world.time_passes()
+    await world.crash(hooks, method, submissions.settle(world.db, world.server))
+    assert len(await world.messages(inbox)) == 1
+    await world.assert_once(inbox, by=theirs)
+    assert await world.state() == ["done"]
+
+
+async def test_ours_is_not_removed_before_the_message_has_moved(
+    world: Submitting, inbox: Json
+) -> None:
+    """The API would show none for a moment, and announce the mail again."""
+    await world.hand_in(inbox)
+    await world.assert_once(inbox)
+    await world.save(inbox)
+    await world.rows("update submission set due_at = now() returning 1")
+    await submissions.settle(world.db, world.server)
+    assert len(await world.stored(inbox, Folder.SENT)) == 2
+    assert len(await world.messages(inbox)) == 1
+    await world.assert_once(inbox)
+
+
+async def test_what_was_done_to_our_copy_is_done_to_the_clients(
+    world: Submitting, inbox: Json
+) -> None:
+    """An agent's labels would be lost."""
+    await world.hand_in(inbox)
+    await world.assert_once(inbox)
+    path = f"/v0/inboxes/{inbox['inbox_id']}/messages/<{NAME}>"
+    assert (await world.client.patch(path, json={"add_labels": ["offer"]})).status_code == 200
+    theirs = await world.save(inbox)
+    await world.work()
+    (message,) = await world.messages(inbox)
+    assert message["labels"] == ["offer", "sent"]
+    (mail,) = await world.server.fetch(await world.account(inbox), [theirs])
+    assert "offer" in mail.keywords
+    kinds = [event.type.value for event in await world.events_of(inbox)]
+    assert kinds == ["message.sent", "label.added"]
+
+
+async def test_the_message_was_deleted_meanwhile(world: Submitting, inbox: Json) -> None:
+    """What a person deleted would come back."""
+    await world.hand_in(inbox)
+    await world.assert_once(inbox)
+    account = await world.account(inbox)
+    await world.server.destroy_mail(account, await world.stored(inbox, Folder.SENT))
+    await world.work()
+    await world.rows("update submission set due_at = now() returning 1")
+    await world.assert_nothing(inbox)
+
+
+async def test_mail_server_away_when_due(world: Submitting, inbox: Json) -> None:
+    await world.hand_in(inbox)
+    await world.time_passes()
+    world.sandbox.faults = Faults(down=True)
+    with pytest.raises(MailServerUnavailable):
+        await submissions.settle(world.db, world.server)
+    world.sandbox.faults = Faults()
+    await world.assert_once(inbox)
+
+
+async def test_inbox_deleted_meanwhile(world: Submitting, inbox: Json) -> None:
+    await world.hand_in(inbox)
+    assert (await world.client.delete(f"/v0/inboxes/{inbox['inbox_id']}")).status_code < 300
+    await world.work()
+    assert await world.state() == ["done"]
+
+
+def lost() -> float:
+    """How many mails were, as an operator sees it."""
+    return REGISTRY.get_sample_value("agentmail_submissions_total", {"outcome": "lost"}) or 0.0
+
+
+async def test_what_was_put_aside_is_gone(world: Submitting, inbox: Json) -> None:
+    """It would be tried for ever."""
+    await world.hand_in(inbox)
+    await world.rows("update submission set blob_id = 'gone' returning 1")
+    before = lost()
+    await world.work()
+    assert await world.state() == ["done"]
+    assert lost() == before + 1
+
+
+async def test_two_workers_at_once(world: Submitting, inbox: Json) -> None:
+    for number in range(20):
+        assert (await world.ask(inbox, f"{number}@client.test")).status_code == 200
+    await world.time_passes()
+    workers = [submissions.settle(world.db, world.server) for _ in range(2)]
+    assert sum(await asyncio.gather(*workers)) == 20
+    assert len(await world.stored(inbox, Folder.SENT)) == 20
+    assert len(await world.messages(inbox)) == 20
+
+
+async def test_an_index_made_anew_shows_it_once(world: Submitting, inbox: Json) -> None:
+    await world.hand_in(inbox)
+    await world.assert_once(inbox)
+    await world.rows("update inbox_sync set state = null returning 1")
+    await world.assert_once(inbox)
+    await world.save(inbox)
+    await world.rows("update inbox_sync set state = null returning 1")
+    await world.assert_once(inbox)
+
+
+async def test_after_a_day_it_is_forgotten(world: Submitting, inbox: Json) -> None:
+    """The table would grow for ever; what is still to be filed stays."""
+    await world.hand_in(inbox)
+    await world.work()
+    assert (await world.ask(inbox, "other@client.test")).status_code == 200
+    await world.rows("update submission set created_at = now() - interval '25 h' returning 1")
+    async with world.db.transaction() as tx:
+        assert await submissions.forget_old(tx) == 1
+    assert await world.state() == ["pending"]
+
+
+async def test_a_login_of_somebody_else_passes(world: Submitting) -> None:
+    """A server that serves others too must not refuse their mail."""
+    answer = await world.ask({"email": "stranger@agents.test"})
+    assert answer.status_code == 200
+    assert answer.json() == {"action": "accept", "modifications": []}
+    assert await world.state() == []
+
+
+async def test_each_mail_without_message_id_is_its_own(world: Submitting, inbox: Json) -> None:
+    """Two equal notes are two mails."""
+    answers = [await world.ask(inbox, None) for _ in range(2)]
+    names = [answer.json()["modifications"][0]["value"] for answer in answers]
+    await world.work()
+    assert sorted(each["message_id"] for each in await world.messages(inbox)) == sorted(names)
+
+
+async def test_a_lease_that_ended_is_not_used(world: Submitting, inbox: Json) -> None:
+    """Two workers would each put a copy into Sent."""
+    await world.hand_in(inbox)
+
+    async def overtaken() -> None:
+        world.sandbox.before.clear()
+        await world.time_passes()
+        assert await submissions.settle(world.db, world.server) == 1
+
+    world.sandbox.before["fetch"] = overtaken
+    await world.time_passes()
+    await submissions.settle(world.db, world.server)
+    assert await world.state() == ["imported"]
+    await world.assert_once(inbox)
+
+
+def test_waiting_for_us_ends_before_stalwart_stops_waiting() -> None:
+    """Else a client is told to try again although the mail is noted."""
+    hook = Wanted(domain="x.test", hook=mtahook.hook_at("http://x", "secret"))
+    (group,) = [each for each in groups(hook) if each[0].type == "MtaHook"]
+    (timeout,) = [entry.set["timeout"] for entry in group if "timeout" in entry.set]
+    assert timedelta(seconds=submissions.PATIENCE) < timedelta(milliseconds=timeout)
