@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from agentmail_cp.inboxes.creation import create
 from agentmail_cp.inboxes.deletion import delete, erase, erase_retained
+from agentmail_cp.inboxes.finding import search
 from agentmail_cp.inboxes.inbox import (
     LEASE,
     LONGEST_DISPLAY_NAME,
@@ -79,6 +80,7 @@ __all__ = [
     "parse_id",
     "password_hash",
     "public_id",
+    "search",
     "settle",
     "update",
 ]

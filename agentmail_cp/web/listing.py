@@ -64,6 +64,7 @@ _TEXTS = Schema(type=OpenAPIType.ARRAY, items=_TEXT)
 
 _SHAPES: dict[str, tuple[Schema, str]] = {
     "limit": (Schema(type=OpenAPIType.INTEGER, minimum=1), "Items a page holds, at most 100."),
+    "q": (_TEXT, "The words to look for."),
     "page_token": (_TEXT, "`next_page_token` of the page before."),
     "ascending": (_FLAG, "Oldest first."),
     "labels": (
@@ -93,7 +94,13 @@ def listing(*names: str) -> type[Operation]:
             for name in names:
                 schema, description = _SHAPES[name]
                 parameters.append(
-                    Parameter(name=name, param_in="query", schema=schema, description=description)
+                    Parameter(
+                        name=name,
+                        param_in="query",
+                        schema=schema,
+                        description=description,
+                        required=name == "q",
+                    )
                 )
             self.parameters = parameters
 

@@ -72,7 +72,7 @@ def everywhere() -> Scope:
     return Scope()
 
 
-def _called(name: str) -> Callable[..., str]:
+def called(name: str) -> Callable[..., str]:
     """The operation id of a handler below each of the paths: that of the SDK's call."""
 
     def operation_id(_handler: object, _method: object, path: Sequence[object]) -> str:
@@ -106,7 +106,7 @@ class _Threads(Controller):
     tags = ("Threads",)
 
     @get(
-        operation_id=_called("list"),
+        operation_id=called("list"),
         guards=[needs("message_read")],
         responses=ERRORS,
         operation_class=_taking(*FILTERS),
@@ -131,7 +131,7 @@ class _Threads(Controller):
             theirs = await inboxes.get_each(
                 tx, caller.organization_id, {row.inbox_id for row in rows}
             )
-        have = await _attached(db, server, caller, theirs, rows, where.masks)
+        have = await attachments_by_thread(db, server, caller, theirs, rows, where.masks)
         shown = [
             bodies.thread_item(row, theirs[row.inbox_id].address, have.get(row.thread_id))
             for row in rows
@@ -140,7 +140,7 @@ class _Threads(Controller):
 
     @get(
         "/{thread_id:str}/attachments/{attachment_id:str}",
-        operation_id=_called("get_attachment"),
+        operation_id=called("get_attachment"),
         guards=[needs("message_read")],
         responses=ERRORS,
         operation_class=_taking(),
@@ -169,7 +169,7 @@ class _Threads(Controller):
 
     @get(
         "/{thread_id:str}",
-        operation_id=_called("get"),
+        operation_id=called("get"),
         guards=[needs("message_read")],
         responses=ERRORS,
         operation_class=_taking("limit", "page_token", *INCLUDES),
@@ -198,7 +198,7 @@ class _Threads(Controller):
             )
         shown, have = await asyncio.gather(
             read(server, inbox, rows),
-            _attached(db, server, caller, {inbox.inbox_id: inbox}, [row], visible),
+            attachments_by_thread(db, server, caller, {inbox.inbox_id: inbox}, [row], visible),
         )
         return bodies.thread(
             row,
@@ -211,7 +211,7 @@ class _Threads(Controller):
 
     @patch(
         "/{thread_id:str}",
-        operation_id=_called("update"),
+        operation_id=called("update"),
         guards=[needs("message_update")],
         responses=ERRORS,
     )
@@ -252,7 +252,7 @@ class _Threads(Controller):
 
     @delete(
         "/{thread_id:str}",
-        operation_id=_called("delete"),
+        operation_id=called("delete"),
         guards=[needs("message_delete")],
         responses=ERRORS,
     )
@@ -348,7 +348,7 @@ async def _messages(db: Database, row: Thread) -> list[Message]:
         )
 
 
-async def _attached(
+async def attachments_by_thread(
     db: Database,
     server: MailServer,
     caller: Principal,

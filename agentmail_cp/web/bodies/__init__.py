@@ -49,6 +49,16 @@ from agentmail_cp.web.bodies.messages import (
     message,
     message_item,
 )
+from agentmail_cp.web.bodies.search import (
+    SearchHighlights,
+    SearchInboxes,
+    SearchMessageItem,
+    SearchMessages,
+    SearchThreadItem,
+    SearchThreads,
+    found_message,
+    found_thread,
+)
 from agentmail_cp.web.bodies.sends import (
     ForwardMessage,
     Outgoing,
@@ -98,6 +108,12 @@ __all__ = [
     "RawMessageResponse",
     "RejectedRecipient",
     "ReplyToMessage",
+    "SearchHighlights",
+    "SearchInboxes",
+    "SearchMessageItem",
+    "SearchMessages",
+    "SearchThreadItem",
+    "SearchThreads",
     "SendAttachment",
     "SendMessage",
     "SendMessageResponse",
@@ -117,6 +133,8 @@ __all__ = [
     "attachment_response",
     "created_api_key",
     "credentials",
+    "found_message",
+    "found_thread",
     "inbox",
     "inbox_event",
     "message",

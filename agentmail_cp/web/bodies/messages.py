@@ -106,10 +106,13 @@ def message_item(
     row: messages.Message, address: str, attached: Iterable[Attachment] = ()
 ) -> MessageItem:
     """A message for a list, with what it has attached."""
-    return MessageItem(**_shown(row, address, attached))
+    return MessageItem(**message_fields(row, address, attached))
 
 
-def _shown(row: messages.Message, address: str, attached: Iterable[Attachment]) -> dict[str, Any]:
+def message_fields(
+    row: messages.Message, address: str, attached: Iterable[Attachment]
+) -> dict[str, Any]:
+    """What every form of a message shows, by field."""
     return {
         "inbox_id": address,
         "thread_id": row.thread_id,
@@ -137,7 +140,7 @@ def message(row: messages.Message, address: str, content: MailContent) -> Messag
     if text is None and content.html is not None:
         text = extract.text_of(content.html)
     return Message(
-        **_shown(row, address, content.attachments),
+        **message_fields(row, address, content.attachments),
         reply_to=row.reply_to or None,
         text=text,
         html=content.html,

@@ -74,7 +74,7 @@ def thread_item(
     row: threads.Thread, address: str, attached: list[AttachmentItem] | None = None
 ) -> ThreadItem:
     """A thread for a list, with what its messages have attached."""
-    return ThreadItem(**_thread_shown(row, address, attached))
+    return ThreadItem(**thread_fields(row, address, attached))
 
 
 def thread(
@@ -87,7 +87,7 @@ def thread(
     next_page_token: str | None,
 ) -> Thread:
     """A thread with a page of its messages, and what all of them have attached."""
-    fields = _thread_shown(row, address, attached)
+    fields = thread_fields(row, address, attached)
     return Thread(
         **fields,
         count=len(shown),
@@ -97,9 +97,10 @@ def thread(
     )
 
 
-def _thread_shown(
+def thread_fields(
     row: threads.Thread, address: str, attached: list[AttachmentItem] | None
 ) -> dict[str, Any]:
+    """What every form of a thread shows, by field."""
     return {
         "inbox_id": address,
         "thread_id": row.thread_id,
