@@ -38,7 +38,7 @@ from agentmail_cp.settings import PREFIX, Settings, SettingsError
 from agentmail_cp.stalwart import StalwartMailServer
 from agentmail_cp.stalwart.jmap import JmapClient, bearer
 from agentmail_cp.web import doorbell as operations
-from agentmail_cp.web import errors, mtahook
+from agentmail_cp.web import errors, mtahook, search
 from agentmail_cp.web.attachments import Files
 from agentmail_cp.web.auth import OPEN, Authentication, provide_caller
 from agentmail_cp.web.downloads import download
@@ -74,6 +74,7 @@ ROUTES: Final = (
     list_events,
     ApiKeys,
     auth_me,
+    *search.ROUTES,
     *REFUSED,
 )
 """Everything under `/v0`."""
