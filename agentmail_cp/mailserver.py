@@ -68,6 +68,8 @@ class Refusal(StrEnum):
     SENDER_NOT_ALLOWED = "sender_not_allowed"
     OVER_QUOTA = "over_quota"
     FORBIDDEN = "forbidden"
+    TOO_MANY_KEYWORDS = "too_many_keywords"
+    """The account's mails have as many different keywords as the server can tell apart."""
     STATE_LOST = "state_lost"
     """The state passed to `changes` is too old or unknown: read the account from scratch."""
 
@@ -415,7 +417,11 @@ class MailServer(Protocol):
         ...
 
     async def relabel(self, account_id: AccountId, changes: Sequence[Relabel]) -> None:
-        """Apply keyword and folder changes. Rejected: NO_MAIL when one is gone (others are applied)."""
+        """Apply keyword and folder changes. Those of others at the same moment are kept: the result is
+        that of some order. Rejected: NO_MAIL when one is gone (others are applied);
+        TOO_MANY_KEYWORDS when a new one would not show (Stalwart 0.16: 99 in all mails of an account,
+        besides the usual `$` ones), and then it is not set.
+        """
         ...
 
     async def append(

@@ -36,6 +36,17 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
 HISTORY = 10_000
+MAX_KEYWORDS = 99
+"""Different keywords an account can show besides those known by name, as in Stalwart 0.16."""
+
+KNOWN_KEYWORDS = frozenset(
+    f"${name}"
+    for name in (
+        "seen draft flagged answered recent important phishing junk notjunk deleted forwarded mdnsent"
+        " autosent canunsubscribe followed hasattachment hasmemo hasnoattachment imported istrusted"
+        " mailflagbit0 mailflagbit1 mailflagbit2 maskedemail memo muted new notify unsubscribed"
+    ).split()
+)
 
 
 class StoredMail(msgspec.Struct, kw_only=True):
@@ -98,6 +109,7 @@ class Mailbox:
         self._next = 1
         self._born: dict[DocumentId, int] = {}
         self._log: list[DocumentId] = []
+        self._keywords: set[str] = set()
         self._uploads: dict[BlobId, bytes] = {}
         self._epoch = secrets.token_hex(4)
 
@@ -130,7 +142,7 @@ class Mailbox:
             parsed=parse(raw),
             received_at=(received_at or datetime.now(UTC)).astimezone(UTC).replace(microsecond=0),
             folder=folder,
-            keywords=lower(keywords),
+            keywords=self._shown(keywords),
         )
         self._next += 1
         self._mails[mail.document_id] = mail
@@ -157,17 +169,26 @@ class Mailbox:
         self._log.extend(gone)
         return bool(gone)
 
-    def relabel(self, change: Relabel) -> bool:
-        """Apply one change; False when there is no such mail."""
+    def relabel(self, change: Relabel) -> Refusal | None:
+        """Apply one change; why it cannot be done, or not wholly."""
         mail = self._mails.get(change.document_id)
         if mail is None:
-            return False
+            return Refusal.NO_MAIL
         before = (mail.keywords, mail.folder)
-        mail.keywords = (mail.keywords | lower(change.add)) - lower(change.remove)
+        added = self._shown(change.add)
+        mail.keywords = (mail.keywords | added) - lower(change.remove)
         mail.folder = change.move_to or mail.folder
         if (mail.keywords, mail.folder) != before:
             self._log.append(mail.document_id)
-        return True
+        return None if added >= lower(change.add) else Refusal.TOO_MANY_KEYWORDS
+
+    def _shown(self, keywords: Iterable[str]) -> frozenset[str]:
+        """Those there is room for; Stalwart stores the others where nobody sees them."""
+        wanted = lower(keywords)
+        for keyword in sorted(wanted - KNOWN_KEYWORDS):
+            if len(self._keywords) < MAX_KEYWORDS:
+                self._keywords.add(keyword)
+        return wanted & (self._keywords | KNOWN_KEYWORDS)
 
     def changes(self, since: MailState | None, limit: int) -> Changes:
         start = position = self._position(since)

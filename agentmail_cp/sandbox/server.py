@@ -62,6 +62,10 @@ R = TypeVar("R")
 
 NO_MAILBOX = "550 5.1.2 Mailbox does not exist."
 CHUNK = 65_536
+RELABEL_REFUSED = {
+    Refusal.NO_MAIL: "Some of these mails are gone.",
+    Refusal.TOO_MANY_KEYWORDS: "The account has no room for another keyword.",
+}
 
 _DOMAIN = re.compile(r"[A-Za-z0-9-]+(\.[A-Za-z0-9-]+)+")
 
@@ -349,11 +353,12 @@ class MailSandbox:
     @_answered
     async def relabel(self, account_id: AccountId, changes: Sequence[Relabel]) -> None:
         mailbox = self.mailbox(account_id)
-        gone = [change.document_id for change in changes if not mailbox.relabel(change)]
-        if len(gone) < len(changes):
+        refusals = [mailbox.relabel(change) for change in changes]
+        if any(refusal is not Refusal.NO_MAIL for refusal in refusals):
             self._bell(mailbox)
-        if gone:
-            raise MailServerRejected(Refusal.NO_MAIL, f"There is no mail {gone[0]}.")
+        for refusal in (Refusal.TOO_MANY_KEYWORDS, Refusal.NO_MAIL):
+            if refusal in refusals:
+                raise MailServerRejected(refusal, RELABEL_REFUSED[refusal])
 
     @_answered
     async def append(

@@ -13,6 +13,7 @@ from agentmail_cp.stalwart.drafts import Drafts
 from agentmail_cp.stalwart.finding import Finding
 from agentmail_cp.stalwart.folders import Folders
 from agentmail_cp.stalwart.mail import Mailboxes
+from agentmail_cp.stalwart.relabel import Relabelling
 from agentmail_cp.stalwart.search import Searches
 from agentmail_cp.stalwart.submission import Submissions
 
@@ -20,7 +21,9 @@ if TYPE_CHECKING:
     from agentmail_cp.stalwart.jmap import JmapClient
 
 
-class StalwartMailServer(Accounts, Mailboxes, Submissions, Drafts, Finding, Blobs, Searches):
+class StalwartMailServer(
+    Accounts, Mailboxes, Submissions, Drafts, Finding, Blobs, Searches, Relabelling
+):
     """A Stalwart server under one service account's key. Safe to share between tasks."""
 
     def __init__(self, client: JmapClient) -> None:

@@ -38,7 +38,6 @@ from agentmail_cp.stalwart.emails import (
     Attached,
     Content,
     Email,
-    Keywords,
     Page,
     QueryPage,
     attached_to,
@@ -62,7 +61,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterable, Iterator, Mapping, Sequence
     from datetime import datetime
 
-    from agentmail_cp.mailserver import Attachment, Cursor, Mail, MailContent, Relabel
+    from agentmail_cp.mailserver import Attachment, Cursor, Mail, MailContent
     from agentmail_cp.stalwart.folders import Folders, Places
     from agentmail_cp.stalwart.jmap import Answer, JmapClient, SetError
     from agentmail_cp.stalwart.previews import ShownAt
@@ -72,9 +71,6 @@ T = TypeVar("T")
 CONTENTS: Final = 25
 """Mails whose bodies come in one answer; a body may be as large as the largest mail."""
 LISTING_TRIES: Final = 5
-
-ALWAYS_LOWER: Final = frozenset({"$answered", "$draft", "$flagged", "$forwarded", "$seen"})
-"""Keywords Stalwart has in one spelling, whatever a client wrote; the usual ones, to save a look."""
 
 
 class _Heard(msgspec.Struct):
@@ -169,21 +165,6 @@ class Mailboxes:
                 mails = answers[call.tag].into(GetAnswer[Attached]).found
                 found[account_id] |= {document_of(each.id): attached_to(each) for each in mails}
         return found
-
-    async def relabel(self, account_id: AccountId, changes: Sequence[Relabel]) -> None:
-        spellings = await self._spellings(account_id, changes)
-        patches: dict[str, dict[str, Any]] = {}
-        for change in changes:
-            patch = patches.setdefault(email_id(change.document_id), {})
-            present = spellings.get(change.document_id, {})
-            for keyword in change.remove:
-                same = present.get(keyword.lower(), (keyword.lower(),))
-                patch.update((f"keywords/{_pointer(each)}", None) for each in same)
-            patch.update((f"keywords/{_pointer(k.lower())}", True) for k in change.add)
-            if change.move_to is not None:
-                mailbox_id = await self._folders.folder(account_id, change.move_to)
-                patch["mailboxIds"] = {mailbox_id: True}
-        await self._patch(account_id, patches)
 
     async def destroy_mail(self, account_id: AccountId, document_ids: Sequence[DocumentId]) -> None:
         refused: dict[str, SetError] = {}
@@ -359,33 +340,6 @@ class Mailboxes:
             for found in answers[f"get {number}"].into(GetAnswer[shape]).found
         ]
 
-    async def _spellings(
-        self, account_id: AccountId, changes: Sequence[Relabel]
-    ) -> dict[DocumentId, dict[str, list[str]]]:
-        """How keywords that are to go are really written, by their lower-case form.
-
-        Stalwart tells apart what differs in case only; IMAP (RFC 9051 section 2.3.2) and we do not.
-        """
-        odd = [change.document_id for change in changes if change.remove - ALWAYS_LOWER]
-        size = (await self._jmap.limits()).max_objects_in_get
-        options = {"properties": ("id", "keywords")}
-        found: dict[DocumentId, dict[str, list[str]]] = {}
-        for mail in await self._get(account_id, odd, size, options, Keywords):
-            spellings = found.setdefault(document_of(mail.id), {})
-            for keyword in mail.keywords:
-                spellings.setdefault(keyword.lower(), []).append(keyword)
-        return found
-
-    async def _patch(self, account_id: AccountId, patches: Mapping[str, dict[str, Any]]) -> None:
-        refused: dict[str, SetError] = {}
-        for some in await self._in_sets(list(patches.items())):
-            try:
-                answer = await self._set(account_id, {"update": dict(some)})
-            except RequestRefused as error:
-                raise MailServerRejected(Refusal.INVALID_MAIL, str(error)) from None
-            refused |= answer.not_updated or {}
-        _raise_relabel(refused)
-
     async def _places_for(self, account_id: AccountId, emails: Sequence[Email]) -> Places:
         places = await self._folders.places(account_id)
         if all(places.know(email.mailbox_ids) for email in emails):
@@ -468,19 +422,6 @@ def _page(answer: Answer) -> Page:
 
 def _state_lost(reason: str) -> MailServerRejected:
     return MailServerRejected(Refusal.STATE_LOST, reason)
-
-
-def _raise_relabel(refused: Mapping[str, SetError]) -> None:
-    others = [error for error in refused.values() if error.type != "notFound"]
-    if others:
-        raise MailServerRejected(Refusal.INVALID_MAIL, others[0].sentence)
-    if refused:
-        raise MailServerRejected(Refusal.NO_MAIL, f"{len(refused)} of these mails are gone.")
-
-
-def _pointer(keyword: str) -> str:
-    """One step of a JSON pointer (RFC 6901 section 3)."""
-    return keyword.replace("~", "~0").replace("/", "~1")
 
 
 def _chunks(items: Sequence[T], size: int) -> list[list[T]]:

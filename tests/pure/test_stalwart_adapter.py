@@ -29,12 +29,14 @@ from agentmail_cp.mailserver import (
     MailState,
     NewAccount,
     Refusal,
+    Relabel,
+    Stored,
     Submitted,
 )
-from agentmail_cp.stalwart import StalwartMailServer
+from agentmail_cp.stalwart import StalwartMailServer, drafts, relabel
 from agentmail_cp.stalwart.jmap import JmapClient, bearer
 from agentmail_cp.stalwart.previews import BODY
-from tests.recorded.scenarios import NOBODY, SCENARIOS, letter
+from tests.recorded.scenarios import NOBODY, SCENARIOS, WHEN, letter
 from tests.recorded.tape import BASE, FOLDER, load, playing
 
 if TYPE_CHECKING:
@@ -43,6 +45,15 @@ if TYPE_CHECKING:
     from agentmail_cp.mailserver import MailServer
 
 SECRET = re.compile(r"API_[A-Za-z0-9_-]{8,}|app_[a-z0-9]{8,}|Authorization|Bearer", re.IGNORECASE)
+
+
+class Asked(msgspec.Struct, rename="camel"):
+    """A JMAP request."""
+
+    method_calls: list[tuple[str, dict[str, Any], str]] = []
+
+
+REQUEST = msgspec.json.Decoder(Asked)
 
 
 class Silence:
@@ -197,6 +208,51 @@ async def test_only_html_costs_a_request_for_its_preview() -> None:
     assert len([request for request in asked if f"'maxBodyValueBytes': {BODY}" in request]) == 1
 
 
+async def test_a_version_of_a_draft_replaces_one_that_is_there() -> None:
+    found = await played("drafts")
+    second = found["second"]
+    (left,) = found["left"]
+    assert (left.document_id, left.size) == (second.document_id, second.size)
+    assert (left.folders, left.keywords) == ({Folder.DRAFTS}, {"$draft", "$seen", "blue"})
+    assert (left.preview, found["none"]) == ("Better", ())
+    assert code(found["late"]) == Refusal.NO_MAIL
+    assert code(found["broken"]) == Refusal.NO_BLOB
+    assert code(found["nobody"]) == Refusal.NO_ACCOUNT
+    ((_, attached),) = found["attachments"].items()
+    assert [each.filename for each in attached[second.document_id]] == ["Plan.pdf"]
+
+
+def test_a_refused_version_of_a_draft_costs_nothing_of_the_old_one() -> None:
+    """Stalwart carries out the destroys of an Email/set whose create it refused."""
+    for exchange in load("drafts").exchanges:
+        for name, arguments, _ in msgspec.convert(exchange.request or {}, Asked).method_calls:
+            assert name != "Email/set" or not {"create", "destroy"} <= arguments.keys()
+
+
+async def test_a_deleted_folder_does_not_stop_a_draft_or_a_copy() -> None:
+    found = await played("drafts")
+    (appended,) = found["appended"]
+    assert appended.folders == {Folder.DRAFTS}
+    assert appended.received_at == WHEN
+    assert found["no drafts"].size
+    assert code(found["no blob"]) == Refusal.NO_BLOB
+
+
+async def test_many_accounts_are_searched_in_one_request() -> None:
+    found = await played("searching")
+    ada, bob = found["all"]
+    assert found["all"] == {ada: (3, 2, 1), bob: ()}
+    assert found["one"] == {ada: (2,), bob: ()}
+    assert found["colon"] == {ada: (), bob: ()}
+    assert found["excerpts"] == {
+        1: "Hi there, **zebra** crossing",
+        2: "Hi there, **zebra** crossing",
+    }
+    assert code(found["nobody"]) == Refusal.NO_ACCOUNT
+    asked = [str(each.request) for each in load("searching").exchanges]
+    assert len([request for request in asked if "Email/query" in request]) == 3
+
+
 async def test_the_wire_refuses_as_the_real_server_does() -> None:
     found = await played("wire")
     assert found["limits"].max_calls_in_request == 256
@@ -247,9 +303,9 @@ def replying(answers: Answers) -> Callable[[httpx.Request], httpx.Response]:
         for name, arguments, tag in msgspec.json.decode(request.content)["methodCalls"]:
             answer = answers[name]
             if name == "Email/set" and "destroy" in arguments:
-                answer = {"destroyed": arguments["destroy"]}
+                answer = answers.get("destroy", {"destroyed": arguments["destroy"]})
             if name == "Email/set" and "update" in arguments:
-                answer = answers.get("moved again", {"updated": {}})
+                answer = answers.get("update", {"updated": {}})
             bad = "error" in answer
             responses.append(
                 ["error" if bad else name, {"type": answer["error"]} if bad else answer, tag]
@@ -359,7 +415,7 @@ async def test_a_copy_that_was_not_filed_is_filed_again(server: MailServer) -> N
     outcome, asked = await submitted(server, moved=stuck)
     assert isinstance(outcome, Submitted)
     assert '"update":{"b":{"mailboxIds":{"e":true}' in asked
-    outcome, _ = await submitted(server, **{"moved": stuck, "moved again": stuck})
+    outcome, _ = await submitted(server, moved=stuck, update=stuck)
     assert isinstance(outcome, MailServerUnavailable)
     assert outcome.reached
 
@@ -487,3 +543,130 @@ async def test_a_server_that_is_away_fails_changes_as_a_whole(server: MailServer
         router.route().mock(side_effect=httpx.ConnectError(""))
         with pytest.raises(MailServerUnavailable):
             await server.changes([Cursor(AccountId("b"), MailState("n"))])
+
+
+BUSY = {
+    "notUpdated": {
+        "b": {
+            "type": "forbidden",
+            "description": "Another process modified this message, please try again.",
+        }
+    }
+}
+BLUE = Relabel(DocumentId(1), add=frozenset({"blue"}))
+SHOWN = {"list": [{"id": "b", "keywords": {"Blue": True}}]}
+
+
+async def relabelled(server: MailServer, *answers: Answers) -> tuple[Any, int]:
+    """What comes of a relabel when Email/set answers so in turn, and how often it was asked."""
+    turns = iter(answers)
+    asked = 0
+
+    def reply(request: httpx.Request) -> httpx.Response:
+        nonlocal asked
+        said = GOOD | {"Email/get": SHOWN}
+        if b"Email/set" in request.content:
+            asked += 1
+            said |= next(turns)
+        return replying(said)(request)
+
+    with respx.mock(base_url=BASE) as router:
+        router.route().mock(side_effect=reply)
+        try:
+            return await server.relabel(AccountId("b"), [BLUE]), asked
+        except MailServerError as error:
+            return error, asked
+
+
+DONE: Answers = {"update": {"updated": {"b": None}}}
+MET: Answers = {"update": BUSY}
+HIDDEN: Answers = DONE | {"Email/get": {"list": [{"id": "b", "keywords": {}}]}}
+
+
+@pytest.fixture
+def _at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Wait for nothing between two tries."""
+    monkeypatch.setattr(relabel, "PAUSES", tuple(0.0 for _ in relabel.PAUSES))
+    monkeypatch.setattr(drafts, "PAUSES", tuple(0.0 for _ in drafts.PAUSES))
+
+
+@pytest.mark.usefixtures("_at_once")
+async def test_a_change_that_met_another_is_asked_for_again(server: MailServer) -> None:
+    assert await relabelled(server, MET, MET, DONE) == (None, 3)
+
+
+@pytest.mark.usefixtures("_at_once")
+async def test_a_change_that_always_meets_others_fails_in_the_end(server: MailServer) -> None:
+    tries = len(relabel.PAUSES) + 1
+    outcome, asked = await relabelled(server, *[MET] * tries)
+    assert isinstance(outcome, MailServerUnavailable)
+    assert outcome.reached
+    assert asked == tries
+
+
+@pytest.mark.usefixtures("_at_once")
+async def test_a_keyword_others_take_away_at_once_is_no_hidden_one(server: MailServer) -> None:
+    assert await relabelled(server, HIDDEN, MET, DONE) == (None, 3)
+
+
+@pytest.mark.usefixtures("_at_once")
+async def test_a_hidden_keyword_is_taken_away_and_refused(server: MailServer) -> None:
+    outcome, asked = await relabelled(server, HIDDEN, HIDDEN, HIDDEN, DONE)
+    assert code(outcome) == Refusal.TOO_MANY_KEYWORDS
+    assert asked == relabel.LOOKS + 1
+
+
+async def replaced(server: MailServer, *answers: Answers) -> tuple[Any, list[list[str]]]:
+    """What comes of replacing draft 7 when its destroys answer so in turn, and what was destroyed."""
+    turns = iter(answers)
+    destroyed: list[list[str]] = []
+
+    def reply(request: httpx.Request) -> httpx.Response:
+        said = GOOD
+        if b'"destroy"' in request.content:
+            ((_, arguments, _),) = REQUEST.decode(request.content).method_calls[-1:]
+            destroyed.append(arguments["destroy"])
+            said = GOOD | (next(turns) if arguments["destroy"] == ["h"] else {})
+        return replying(said)(request)
+
+    with respx.mock(base_url=BASE) as router:
+        router.route().mock(side_effect=reply)
+        try:
+            made = await server.store_draft(AccountId("b"), MAIL, replaces=DocumentId(7))
+        except MailServerError as error:
+            return error, destroyed
+    return made, destroyed
+
+
+AWAY: Answers = {"destroy": {"error": "serverUnavailable"}}
+GONE: Answers = {"destroy": {"notDestroyed": {"h": {"type": "notFound"}}}}
+
+
+@pytest.mark.usefixtures("_at_once")
+async def test_an_old_version_somebody_else_destroyed_costs_the_new_one(
+    server: MailServer,
+) -> None:
+    """Both under way at once, the loser hears `serverUnavailable` first."""
+    for answers in ([GONE], [AWAY, AWAY, GONE]):
+        outcome, destroyed = await replaced(server, *answers)
+        assert code(outcome) == Refusal.NO_MAIL
+        assert destroyed == [["h"]] * len(answers) + [["b"]]
+
+
+@pytest.mark.usefixtures("_at_once")
+async def test_an_old_version_that_was_only_touched_is_destroyed_all_the_same(
+    server: MailServer,
+) -> None:
+    outcome, destroyed = await replaced(server, AWAY, {})
+    assert outcome == Stored(DocumentId(1), 9)
+    assert destroyed == [["h"], ["h"]]
+
+
+@pytest.mark.usefixtures("_at_once")
+async def test_an_old_version_that_may_be_there_keeps_the_new_one(server: MailServer) -> None:
+    """Taken back on a mere guess, both would be lost."""
+    tries = len(drafts.PAUSES) + 1
+    outcome, destroyed = await replaced(server, *[AWAY] * tries)
+    assert isinstance(outcome, MailServerUnavailable)
+    assert outcome.reached
+    assert destroyed == [["h"]] * tries

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
 from contextlib import asynccontextmanager
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any, Protocol
 
 import msgspec
@@ -304,6 +304,63 @@ async def receiving(client: JmapClient, stage: Stage) -> Results:
     return found
 
 
+async def drafts(client: JmapClient, _: Stage) -> Results:
+    """Versions of drafts, and the folder they are in deleted under us."""
+    server = StalwartMailServer(client)
+    ada = await server.create_account(NewAccount("ada@agents.test"))
+    who = ada.account_id
+    blob = await server.upload(who, b"%PDF-", "application/pdf")
+    file = OutgoingAttachment(blob, "application/pdf", "Plan.pdf")
+    email = letter(ada.address, "bob@agents.test", keywords=frozenset({"Blue"}))
+    first = await server.store_draft(who, email)
+    newer = msgspec.structs.replace(email, text="Better", attachments=(file,))
+    second = await server.store_draft(who, newer, replaces=first.document_id)
+    found: Results = {"first": first, "second": second}
+    found["late"] = await refusal(server.store_draft(who, email, replaces=first.document_id))
+    lost = OutgoingAttachment(BlobId("zzz"), "text/plain")
+    broken = msgspec.structs.replace(email, attachments=(lost,))
+    found["broken"] = await refusal(server.store_draft(who, broken, replaces=second.document_id))
+    found["nobody"] = await refusal(server.store_draft(NOBODY, email))
+    found["left"] = await server.find(who, email.message_id, ada.state)
+    found["none"] = await server.find(who, "m2@agents.test", ada.state)
+    found["attachments"] = await server.attachments(
+        {who: [second.document_id, DocumentId(99)], NOBODY: [DocumentId(1)]}
+    )
+    await delete_folder(client, who, "drafts")
+    found["no drafts"] = await server.store_draft(who, email)
+    raw = await server.upload(who, mail("a@x"), "message/rfc822")
+    await delete_folder(client, who, "drafts")
+    appended = await server.append(who, raw, folder=Folder.DRAFTS, received_at=WHEN)
+    found["appended"] = await server.fetch(who, [appended])
+    found["no blob"] = await refusal(server.append(who, BlobId("never"), folder=Folder.INBOX))
+    return found
+
+
+async def searching(client: JmapClient, stage: Stage) -> Results:
+    server = StalwartMailServer(client)
+    ada = await server.create_account(NewAccount("ada@agents.test"))
+    bob = await server.create_account(NewAccount("bob@agents.test"))
+    who = ada.account_id
+    for number in range(3):
+        await server.append(
+            who,
+            mail(f"{number}@x", "Zebra" if number else "Other").replace(
+                b"Hi there", b"Hi there, zebra crossing" if number < 2 else b"Hi"
+            ),
+            folder=Folder.INBOX,
+            received_at=WHEN + timedelta(days=number),
+        )
+    await stage.settle()
+    accounts = [who, bob.account_id, NOBODY]
+    found: Results = {"all": await server.search(accounts, "zebra peer", limit=9)}
+    found["one"] = await server.search(accounts, "Zebra-crossing", limit=1)
+    found["colon"] = await server.search(accounts, "it:zebra", limit=1)
+    ids = [DocumentId(number) for number in (1, 2, 3, 99)]
+    found["excerpts"] = await server.excerpts(who, ids, "zebra")
+    found["nobody"] = await refusal(server.excerpts(NOBODY, ids, "zebra"))
+    return found
+
+
 async def wire(client: JmapClient, _: Stage) -> Results:
     server = StalwartMailServer(client)
     await server.ring()
@@ -327,6 +384,8 @@ SCENARIOS: dict[str, Scenario] = {
     "stale_ids": stale_ids,
     "sending": sending,
     "receiving": receiving,
+    "drafts": drafts,
+    "searching": searching,
     "wire": wire,
 }
 

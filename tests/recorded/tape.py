@@ -60,17 +60,15 @@ def _asked(request: httpx.Request) -> Any:
 @contextmanager
 def recording(exchanges: list[Exchange]) -> Generator[None]:
     """Write down everything that is said and heard over httpx."""
-    send = httpx.AsyncClient.send
+    send = httpx.AsyncHTTPTransport.handle_async_request
 
-    async def listen(
-        client: httpx.AsyncClient, request: httpx.Request, **options: Any
-    ) -> httpx.Response:
-        response = await send(client, request, **options)
+    async def listen(transport: httpx.AsyncHTTPTransport, request: httpx.Request) -> httpx.Response:
+        response = await send(transport, request)
         await response.aread()
         exchanges.append(_exchange(request, response))
         return response
 
-    with patch.object(httpx.AsyncClient, "send", listen):
+    with patch.object(httpx.AsyncHTTPTransport, "handle_async_request", listen):
         yield
 
 
