@@ -17,15 +17,15 @@ from typing import Any, Final
 
 import msgspec
 import structlog
-from litestar import Request, asgi
-from litestar.exceptions import MethodNotAllowedException
-from litestar.types import HTTPResponseStartEvent, Receive, Scope, Send
+from litestar import HttpMethod, Request, route
+from litestar.params import FromPath
+from litestar.types import ASGIApp, HTTPResponseStartEvent, Receive, Scope, Send
 
 from agentmail_cp import downloads, inboxes
+from agentmail_cp.db import Database
 from agentmail_cp.downloads import ExpiredLink, ForgedLink, Link, Span, Unsatisfiable
 from agentmail_cp.errors import Forbidden, Gone, NotFound
 from agentmail_cp.inboxes import Inbox
-from agentmail_cp.jobs import Resources
 from agentmail_cp.mailserver import (
     Attachment,
     BlobId,
@@ -35,6 +35,7 @@ from agentmail_cp.mailserver import (
     Refusal,
 )
 from agentmail_cp.web.auth import OPEN
+from agentmail_cp.web.inject import Db, Server
 
 log = structlog.stdlib.get_logger(__name__)
 
@@ -60,32 +61,37 @@ class File(msgspec.Struct, frozen=True):
     disposition: str
 
 
-@asgi("/downloads/{token:str}", opt=OPEN, copy_scope=False)
-async def download(scope: Scope, receive: Receive, send: Send) -> None:
-    """Download what a link names: GET and HEAD, one range at a time."""
-    request = Request[Any, Any, Any](scope, receive, send)
-    if request.method not in {"GET", "HEAD"}:
-        raise MethodNotAllowedException(headers={"Allow": "GET, HEAD"})
-    resources: Resources = request.app.state["resources"]
-    link = _verified(scope["path_params"]["token"], request.app.state["link_key"])
-    inbox = await _inbox(resources, link)
+@route(
+    "/downloads/{token:str}",
+    http_method=[HttpMethod.GET, HttpMethod.HEAD],
+    opt=OPEN,
+    include_in_schema=False,
+)
+async def download(
+    token: FromPath[str], request: Request[Any, Any, Any], db: Db, server: Server
+) -> ASGIApp:
+    """Download what a link names: one range at a time, as links are followed by any kind of client."""
+    link = _verified(token, request.app.state["link_key"])
+    inbox = await _inbox(db, link)
     with _found():
-        file = await _file(resources.server, inbox, link)
+        file = await _file(server, inbox, link)
     status, span, headers = _head(request, link, file)
-    if request.method == "HEAD" or span.length == 0:
-        await send(_start(status, headers))
-        await send({"type": "http.response.body", "body": b"", "more_body": False})
-        return
-    chunks = resources.server.download(
-        inbox.account, file.blob_id, start=span.start, stop=span.stop
-    )
-    try:
-        with _found():
-            first = await anext(chunks, b"")
-        await send(_start(status, headers))
-        await _pass_on(_Body(first, chunks), receive, send)
-    finally:
-        await _close(chunks)
+
+    async def answer(_scope: Scope, receive: Receive, send: Send) -> None:
+        if request.method == "HEAD" or span.length == 0:
+            await send(_start(status, headers))
+            await send({"type": "http.response.body", "body": b"", "more_body": False})
+            return
+        chunks = server.download(inbox.account, file.blob_id, start=span.start, stop=span.stop)
+        try:
+            with _found():
+                first = await anext(chunks, b"")
+            await send(_start(status, headers))
+            await _pass_on(_Body(first, chunks), receive, send)
+        finally:
+            await _close(chunks)
+
+    return answer
 
 
 def _verified(token: str, key: bytes) -> Link:
@@ -97,8 +103,8 @@ def _verified(token: str, key: bytes) -> Link:
         raise Gone("This download link has expired.", fix=_ASK_AGAIN) from None
 
 
-async def _inbox(resources: Resources, link: Link) -> Inbox:
-    async with resources.db.reading() as tx:
+async def _inbox(db: Database, link: Link) -> Inbox:
+    async with db.reading() as tx:
         inbox = await inboxes.get_for_reading(tx, link.organization_id, link.inbox_id)
     if inbox.state != "active" and not link.retained:
         raise NotFound("There is no such inbox any more.")

@@ -5,9 +5,7 @@ from __future__ import annotations
 import re
 from datetime import UTC, datetime, timedelta
 from email import policy
-from email.message import EmailMessage
 from email.parser import Parser
-from typing import cast
 from urllib.parse import unquote
 from uuid import UUID
 
@@ -98,7 +96,7 @@ def named(header: str) -> str | None:
     if found := re.search(r"filename\*=UTF-8''(\S+)$", header):
         return unquote(found[1], errors="strict")
     text = f"Content-Disposition: {header}\n\n"
-    return cast("EmailMessage", Parser(policy=policy.HTTP).parsestr(text)).get_filename()
+    return Parser(policy=policy.HTTP).parsestr(text).get_filename()
 
 
 @given(st.text(max_size=400))
