@@ -18,7 +18,7 @@ import procrastinate
 import structlog
 from procrastinate import JobContext, PsycopgConnector
 
-from agentmail_cp import inboxes, sending, submissions
+from agentmail_cp import dispatch, drafts, inboxes, sending, submissions
 from agentmail_cp.db import Connection, Database
 from agentmail_cp.errors import Unavailable
 from agentmail_cp.intake import Intake
@@ -86,9 +86,10 @@ async def erase_retained(context: JobContext, timestamp: int) -> None:  # noqa: 
 
 
 async def forget_old_sends(context: JobContext, timestamp: int) -> None:  # noqa: ARG001
-    """Remove rows of finished sends and submissions that nobody can ask for any more."""
+    """Remove rows of finished sends, submissions and drafts that nobody can ask for any more."""
     async with _resources(context).db.transaction(patience=LONG) as tx:
         await sending.forget_old(tx)
+        await drafts.forget_sent(tx)
         await submissions.forget_old(tx)
 
 
@@ -107,9 +108,9 @@ PERIODIC = (
 
 
 async def settle_for_ever(resources: Resources) -> None:
-    """Settle interrupted inboxes and sends, every `settle_interval` seconds."""
+    """Settle interrupted inboxes, sends and drafts, every `settle_interval` seconds."""
     while True:
-        for settle in (inboxes.settle, sending.settle):
+        for settle in (inboxes.settle, sending.settle, drafts.settle):
             await _attempt(settle, resources)
         await asyncio.sleep(resources.settings.settle_interval)
 
@@ -120,6 +121,19 @@ async def file_for_ever(resources: Resources) -> None:
         settled = await _attempt(submissions.settle, resources)
         pause = submissions.LOOK if settled else resources.settings.settle_interval
         await asyncio.sleep(pause)
+
+
+async def fire_for_ever(resources: Resources) -> None:
+    """Send scheduled drafts when their time has come."""
+    settings = resources.settings
+    patience = settings.stalwart_timeout + settings.stalwart_connect_timeout
+
+    async def fire(db: Database, server: MailServer) -> int:
+        return await dispatch.fire_due(db, server, patience=patience)
+
+    while True:
+        fired = await _attempt(fire, resources)
+        await asyncio.sleep(dispatch.LOOK if fired else dispatch.RECOVERY)
 
 
 async def _attempt(
@@ -169,6 +183,7 @@ async def working(resources: Resources) -> AsyncGenerator[None]:
         asyncio.create_task(for_ever("intake", intake.run)),
         asyncio.create_task(for_ever("settle", lambda: settle_for_ever(resources))),
         asyncio.create_task(for_ever("submissions", lambda: file_for_ever(resources))),
+        asyncio.create_task(for_ever("drafts", lambda: fire_for_ever(resources))),
         asyncio.create_task(for_ever("jobs", lambda: run_jobs(resources))),
     ]
     try:

@@ -143,7 +143,10 @@ async def record(
 def _not_ours_yet(mail: Mail, held: frozenset[str]) -> bool:
     if Folder.DRAFTS in mail.folders:
         return True
-    return Folder.SENT in mail.folders and mail.message_id in held
+    if Folder.SENT in mail.folders:
+        return mail.message_id in held
+    # A draft somebody threw away or put aside was never received.
+    return "$draft" in mail.keywords and labels.SENT_KEYWORD not in mail.keywords
 
 
 def _shown_as_sent(rows: Iterable[_Known], copies: Copies) -> dict[str, DocumentId]:

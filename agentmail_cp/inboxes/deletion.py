@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from uuid import UUID
 
-from agentmail_cp import messages
+from agentmail_cp import drafts, messages
 from agentmail_cp.db import Database, Tx, fetch_all, fetch_one
 from agentmail_cp.errors import Conflict, NotFound, Unavailable
 from agentmail_cp.inboxes.inbox import COLUMNS, LEASE, Inbox, get, get_for_reading, inbox_uuid
@@ -122,6 +122,7 @@ async def erase(db: Database, server: MailServer, *, organization_id: UUID, addr
 
 async def _set_erased(tx: Tx, inbox: Inbox) -> None:
     await messages.erase(tx, inbox.place)
+    await drafts.erase(tx, inbox.place)
     await tx.execute(
         "update inbox set state = 'erased', display_name = null, metadata = '{}', client_id = null,"
         " updated_at = now() where inbox_id = %(inbox_id)s"

@@ -6,7 +6,8 @@ is gone. A row whose `lease_until`
 has passed in `submitting` or `unknown` is settled before anything is sent again: `find_own` looks for the
 copy by its Message-ID, never in a search index. `lease_until` also tells attempts apart: who took a row
 with another one no longer decides about it. Threads, index row and event are written together when the
-outcome is known. Nothing is ever handed in from here without a row.
+outcome is known. Nothing is ever handed in from here without a row. Where the mail was made of a draft
+(`draft_id`), whatever begins or ends the send does the same to the draft, in the same transaction.
 
 What can fail, what the caller gets, and what happens next:
 
@@ -36,7 +37,7 @@ crash after recording                  connection lost             same key: the
 
 from __future__ import annotations
 
-from agentmail_cp.sending.attempt import answered, send, stamp
+from agentmail_cp.sending.attempt import answered, repeated, send, stamp
 from agentmail_cp.sending.record import (
     Answer,
     Outcome,
@@ -57,6 +58,7 @@ __all__ = [
     "check_idempotency_key",
     "forget_old",
     "live_message_ids",
+    "repeated",
     "send",
     "settle",
     "stamp",

@@ -11,8 +11,10 @@ import msgspec
 import structlog
 from uuid_utils.compat import uuid7
 
+from agentmail_cp import drafts
 from agentmail_cp.compose import Stamp, new_message_id
 from agentmail_cp.db import Database, Tx, fetch_one
+from agentmail_cp.drafts import Draft
 from agentmail_cp.errors import (
     AgentMailError,
     Conflict,
@@ -79,20 +81,21 @@ async def send(
     fingerprint: bytes,
     key: str | None,
     patience: float,
+    draft: Draft | None = None,
 ) -> Outcome:
     """Hand a finished mail of an inbox in and record it. The package's table lists every failure.
 
     An attempt that takes up an earlier one goes by the earlier one's Message-ID. `fingerprint`
     (`compose.fingerprint`) tells a repeated request from another one under the same key; `patience` is
     the longest the mail server may take, in seconds; it bounds how long a crashed attempt blocks its
-    key.
+    key. `draft` is what the mail was made of: taken for sending together with the send's row, and gone
+    with its record; `Conflict` is raised when it is not any more what it says.
     """
     check_idempotency_key(key)
-    row = await _begin(
-        db,
-        server,
-        _Attempt(inbox, email, fingerprint, key, patience),
+    attempt = _Attempt(
+        inbox=inbox, fingerprint=fingerprint, key=key, email=email, patience=patience, draft=draft
     )
+    row = await _begin(db, server, attempt)
     if row.answer is not None:
         return Outcome(row.answer, replayed=True)
     email = msgspec.structs.replace(email, message_id=row.message_id)
@@ -116,18 +119,41 @@ async def answered(tx: Tx, inbox: Inbox, fingerprint: bytes, key: str | None) ->
     return Outcome(row.answer, replayed=True)
 
 
+async def repeated(
+    db: Database, server: MailServer, *, inbox: Inbox, fingerprint: bytes, key: str | None
+) -> Outcome | None:
+    """The outcome of an earlier request like this one, found out first where it is open; None when
+    nothing came of it. For what is not there any more once it is sent. Raises as `send`.
+    """
+    check_idempotency_key(key)
+    request = _Request(inbox=inbox, fingerprint=fingerprint, key=key)
+    while True:
+        async with db.transaction() as tx:
+            earlier = await _earlier(tx, request)
+            if earlier is None or not (earlier.open or earlier.answer):
+                return None
+            if earlier.answer is not None:
+                await _told(tx, earlier)
+                return Outcome(earlier.answer, replayed=True)
+        await _settle_first(db, server, earlier)
+
+
 OWED_OR_DEAD = (
     "(owed_until > now() or (state in ('submitting', 'unknown') and lease_until <= now()))"
 )
 """Which requests without a key are still without an answer."""
 
 
-class _Attempt(msgspec.Struct, frozen=True):
+class _Request(msgspec.Struct, frozen=True, kw_only=True):
     inbox: Inbox
-    email: OutgoingEmail
     fingerprint: bytes
     key: str | None
+
+
+class _Attempt(_Request, frozen=True, kw_only=True):
+    email: OutgoingEmail
     patience: float
+    draft: Draft | None
 
     @property
     def lease(self) -> timedelta:
@@ -136,14 +162,13 @@ class _Attempt(msgspec.Struct, frozen=True):
 
 async def _begin(db: Database, server: MailServer, attempt: _Attempt) -> Send:
     """The row of this attempt: new, an earlier one with its answer, or one to be tried again."""
-    async with db.reading() as tx:
-        # Nearly every attempt is a new one: a single statement, committed by itself.
-        begun = await _insert(tx, attempt)
+    begun = await _begin_new(db, attempt)
     while begun is None:
         async with db.transaction() as tx:
             earlier = await _earlier(tx, attempt)
             if earlier is None:
                 begun = await _insert(tx, attempt)
+                await _take_draft(tx, attempt, begun)
             elif earlier.state == "sent":
                 await _told(tx, earlier)
                 return earlier
@@ -151,9 +176,32 @@ async def _begin(db: Database, server: MailServer, attempt: _Attempt) -> Send:
                 begun = None
             else:
                 begun = await _reopen(tx, earlier, attempt)
+                await _take_draft(tx, attempt, begun)
         if begun is None and earlier is not None:
             await _settle_first(db, server, earlier)
     return begun
+
+
+async def _begin_new(db: Database, attempt: _Attempt) -> Send | None:
+    """A new row, as nearly every attempt needs one: a single statement, committed by itself."""
+    if attempt.draft is None:
+        async with db.reading() as tx:
+            return await _insert(tx, attempt)
+    async with db.transaction() as tx:
+        begun = await _insert(tx, attempt)
+        await _take_draft(tx, attempt, begun)
+    return begun
+
+
+async def _take_draft(tx: Tx, attempt: _Attempt, begun: Send | None) -> None:
+    """Take the draft in the transaction that begins its send: both, or neither."""
+    if attempt.draft is None or begun is None or await drafts.begin_sending(tx, attempt.draft):
+        return
+    raise Conflict(
+        "The draft was changed, or is being sent by another request.",
+        fix="Get the draft again, and send what it says now.",
+        retry_after=1.0,
+    )
 
 
 async def _settle_first(db: Database, server: MailServer, earlier: Send) -> None:
@@ -178,7 +226,7 @@ async def _settle_first(db: Database, server: MailServer, earlier: Send) -> None
         raise not_settled(error) from error
 
 
-async def _earlier(tx: Tx, attempt: _Attempt) -> Send | None:
+async def _earlier(tx: Tx, attempt: _Request) -> Send | None:
     """The row this attempt repeats: by key, or, without one, an unanswered twin of the same request.
 
     The twin rule is for clients that repeat a request by themselves after a 503, as the SDKs do: until
@@ -252,9 +300,9 @@ async def _insert(tx: Tx, attempt: _Attempt) -> Send | None:
         tx,
         Send,
         "insert into send (send_id, organization_id, inbox_id, account_id, idempotency_key,"
-        " fingerprint, message_id, mail_state, state, lease_until)"
+        " fingerprint, message_id, draft_id, mail_state, state, lease_until)"
         " select %(send_id)s, %(organization_id)s, %(inbox_id)s, %(account_id)s, %(key)s,"
-        " %(fingerprint)s, %(message_id)s, (select state from inbox_sync"
+        " %(fingerprint)s, %(message_id)s, %(draft_id)s, (select state from inbox_sync"
         " where inbox_id = %(inbox_id)s and organization_id = %(organization_id)s),"
         " 'submitting', now() + %(lease)s where %(key)s::text is not null or not exists"
         " (select from send where organization_id = %(organization_id)s"
@@ -269,6 +317,7 @@ async def _insert(tx: Tx, attempt: _Attempt) -> Send | None:
             "key": attempt.key,
             "fingerprint": attempt.fingerprint,
             "message_id": attempt.email.message_id,
+            "draft_id": attempt.draft.draft_id if attempt.draft else None,
             "lease": attempt.lease,
         },
     )

@@ -9,13 +9,13 @@ import asyncio
 import contextlib
 from collections.abc import AsyncGenerator
 from datetime import UTC, datetime, timedelta
-from typing import Literal
+from typing import Any, Literal
 from uuid import UUID
 
 import msgspec
 from psycopg.types.json import Jsonb
 
-from agentmail_cp import extract, messages, threads
+from agentmail_cp import drafts, extract, messages, threads
 from agentmail_cp.db import Database, Tx
 from agentmail_cp.errors import (
     Invalid,
@@ -49,7 +49,7 @@ OWED = timedelta(minutes=10)
 State = Literal["submitting", "unknown", "sent", "refused", "abandoned"]
 COLUMNS = (
     "send_id, organization_id, inbox_id, account_id, idempotency_key, fingerprint, message_id,"
-    " mail_state, state, lease_until, document_id, answer, created_at"
+    " draft_id, mail_state, state, lease_until, document_id, answer, created_at"
 )
 
 
@@ -85,6 +85,7 @@ class Send(msgspec.Struct, frozen=True, kw_only=True):
     idempotency_key: str | None
     fingerprint: bytes
     message_id: str
+    draft_id: UUID | None
     mail_state: MailState | None
     state: State
     lease_until: datetime
@@ -149,7 +150,7 @@ async def recording(db: Database, row: Send) -> AsyncGenerator[Tx]:
 async def close(db: Database, row: Send, state: State) -> None:
     """Decide about a row, unless somebody else took it meanwhile."""
     async with recording(db, row) as tx:
-        await tx.execute(
+        closed = await tx.execute(
             "update send set state = %(state)s, updated_at = now(),"
             " lease_until = least(lease_until, now()),"
             " owed_until = case when %(state)s = 'unknown' then now() + %(owed)s else owed_until end"
@@ -163,6 +164,16 @@ async def close(db: Database, row: Send, state: State) -> None:
                 "lease_until": row.lease_until,
             },
         )
+        if row.draft_id and closed.rowcount == 1 and state in {"abandoned", "refused"}:
+            await drafts.ended(tx, **_draft_of(row), refused=state == "refused")
+
+
+def _draft_of(row: Send) -> dict[str, Any]:
+    return {
+        "organization_id": row.organization_id,
+        "inbox_id": row.inbox_id,
+        "draft_id": row.draft_id,
+    }
 
 
 async def release(db: Database, row: Send) -> None:
@@ -250,6 +261,8 @@ async def store_answer(tx: Tx, row: Send, document_id: DocumentId | None, answer
             "organization_id": row.organization_id,
         },
     )
+    if row.draft_id:
+        await drafts.sent(tx, **_draft_of(row))
 
 
 async def forget_old(tx: Tx) -> int:
