@@ -46,6 +46,9 @@ PATIENCE = 5.0
 CHECK_PATIENCE = 1.5
 """Seconds a connection may take to say that it is alive."""
 
+MIGRATION_LOOK = 0.1
+"""Seconds between two looks whether another process has migrated."""
+
 LOCK_MIGRATIONS = 0x61676D61696C
 """Advisory lock held while migrating: the letters `agmail`."""
 
@@ -230,10 +233,19 @@ class MigrationChanged(Exception):
 
 
 class Migration(msgspec.Struct, frozen=True):
-    """One numbered SQL file."""
+    """One numbered SQL file. One that works `concurrently` cannot run in a transaction: its statements
+    stand alone, and each must bear being repeated.
+    """
 
     name: str
     sql: str
+
+    @property
+    def steps(self) -> list[str]:
+        """What is executed by itself."""
+        if " concurrently " not in self.sql:
+            return [self.sql]
+        return [each for each in self.sql.split(";\n") if each.strip()]
 
     @property
     def digest(self) -> str:
@@ -248,7 +260,8 @@ def migrations() -> list[Migration]:
 
 
 async def migrate(url: str) -> list[str]:
-    """Apply what is missing, each file in its own transaction, one process at a time.
+    """Apply what is missing, one process at a time, each file in its own transaction unless it builds
+    indexes concurrently.
 
     Returns the names applied. Raises `MigrationChanged` when an applied file has changed, and
     `Unavailable` when PostgreSQL is away.
@@ -257,10 +270,24 @@ async def migrate(url: str) -> list[str]:
         async with await AsyncConnection[DictRow].connect(
             url, autocommit=True, row_factory=dict_row, connect_timeout=5
         ) as connection:
-            await connection.execute("select pg_advisory_lock(%s)", (LOCK_MIGRATIONS,))
+            await _take_turn(connection)
             return await _apply_missing(connection)
     except psycopg.OperationalError as error:
         raise Unavailable(f"PostgreSQL is not answering: {str(error).splitlines()[0]}") from error
+
+
+async def _take_turn(connection: Tx) -> None:
+    """Wait for whoever migrates now, without a statement that waits: an index that is built concurrently
+    waits for every statement older than itself.
+    """
+    while True:
+        cursor = await connection.execute(
+            "select pg_try_advisory_lock(%s) as mine", (LOCK_MIGRATIONS,)
+        )
+        row = await cursor.fetchone()
+        if row is not None and row["mine"]:
+            return
+        await asyncio.sleep(MIGRATION_LOOK)
 
 
 async def _apply_missing(connection: Tx) -> list[str]:
@@ -280,14 +307,22 @@ async def _apply_missing(connection: Tx) -> list[str]:
 
 
 async def _apply(connection: Tx, migration: Migration) -> None:
+    if len(migration.steps) > 1:
+        for step in migration.steps:
+            # The text is a file of this package, never input.
+            await connection.execute(cast("LiteralString", step))
+        await _note(connection, migration)
+        return
     async with connection.transaction():
         await connection.execute("set local lock_timeout = '4s'")
-        # The text is a file of this package, never input.
         await connection.execute(cast("LiteralString", migration.sql))
-        await connection.execute(
-            "insert into migration (name, digest) values (%s, %s)",
-            (migration.name, migration.digest),
-        )
+        await _note(connection, migration)
+
+
+async def _note(connection: Tx, migration: Migration) -> None:
+    await connection.execute(
+        "insert into migration (name, digest) values (%s, %s)", (migration.name, migration.digest)
+    )
 
 
 async def pending(tx: Tx) -> list[str]:

@@ -357,6 +357,9 @@ def _list_query(where: ThreadFilter) -> tuple[LiteralString, dict[str, object]]:
     else:
         query += " and masks && %(masks)s::smallint[]"
         parameters["masks"] = list(where.masks)
+    if "unread" in where.labels:
+        # Spelt out, as its index is: a parameter is no proof to the planner.
+        query += " and labels @> '{unread}'::text[]"
     if where.labels:
         query += " and labels @> %(labels)s"
         parameters["labels"] = list(where.labels)

@@ -6,7 +6,6 @@ import asyncio
 from collections.abc import Sequence
 from random import Random
 from urllib.parse import quote
-from uuid import UUID
 
 import pytest
 
@@ -114,9 +113,7 @@ async def test_fifty_changes_at_once_end_as_some_order_would(anywhere: Service, 
 
     async def both() -> tuple[set[str], set[str]]:
         mail = await stored(anywhere, message)
-        there = labels.labels_of(
-            direction="received", folders=mail.folders, keywords=mail.keywords
-        )
+        there = labels.labels_of(direction="received", folders=mail.folders, keywords=mail.keywords)
         answer = await anywhere.client.get(path)
         return set(there), set(answer.json()["labels"])
 
@@ -149,7 +146,11 @@ async def logged(service: Service, inbox: Json, before: set[str]) -> set[str]:
     while token is not None:
         answer = await service.client.get(
             f"/v0/inboxes/{inbox['inbox_id']}/events",
-            params={"ascending": "true", "limit": "100", **({"page_token": token} if token else {})},
+            params={
+                "ascending": "true",
+                "limit": "100",
+                **({"page_token": token} if token else {}),
+            },
         )
         assert answer.status_code == 200, answer.text
         for event in answer.json()["events"]:

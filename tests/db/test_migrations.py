@@ -96,6 +96,39 @@ async def test_a_migration_that_fails_leaves_nothing_of_itself(
         assert connection.execute("select to_regclass('half')").fetchone() == (None,)
 
 
+async def test_an_index_whose_building_was_interrupted_is_built_again(
+    empty_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """PostgreSQL keeps what is half-built under its name, slows writes with it and never reads it."""
+    whole = db.migrations()
+    building = Migration(
+        "9999_index.sql",
+        "drop index concurrently if exists once;\n"
+        "create unique index concurrently once on thread (subject);\n",
+    )
+    monkeypatch.setattr(db, "migrations", lambda: whole)
+    await db.migrate(empty_url)
+    with psycopg.connect(empty_url, autocommit=True) as connection:
+        twice = (
+            "insert into thread (thread_id, organization_id, pod_id, inbox_id, subject, labels,"
+            " masks, senders, recipients, message_count, size, has_attachment, last_message_id,"
+            ' "timestamp", created_at) select gen_random_uuid(), gen_random_uuid(),'
+            " gen_random_uuid(), gen_random_uuid(), 'same', '{}', '{}', '{}', '{}', 1, 1, false,"
+            " '', now(), now() from generate_series(1, 2)"
+        )
+        connection.execute(twice)
+        monkeypatch.setattr(db, "migrations", lambda: [*whole, building])
+        with pytest.raises(psycopg.errors.UniqueViolation):
+            await db.migrate(empty_url)
+        assert applied(empty_url) == NAMES
+        connection.execute("delete from thread")
+        assert await db.migrate(empty_url) == ["9999_index.sql"]
+        found = connection.execute(
+            "select indisvalid from pg_index where indexrelid = 'once'::regclass"
+        )
+        assert found.fetchone() == (True,)
+
+
 async def test_what_is_missing_is_known_before_and_after(empty_url: str) -> None:
     """The readiness check asks this."""
     pool = Database(empty_url)

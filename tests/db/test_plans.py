@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import AsyncGenerator, Callable, Coroutine
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from typing import Any
 from unittest.mock import patch
 from uuid import UUID
@@ -12,7 +13,7 @@ from uuid import UUID
 import pytest
 import pytest_asyncio
 
-from agentmail_cp import db, intake, messages, threads
+from agentmail_cp import db, events, filing, intake, messages, threads
 from agentmail_cp.db import Database, Tx
 from agentmail_cp.intake import Intake
 from agentmail_cp.messages import MessageFilter
@@ -20,7 +21,7 @@ from agentmail_cp.sandbox import MailSandbox
 from agentmail_cp.threads import ThreadFilter
 
 ORGANIZATION, INBOX = UUID(int=1), UUID(int=101)
-BIG = {"message", "thread", "inbox_sync", "thread_reference"}
+BIG = {"event", "message", "thread", "inbox_sync", "thread_reference"}
 """Not `inbox`: a claim of 50 may well read a table of a few thousand short rows once."""
 
 FILL = """
@@ -46,9 +47,14 @@ insert into thread_reference (inbox_id, reference, organization_id, thread_id)
 select inbox_id, btrim(message_id, '<>'), organization_id, thread_id from message;
 insert into thread (thread_id, organization_id, pod_id, inbox_id, labels, masks, senders, recipients,
     message_count, size, has_attachment, last_message_id, "timestamp", created_at)
-select thread_id, organization_id, pod_id, inbox_id, '{received}', array_agg(distinct mask), '{}',
-    '{}', count(*), 1000, false, '', max("timestamp"), min("timestamp")
+select thread_id, organization_id, pod_id, inbox_id,
+    case when random() < 0.01 then '{received,unread}'::text[] else '{received}' end,
+    array_agg(distinct mask), '{}', '{}', count(*), 1000, false, '', max("timestamp"), min("timestamp")
 from message group by 1, 2, 3, 4;
+insert into event (event_id, organization_id, pod_id, inbox_id, seq, type, message_id, facts)
+select gen_random_uuid(), organization_id, pod_id, inbox_id, document_id,
+    case when random() < 0.01 then 'label.added' else 'message.received' end, message_id,
+    '{"label": "x"}' from message;
 analyze;
 """
 
@@ -78,6 +84,7 @@ async def plans(tx: Tx, ask: Callable[[], Coroutine[Any, Any, object]]) -> list[
         patch.object(messages, "fetch_all", explained),
         patch.object(threads, "fetch_all", explained),
         patch.object(intake, "fetch_all", explained),
+        patch.object(events, "fetch_all", explained),
     ):
         await ask()
     assert nodes
@@ -110,7 +117,16 @@ async def test_lists_and_claims_use_their_indexes(tx: Tx, database: Database) ->
     ):
         assert_quick(await plans(tx, lambda where=where: message_page(tx, where)))
     for inbox_id in (INBOX, None):
-        assert_quick(await plans(tx, lambda inbox_id=inbox_id: thread_page(tx, inbox_id)))
+        for thread_filter in (
+            ThreadFilter(),
+            ThreadFilter(labels=("unread",)),
+            ThreadFilter(masks=filing.visible_masks(["spam"])),
+            ThreadFilter(before=after),
+        ):
+            page = partial(thread_page, tx, inbox_id, thread_filter)
+            assert_quick(await plans(tx, page))
+    assert_quick(await plans(tx, lambda: event_page(tx)))
+    assert_quick(await plans(tx, lambda: page_of_a_thread(tx)))
     reader = Intake(database, MailSandbox("agents.test"))
     claims = await plans(tx, lambda: reader._claim(tx))  # pyright: ignore[reportPrivateUsage]
     assert [node["Node Type"] for node in claims].count("ModifyTable") == 2, (
@@ -130,17 +146,48 @@ async def message_page(tx: Tx, where: MessageFilter) -> object:
     )
 
 
-async def thread_page(tx: Tx, inbox_id: UUID | None) -> object:
+async def thread_page(tx: Tx, inbox_id: UUID | None, where: ThreadFilter) -> object:
     return await threads.list_page(
         tx,
         organization_id=ORGANIZATION,
         inbox_id=inbox_id,
-        where=ThreadFilter(),
+        where=where,
         limit=20,
         page_token=None,
     )
 
 
+async def event_page(tx: Tx) -> object:
+    return await events.list_labels(
+        tx, organization_id=ORGANIZATION, inbox_id=INBOX, limit=20, page_token=None
+    )
+
+
+async def page_of_a_thread(tx: Tx) -> object:
+    thread_id = UUID(int=0x1000)
+    await messages.with_attachments(
+        tx, organization_id=ORGANIZATION, threads=[thread_id], masks=(0,)
+    )
+    return await messages.page_of_thread(
+        tx,
+        organization_id=ORGANIZATION,
+        thread_id=thread_id,
+        masks=(0,),
+        limit=20,
+        page_token=None,
+    )
+
+
+async def test_what_is_unread_is_found_without_a_look_at_the_rest(tx: Tx) -> None:
+    """Agents poll for it; most of the time there is nothing."""
+    few = MessageFilter(labels=("unread",))
+    read = await plans(tx, lambda: message_page(tx, few))
+    read += await plans(tx, lambda: thread_page(tx, None, ThreadFilter(labels=("unread",))))
+    used = {node["Index Name"] for node in read if "Index Name" in node}
+    assert used >= {"message_list_new", "thread_list_all_unread"}
+
+
 def test_the_queries_go_where_their_plans_are_read() -> None:
     """A rename of what these modules call must not leave the plans unread."""
     assert messages.fetch_all is threads.fetch_all is intake.fetch_all is db.fetch_all
+    assert events.fetch_all is db.fetch_all
