@@ -103,6 +103,8 @@ def _whole(pattern: str, token: str) -> str:
 
 
 def _similar(token: str) -> str:
+    if len(token) < _SHORTEST_STEM:
+        return _whole(re.escape(token), token)
     stem = token[: max(_SHORTEST_STEM, len(token) - _ENDING)]
     most = len(token) - len(stem) + _ENDING
     return _whole(rf"{re.escape(stem)}{_LETTER}{{0,{most}}}", token)

@@ -111,13 +111,16 @@ class Account(msgspec.Struct, frozen=True):
 
 
 class OutgoingAttachment(msgspec.Struct, frozen=True):
-    """One attachment of an outgoing mail, already uploaded as a blob of the same account."""
+    """One attachment of an outgoing mail, already uploaded as a blob of the same account. `size` is
+    in bytes, for whoever adds them up.
+    """
 
     blob_id: BlobId
     content_type: str
     filename: str | None = None
     content_id: str | None = None
     inline: bool = False
+    size: int = 0
 
 
 class OutgoingEmail(msgspec.Struct, frozen=True, kw_only=True):
@@ -210,7 +213,9 @@ class Mail(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Attachment(msgspec.Struct, frozen=True, kw_only=True):
-    """One attachment of a stored mail. `part_id` is stable for the mail; `size` is decoded bytes."""
+    """One attachment of a stored mail. `part_id` is stable for the mail; `size` is decoded bytes;
+    `charset` is what the mail says a text is written in.
+    """
 
     part_id: str
     blob_id: BlobId
@@ -219,6 +224,7 @@ class Attachment(msgspec.Struct, frozen=True, kw_only=True):
     filename: str | None = None
     content_id: str | None = None
     inline: bool = False
+    charset: str | None = None
 
 
 class MailContent(msgspec.Struct, frozen=True, kw_only=True):
@@ -441,8 +447,8 @@ class MailServer(Protocol):
     async def upload(
         self, account_id: AccountId, content: AsyncIterator[bytes] | bytes, content_type: str
     ) -> BlobId:
-        """Store bytes for later use in `submit`, `store_draft` or `append` (about an hour); what is too
-        large, those refuse. The blob id of an attachment of a stored mail can be used there too.
+        """Store bytes for later use in `submit`, `store_draft` or `append` (a day); what is too large,
+        those refuse. The blob id of an attachment of a stored mail can be used there too.
         """
         ...
 
