@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import binascii
 import re
+from collections.abc import Sequence
 
 from agentmail_cp import addresses, labels
 from agentmail_cp.compose import SendMessage
@@ -25,10 +26,7 @@ async def outgoing(server: MailServer, inbox: Inbox, data: bodies.Outgoing) -> S
     """The mail a request asks for, with its attachments uploaded."""
     if data.track_opens:
         raise Invalid("track_opens", "Opens cannot be tracked here.", fix="Leave it out.")
-    attachments = [
-        await _upload(server, inbox, each, f"attachments.{index}")
-        for index, each in enumerate(data.attachments or ())
-    ]
+    attachments = await uploaded(server, inbox, data.attachments, "attachments")
     return SendMessage(
         to=addresses.parse_list(data.to, "to"),
         cc=addresses.parse_list(data.cc, "cc"),
@@ -39,8 +37,19 @@ async def outgoing(server: MailServer, inbox: Inbox, data: bodies.Outgoing) -> S
         html=data.html,
         headers=data.headers or {},
         labels=labels.for_send(data.labels),
-        attachments=tuple(attachments),
+        attachments=attachments,
     )
+
+
+async def uploaded(
+    server: MailServer, inbox: Inbox, given: Sequence[bodies.SendAttachment] | None, field: str
+) -> tuple[OutgoingAttachment, ...]:
+    """The attachments of a request, as blobs of the inbox's account. `field` is where they stand."""
+    found = [
+        await _upload(server, inbox, each, f"{field}.{index}")
+        for index, each in enumerate(given or ())
+    ]
+    return tuple(found)
 
 
 async def _upload(
