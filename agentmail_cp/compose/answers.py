@@ -27,6 +27,7 @@ _MAX_FILENAME = 255
 _CONTENT_TYPE = re.compile(
     r"(?!multipart/)[a-z0-9][\w.+-]*/[a-z0-9][\w.+-]*", re.ASCII | re.IGNORECASE
 )
+_CHARSET = re.compile(r"[\w.:+-]{1,40}", re.ASCII)
 _CONTENT_ID = re.compile(r"[!-;=?-~]{1,255}")
 _WORD_ENDS = re.compile(r"[\s;(]")
 _BULK = frozenset({"bulk", "list", "junk"})
@@ -127,9 +128,14 @@ def compose_forward(
 def again(attachment: Attachment) -> OutgoingAttachment:
     """A stranger's attachment, with nothing in its headers that could not stand there."""
     content_type, content_id = attachment.content_type, attachment.content_id or ""
+    charset = attachment.charset or ""
+    if not _CONTENT_TYPE.fullmatch(content_type):
+        content_type = _ANY_TYPE
+    elif _CHARSET.fullmatch(charset):
+        content_type += f"; charset={charset}"
     return OutgoingAttachment(
         blob_id=attachment.blob_id,
-        content_type=content_type if _CONTENT_TYPE.fullmatch(content_type) else _ANY_TYPE,
+        content_type=content_type,
         filename=tame(attachment.filename or "")[:_MAX_FILENAME] or None,
         content_id=content_id if _CONTENT_ID.fullmatch(content_id) else None,
         inline=attachment.inline,

@@ -90,6 +90,7 @@ class StoredMail(msgspec.Struct, kw_only=True):
                 filename=part.filename,
                 content_id=part.content_id,
                 inline=part.inline,
+                charset=part.charset,
             )
             for part in self.parsed.attachments
         )

@@ -57,7 +57,7 @@ LEAF: Final = ("partId", "type")
 
 CONTENT: Final = ("id", "blobId", "headers", "textBody", "htmlBody", "attachments", "bodyValues")
 ATTACHED: Final = ("id", "textBody", "htmlBody", "attachments")
-PART: Final = ("partId", "blobId", "size", "type", "name", "cid", "disposition")
+PART: Final = ("partId", "blobId", "size", "type", "name", "cid", "disposition", "charset")
 
 
 LOST: Final = frozenset({"cannotCalculateChanges", "invalidArguments"})
@@ -136,6 +136,7 @@ class _Part(msgspec.Struct, rename="camel"):
     name: str | None = None
     cid: str | None = None
     disposition: str | None = None
+    charset: str | None = None
 
 
 class Value(msgspec.Struct):
@@ -290,4 +291,6 @@ def _attachment(part: _Part) -> Attachment:
         filename=part.name,
         content_id=part.cid,
         inline=part.disposition == "inline" or (part.disposition is None and part.cid is not None),
+        # Stalwart says so of every text that does not say what it is written in.
+        charset=None if part.charset == "us-ascii" else part.charset,
     )

@@ -507,9 +507,13 @@ def test_attachments_travel_with_a_forward_but_not_with_a_reply() -> None:
         content_type="text/plain\r\nX: y",
         filename="a\r\nX: y" + "z" * 300,
         content_id="bad id",
+        charset="utf-8",
+    )
+    table = Attachment(
+        part_id="4", blob_id=BlobId("table"), size=5, content_type="text/csv", charset="koi8-r"
     )
     message = SendMessage(to=(BOB,), attachments=(mine,))
-    parent = a_parent(attachments=(logo, evil))
+    parent = a_parent(attachments=(logo, evil, table))
     assert compose_reply(message, parent, STAMP).attachments == (mine,)
     assert compose_forward(message, parent, STAMP).attachments == (
         mine,
@@ -517,6 +521,7 @@ def test_attachments_travel_with_a_forward_but_not_with_a_reply() -> None:
         OutgoingAttachment(
             BlobId("evil"), "application/octet-stream", ("a  X: y" + "z" * 300)[:255]
         ),
+        OutgoingAttachment(BlobId("table"), "text/csv; charset=koi8-r"),
     )
 
 
