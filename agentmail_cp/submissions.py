@@ -89,7 +89,7 @@ LEASE = timedelta(seconds=30)
 AT_ONCE = 16
 """Rows one look takes."""
 
-PATIENCE = 10.0
+PATIENCE = 25.0
 """Seconds a question may take: less than Stalwart waits (stalwart-config/hook.toml), so that no row is
 written of which the client does not hear."""
 
@@ -265,6 +265,8 @@ async def copies(tx: Tx, place: Place, present: Sequence[Mail]) -> Copies:
     what `messages.record` must know of them.
     """
     ids = {mail.message_id for mail in present if filing.usable(mail.message_id)}
+    if not ids:
+        return {}
     rows = await fetch_all(
         tx,
         _Copy,

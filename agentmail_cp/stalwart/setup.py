@@ -347,7 +347,10 @@ class _Server:
             self.changes.extend(differences)
             patch.update({change.setting: change.should for change in differences})
             if differences:
-                patch.update({name: wire(value) for name, value in entry.secret.items()})
+                secrets = {name: wire(value) for name, value in entry.secret.items()}
+                # An object with a secret in it is given anew as a whole.
+                patch = {name: value for name, value in patch.items() if not _within(name, secrets)}
+                patch.update(secrets)
         if patch:
             await self._write(group[0], {"update": {found["id"]: patch}})
 
@@ -512,6 +515,10 @@ def _hook(settings: Settings) -> Hook | None:
     if settings.stalwart_webhook_url is None or not settings.stalwart_webhook_secret:
         return None
     return mtahook.hook_at(settings.stalwart_webhook_url, settings.stalwart_webhook_secret)
+
+
+def _within(pointer: str, places: Iterable[str]) -> bool:
+    return any(pointer.startswith(f"{place}/") for place in places)
 
 
 def _get(head: Entry) -> Call:

@@ -13,15 +13,16 @@ from hypothesis import strategies as st
 
 from agentmail_cp.settings import Settings
 from agentmail_cp.stalwart import setup, wanted
-from agentmail_cp.stalwart.wanted import Change, Doorbell, Entry, OwnServer, Wanted
+from agentmail_cp.stalwart.wanted import Change, Doorbell, Entry, Hook, OwnServer, Wanted
 
 OWN = OwnServer(
     "mail.x.test", ("127.0.0.1:25",), ("127.0.0.1:587",), ("a:465",), ("a:993",), ("a:80",)
 )
 BELL = Doorbell("http://127.0.0.1/x", "secret-of-the-bell", 20)
+HOOK = Hook("http://127.0.0.1/y", "token-of-the-hook")
 EVERY_KIND = [
-    Wanted(domain="x.test", own=own, doorbell=bell, dev=dev)
-    for own, bell, dev in product((OWN, None), (BELL, None), (True, False))
+    Wanted(domain="x.test", own=own, doorbell=bell, hook=hook, dev=dev)
+    for own, bell, hook, dev in product((OWN, None), (BELL, None), (HOOK, None), (True, False))
 ]
 
 json_values = st.recursive(

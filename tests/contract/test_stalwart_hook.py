@@ -1,0 +1,211 @@
+"""The MTA hook on a real server: set as wanted, its drift shown, and what 0.16 does with our answers."""
+
+from __future__ import annotations
+
+import asyncio
+import smtplib
+from collections.abc import AsyncGenerator
+from typing import Any
+
+import msgspec
+import pytest
+import pytest_asyncio
+
+from agentmail_cp.dev.stalwart import LocalStalwart
+from agentmail_cp.stalwart import mtahook, setup
+from agentmail_cp.stalwart.jmap import Call, JmapClient, bearer
+from agentmail_cp.stalwart.mtahook import Question
+from agentmail_cp.stalwart.setup import Wanted
+from tests.fix_stalwart import (
+    DOMAIN,
+    Mailbox,
+    StalwartServer,
+    needs_stalwart,
+    private_folder,
+)
+
+pytestmark = pytest.mark.stalwart
+
+SECRET = "between the two of us"
+
+
+class Clerk:
+    """Who is asked: an HTTP server that keeps the questions and gives one answer to all."""
+
+    def __init__(self) -> None:
+        self.questions: list[Question] = []
+        self.strangers = 0
+        self.answer = mtahook.accept()
+
+    async def connected(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        head = (await reader.readuntil(b"\r\n\r\n")).decode("ascii").split("\r\n")
+        fields = dict(line.split(": ", 1) for line in head[1:] if line)
+        lower = {name.lower(): value for name, value in fields.items()}
+        body = await reader.readexactly(int(lower["content-length"]))
+        self.strangers += not mtahook.is_ours(lower.get("authorization"), SECRET)
+        self.questions.append(mtahook.decode(body))
+        length = f"Content-Length: {len(self.answer)}\r\nConnection: close\r\n\r\n"
+        writer.write(f"HTTP/1.1 200 OK\r\n{length}".encode() + self.answer)
+        writer.close()
+
+
+@pytest_asyncio.fixture(scope="module")
+async def asked(
+    tmp_path_factory: pytest.TempPathFactory,
+) -> AsyncGenerator[tuple[StalwartServer, Clerk]]:
+    needs_stalwart()
+    clerk = Clerk()
+    listener = await asyncio.start_server(clerk.connected, "127.0.0.1", 0)
+    port = listener.sockets[0].getsockname()[1]
+    hook = mtahook.hook_at(f"http://127.0.0.1:{port}", SECRET)
+    async with LocalStalwart(private_folder(tmp_path_factory), domain=DOMAIN, hook=hook) as process:
+        server = StalwartServer(process)
+        yield server, clerk
+        await server.jmap.close()
+    listener.close()
+
+
+@pytest_asyncio.fixture
+async def server(asked: tuple[StalwartServer, Clerk]) -> StalwartServer:
+    return asked[0]
+
+
+@pytest_asyncio.fixture
+async def clerk(asked: tuple[StalwartServer, Clerk]) -> Clerk:
+    """The clerk, who has heard nothing yet."""
+    asked[1].questions.clear()
+    asked[1].answer = mtahook.accept()
+    return asked[1]
+
+
+def hand_in(server: StalwartServer, mailbox: Mailbox, to: Mailbox, raw: str | bytes) -> None:
+    with server.submission(mailbox) as client:
+        client.sendmail(mailbox.address, [to.address], raw)
+
+
+async def arrived(server: StalwartServer, mailbox: Mailbox) -> list[str]:
+    """The Message-ID headers of the one mail a mailbox got, waited for."""
+    for _ in range(500):
+        ids = (await server.call("Email/query", {"accountId": mailbox.account_id}))["ids"]
+        if ids:
+            wanted = {
+                "accountId": mailbox.account_id,
+                "ids": ids,
+                "properties": ["header:Message-ID:all"],
+            }
+            (mail,) = (await server.call("Email/get", wanted))["list"]
+            return [value.strip() for value in mail["header:Message-ID:all"]]
+        await asyncio.sleep(0.01)
+    raise AssertionError("the mail did not arrive")
+
+
+async def test_a_submission_is_asked_about_with_all_it_holds(
+    server: StalwartServer, clerk: Clerk
+) -> None:
+    mailbox, other = await server.new_mailbox(), await server.new_mailbox()
+    raw = f"From: {mailbox.address}\r\nX-Odd:a\r\n\tb\r\nMessage-ID: <1@x>\r\n\r\nGrüße\r\n.\r\n"
+    await asyncio.to_thread(hand_in, server, mailbox, other, raw.encode())
+    (question,) = clerk.questions
+    assert clerk.strangers == 0
+    assert (question.stage, question.login) == ("data", mailbox.address)
+    assert (question.sender, question.recipients) == (mailbox.address, (other.address,))
+    head = "".join(f"{name}:{value}" for name, value in question.headers)
+    assert f"{head}\r\n".encode() + question.body == raw.encode()
+    assert question.exact
+    assert question.queue_id
+    assert await arrived(server, other) == ["<1@x>"]
+
+
+async def test_text_in_an_older_charset_is_told_to_be_inexact(
+    server: StalwartServer, clerk: Clerk
+) -> None:
+    """A limit of 0.16: should another version send the bytes, this fails and the limit can go."""
+    mailbox, other = await server.new_mailbox(), await server.new_mailbox()
+    raw = f"From: {mailbox.address}\r\nMessage-ID: <2@x>\r\n\r\nGrüße\r\n".encode("latin-1")
+    await asyncio.to_thread(hand_in, server, mailbox, other, raw)
+    assert [question.exact for question in clerk.questions] == [False]
+
+
+@pytest.mark.parametrize("header", ["", "Message-ID: \r\n"])
+async def test_the_message_id_we_give_is_the_only_one(
+    server: StalwartServer, clerk: Clerk, header: str
+) -> None:
+    """Stalwart would add a second one of its own, and we would look for the wrong mail."""
+    mailbox, other = await server.new_mailbox(), await server.new_mailbox()
+    clerk.answer = mtahook.accept("given@x", replaces=bool(header))
+    raw = f"From: {mailbox.address}\r\n{header}\r\nHi\r\n"
+    await asyncio.to_thread(hand_in, server, mailbox, other, raw)
+    assert await arrived(server, other) == ["<given@x>"]
+
+
+async def test_mail_from_outside_is_not_asked_about_and_still_gets_a_message_id(
+    server: StalwartServer, clerk: Clerk
+) -> None:
+    mailbox = await server.new_mailbox()
+
+    def deliver() -> None:
+        with server.mx() as client:
+            client.sendmail("x@out.test", [mailbox.address], "From: x@out.test\r\n\r\nHi\r\n")
+
+    await asyncio.to_thread(deliver)
+    assert len(await arrived(server, mailbox)) == 1
+    assert clerk.questions == []
+
+
+async def test_an_answer_that_is_none_lets_the_client_try_again(
+    server: StalwartServer, clerk: Clerk
+) -> None:
+    mailbox, other = await server.new_mailbox(), await server.new_mailbox()
+    clerk.answer = b"what?"
+    with pytest.raises(smtplib.SMTPDataError) as refused:
+        await asyncio.to_thread(hand_in, server, mailbox, other, "From: me\r\n\r\nHi\r\n")
+    assert refused.value.smtp_code == 451
+
+
+@pytest_asyncio.fixture
+async def settings(own_stalwart: LocalStalwart) -> AsyncGenerator[JmapClient]:
+    """Our credential's connection to a server whose settings may be spoiled."""
+    client = JmapClient(own_stalwart.url, bearer(own_stalwart.key))
+    yield client
+    await client.close()
+
+
+async def the_hook(client: JmapClient) -> dict[str, Any]:
+    call = Call("x:MtaHook/get", {"ids": None}, "0")
+    (hook,) = (await client.call(call))["0"].into(dict[str, Any])["list"]
+    return hook
+
+
+async def test_the_hook_follows_the_settings_and_its_drift_is_shown(settings: JmapClient) -> None:
+    """Its token cannot be read back, so a new one must be noticed by other means."""
+    wanted = Wanted(domain=DOMAIN, hook=mtahook.hook_at("http://127.0.0.1:9", SECRET))
+    await setup.apply(settings, wanted, check=False)
+    assert (await setup.apply(settings, wanted, check=True)).changes == ()
+
+    hook = await the_hook(settings)
+    spoilt = {"tempFailOnError": False, "httpAuth": {"@type": "Unauthenticated"}}
+    change = Call("x:MtaHook/set", {"update": {hook["id"]: spoilt}}, "0")
+    await settings.call(change)
+    shown = await setup.apply(settings, wanted, check=True)
+    assert {change.setting for change in shown.changes} == {"tempFailOnError", "httpAuth/@type"}
+    await setup.apply(settings, wanted, check=False)
+    assert (await setup.apply(settings, wanted, check=True)).changes == ()
+    assert (await the_hook(settings))["httpAuth"]["@type"] == "Bearer"
+
+    other = msgspec.structs.replace(wanted, hook=mtahook.hook_at("http://127.0.0.1:9", "another"))
+    changed = await setup.apply(settings, other, check=False)
+    assert [change.object for change in changed.changes] == ["MtaHook"]
+    assert mtahook.token("another") not in changed.text
+    assert (await setup.apply(settings, other, check=True)).changes == ()
+
+
+async def test_without_a_service_nobody_is_asked(settings: JmapClient) -> None:
+    """Every submission would be refused for ever."""
+    wanted = Wanted(domain=DOMAIN, hook=mtahook.hook_at("http://127.0.0.1:9", SECRET))
+    await setup.apply(settings, wanted, check=False)
+    silent = Wanted(domain=DOMAIN)
+    await setup.apply(settings, silent, check=False)
+    assert (await the_hook(settings))["enable"]["else"] == "false"
+    call = Call("x:MtaStageData/get", {"ids": ["singleton"]}, "0")
+    (data,) = (await settings.call(call))["0"].into(dict[str, Any])["list"]
+    assert data["addMessageIdHeader"]["else"] == "true"
