@@ -329,6 +329,8 @@ async def test_attachments_are_told_from_bodies(world: World) -> None:
     assert (png.content_id, png.inline) == ("logo@x", True)
     assert (notes.filename, notes.size) == ("übersicht.txt", 5)
     assert found["text/calendar"].size == 15
+    charsets = {each.content_type: each.charset for each in content.attachments if each.charset}
+    assert charsets == {"text/calendar": "utf-8"}
     assert len(content.attachments) == len({each.part_id for each in content.attachments}) == 5
 
     async def content_of(attachment: Attachment) -> bytes:
