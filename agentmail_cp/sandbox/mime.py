@@ -279,7 +279,10 @@ def _part(message: Message, part_id: str) -> Part:
 
 def _data(message: Message) -> bytes:
     if message.is_multipart():
-        return _nested(_children(message))
+        nested = _nested(_children(message))
+        # Python takes a delivery status for a list of mails, and ends each with an empty line.
+        is_report = message.get_content_type() == "message/delivery-status"
+        return nested.removesuffix(b"\r\n") if is_report else nested
     decoded = message.get_payload(decode=True)
     return decoded if isinstance(decoded, bytes) else b""
 

@@ -100,6 +100,38 @@ MAILS: dict[str, bytes] = {
         "JVBERi0=", "Content-Type: application/pdf", "Content-Transfer-Encoding: base64"
     ),
     "only a picture": mail("UE5H", "Content-Type: image/png", "Content-Transfer-Encoding: base64"),
+    "only an invitation": mail(
+        "BEGIN:VCALENDAR", "Content-Type: text/calendar; method=REQUEST; charset=utf-8"
+    ),
+    "only a mail": mail("From: z@z.test\r\n\r\ninner", "Content-Type: message/rfc822"),
+    "only an empty file": mail("", "Content-Type: application/pdf; name=a.pdf"),
+    "empty html": mail("", "Content-Type: text/html"),
+    "a report": multipart(
+        "report",
+        TEXT + "failed",
+        "Content-Type: message/delivery-status\r\n\r\nReporting-MTA: dns;x.test\r\n",
+        "Content-Type: text/rfc822-headers\r\n\r\nSubject: was\r\n",
+    ),
+    "only files": multipart(
+        "mixed",
+        "Content-Type: application/zip; name=a.zip\r\n\r\nPK",
+        "Content-Type: application/zip; name=b.zip\r\n\r\nPK",
+    ),
+    "an empty text and a file": multipart(
+        "mixed", TEXT, "Content-Type: application/zip; name=a.zip\r\n\r\nPK"
+    ),
+    "a draft of Thunderbird": mail(
+        "hi",
+        "To: =?UTF-8?Q?B=C3=B6b?= <bob@x.test>, carol@x.test",
+        "Bcc: Dave <dave@x.test>, eve@x.test",
+        "Reply-To: team@x.test, two@x.test",
+        "Message-ID: <u1@x.test>",
+        "In-Reply-To: <p@x.test>",
+        "References: <r@x.test> <p@x.test>",
+        "X-Mozilla-Draft-Info: internal/draft; vcard=0; receipt=0; DSN=0; uuencode=0",
+        "Content-Type: text/plain; charset=UTF-8; format=flowed",
+    ),
+    "a draft with nobody yet": mail("", "To: ", "Bcc:", "Subject: "),
     "quoted-printable": mail(
         "Gr=C3=BC=C3=9Fe=\r\n weiter=20\r\n",
         "Content-Type: text/plain; charset=utf-8",
