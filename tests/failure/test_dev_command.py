@@ -8,6 +8,7 @@ import re
 import shlex
 import shutil
 import signal
+import smtplib
 import socket
 import subprocess
 import sys
@@ -24,7 +25,7 @@ import pytest
 
 from agentmail_cp.dev.postgres import create_database
 from agentmail_cp.dev.stalwart import LocalStalwart
-from tests.fix_stalwart import needs_stalwart
+from tests.fix_stalwart import needs_stalwart, unverified
 
 BIN = Path(sys.executable).parent
 NEEDS_ROOT = pytest.mark.skipif(os.geteuid() != 0, reason="only root has folders of this kind")
@@ -266,6 +267,26 @@ def test_with_stalwart_a_second_start_is_quick_and_keeps_everything(start: Start
     assert again.about == first
     found = again.request("GET", "/v0/inboxes/ada@agents.test/messages").json()["messages"]
     assert {message["subject"] for message in found} == {"kept"}
+
+
+@pytest.mark.stalwart
+def test_with_stalwart_what_a_client_hands_in_shows_up_as_sent(start: Start) -> None:
+    """Who tries it out would see one half of the conversation."""
+    run = start(PATH=with_stalwart(), AGENTMAIL_CP_SUBMISSION_COPY_DELAY="0.2")
+    run.until_up()
+    made = run.request("POST", "/v0/inboxes", json={"username": "ada"}).json()
+    door = run.about["submission"]
+    with smtplib.SMTP(door["host"], door["port"], local_hostname="client.test") as client:
+        client.starttls(context=unverified())
+        client.login(made["email"], made["credentials"]["password"])
+        client.sendmail(made["email"], [made["email"]], "Subject: Note\r\n\r\nHi\r\n")
+    shown: list[str] = []
+    deadline = time.monotonic() + 10
+    while "sent" not in shown and time.monotonic() < deadline:
+        time.sleep(0.05)
+        answer = run.request("GET", "/v0/inboxes/ada@agents.test/messages").json()
+        shown = sorted(message["labels"][0] for message in answer["messages"])
+    assert shown == ["received", "sent"]
 
 
 @pytest.mark.stalwart
