@@ -53,7 +53,13 @@ async def update_labels(
     ids = [row.document_id for row in rows]
     async with db.reading() as tx:
         before = await messages.read_state(tx, place)
-    await _carry_out(server, account_id, rows, change, all_or_none=all_or_none)
+    try:
+        await _carry_out(server, account_id, rows, change, all_or_none=all_or_none)
+    except NotFound:
+        # The index knows a mail that is gone, and intake may have seen what was put back.
+        async with db.transaction() as tx:
+            await messages.mark_due(tx, place)
+        raise
     async with db.transaction() as tx:
         await messages.lock(tx, place.organization_id, place.inbox_id)
         shown = await messages.relabel(tx, place, ids, change)
