@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 
-from agentmail_cp import extract, filing
+from agentmail_cp import filing
 from agentmail_cp.compose import Parent, is_automatic
 from agentmail_cp.errors import NotFound
 from agentmail_cp.mailserver import AccountId, Mail, MailContent, MailServer
@@ -27,16 +27,10 @@ async def read(server: MailServer, account_id: AccountId, message: Message) -> P
     content = contents.get(message.document_id)
     if not mails or content is None:
         raise NotFound("There is no such message.")
-    return _parent(message, mails[0], content, await _text(content))
+    return _parent(message, mails[0], content)
 
 
-async def _text(content: MailContent) -> str | None:
-    if content.text is None and content.html is not None:
-        return await asyncio.to_thread(extract.text_of, content.html)
-    return content.text
-
-
-def _parent(message: Message, mail: Mail, content: MailContent, text: str | None) -> Parent:
+def _parent(message: Message, mail: Mail, content: MailContent) -> Parent:
     stands_in = None if filing.usable(mail.message_id) else message.message_id.strip("<>")
     own = message.direction == "sent"
     return Parent(
@@ -52,7 +46,7 @@ def _parent(message: Message, mail: Mail, content: MailContent, text: str | None
         reply_to=mail.reply_to,
         own=own,
         automatic=not own and is_automatic(content.headers),
-        text=text,
+        text=content.text,
         html=content.html,
         attachments=content.attachments,
     )

@@ -16,6 +16,7 @@ from html import escape
 import msgspec
 
 from agentmail_cp.addresses import display, tame
+from agentmail_cp.extract import text_of
 from agentmail_cp.mailserver import Address
 
 _RULE = "---------- Forwarded message ---------"
@@ -63,7 +64,10 @@ def with_forwarded(
 
 def _text(text: str, forwarded: Forwarded) -> str:
     lines = [f"{name}: {value}" for name, value in _facts(forwarded)]
-    parts = [text.rstrip(), "\n".join([_RULE, *lines]), _clean(forwarded.text)]
+    words = forwarded.text
+    if words is None and forwarded.html is not None:
+        words = text_of(forwarded.html)
+    parts = [text.rstrip(), "\n".join([_RULE, *lines]), _clean(words)]
     return "\n\n".join(part for part in parts if part)
 
 

@@ -404,6 +404,13 @@ def test_html_on_either_side_makes_html() -> None:
     assert ours.text is None, "a text without the caller's words would hide them"
 
 
+def test_html_alone_is_forwarded_as_text_as_well() -> None:
+    """Whoever reads plain text would get the names of a mail and none of its words."""
+    email = forwarded(SendMessage(text="See"), html="<p>Total: <b>12&nbsp;€</b></p>")
+    assert email.text is not None
+    assert email.text.replace("\xa0", " ").endswith("\n\nTotal: 12 €")
+
+
 def test_a_callers_whole_document_stays_one() -> None:
     email = forwarded(
         SendMessage(html="<html><body><p>See</p></BODY></html>"), html="<p>Buy</p>", text="Buy"
