@@ -19,11 +19,14 @@ from agentmail_cp.mailserver import AccountId, Address, DocumentId, Mail, Outgoi
 
 
 class Where(msgspec.Struct, frozen=True):
-    """Whose draft it is: the inbox, its mail account, and who its mail is from."""
+    """Whose draft it is: the inbox, its mail account, who its mail is from, and how many bytes a mail of
+    it may hold.
+    """
 
     place: Place
     account_id: AccountId
     sender: Address
+    largest: int
 
 
 class NewDraft(msgspec.Struct, frozen=True, kw_only=True):

@@ -10,7 +10,7 @@ import msgspec
 import structlog
 from msgspec import UNSET, UnsetType
 
-from agentmail_cp import messages
+from agentmail_cp import messages, sizes
 from agentmail_cp.compose import SendMessage, Stamp, compose_again
 from agentmail_cp.db import Database, fetch_one
 from agentmail_cp.drafts import rows
@@ -97,8 +97,10 @@ async def create(
 ) -> Draft:
     """Store a new draft. `patience` is the longest the mail server may take, in seconds.
 
-    Raises `Conflict` when another request with the same client_id was first; see the package's table.
+    Raises `Invalid` TOO_LARGE, and `Conflict` when another request with the same client_id was first;
+    see the package's table.
     """
+    sizes.check(new.email, where.largest)
     async with db.transaction() as tx:
         row = await rows.announce(tx, where, new, timedelta(seconds=patience) + MARGIN)
     if row is None:
@@ -215,6 +217,7 @@ async def _carried_out(server: MailServer, where: Where, row: Draft, revision: R
     email = compose_again(
         message, stamp, in_reply_to=mail.in_reply_to, references=mail.references, draft=True
     )
+    sizes.check(email, where.largest)
     stored = await server.store_draft(row.account_id, email, replaces=mail.document_id)
     return await _indexed(email, stored)
 

@@ -1,0 +1,313 @@
+"""What the routes of drafts do for one request: from its body to a draft, and back to an answer."""
+
+from __future__ import annotations
+
+import asyncio
+from datetime import UTC, datetime
+from uuid import UUID
+
+import msgspec
+from litestar.di import NamedDependency
+from litestar.params import SkipValidation
+from msgspec import UNSET
+
+from agentmail_cp import (
+    addresses,
+    dispatch,
+    drafts,
+    filing,
+    inboxes,
+    labels,
+    messages,
+    parents,
+    sending,
+)
+from agentmail_cp.access import Principal
+from agentmail_cp.compose import (
+    SendMessage,
+    compose_forward_draft,
+    compose_reply,
+    compose_send,
+    fingerprint,
+)
+from agentmail_cp.db import Database
+from agentmail_cp.drafts import Draft, NewDraft, Patch, Revision, Where
+from agentmail_cp.errors import Invalid, NotFound
+from agentmail_cp.inboxes import Inbox
+from agentmail_cp.labels import TRASH, UNREAD, Change
+from agentmail_cp.mailserver import (
+    Address,
+    MailContent,
+    MailServer,
+    MailServerRejected,
+    MailServerUnavailable,
+    OutgoingAttachment,
+    OutgoingEmail,
+    Refusal,
+)
+from agentmail_cp.messages import Message
+from agentmail_cp.settings import Settings
+from agentmail_cp.sizes import Room
+from agentmail_cp.web import bodies, inject
+from agentmail_cp.web.inject import Asked, Caller, Config, Db, Server
+from agentmail_cp.web.listing import Query, masks
+from agentmail_cp.web.outgoing import Uploads, outgoing, upload
+from agentmail_cp.web.paths import message_id_candidates, restore
+
+READING_AGAIN = (0.02, 0.05, 0.1, 0.3)
+"""Seconds between looks for a version that is being replaced at this moment."""
+
+
+class Desk(msgspec.Struct, frozen=True):
+    """One request about drafts, and what is needed to answer it."""
+
+    db: Database
+    server: MailServer
+    uploads: Uploads
+    settings: Settings
+    caller: Principal
+    asked: Query
+
+    @property
+    def patience(self) -> float:
+        return self.settings.stalwart_timeout + self.settings.stalwart_connect_timeout
+
+    async def inbox(self, inbox_id: str) -> Inbox:
+        async with self.db.reading() as tx:
+            return await inboxes.get(tx, self.caller.organization_id, restore(inbox_id))
+
+    def _where(self, inbox: Inbox) -> Where:
+        sender = Address(inbox.address, inbox.display_name)
+        return Where(inbox.place, inbox.account, sender, self.uploads.largest)
+
+    async def create(self, inbox_id: str, data: bodies.CreateDraft) -> tuple[bodies.Draft, bool]:
+        """The draft a request asks for, and whether it is a new one."""
+        _check_kind(data)
+        send_at = _moment(data.send_at)
+        inbox = await self.inbox(inbox_id)
+        if data.client_id is not None:
+            inboxes.check_client_id(data.client_id)
+            earlier = await drafts.made_before(self.db, self.server, inbox.place, data.client_id)
+            if earlier is not None:
+                return await self._answer(inbox, earlier), False
+        about = await self._about(inbox, data.in_reply_to or data.forward_of)
+        new_id = drafts.new_id()
+        new = NewDraft(
+            draft_id=new_id,
+            email=await self._composed(inbox, data, about, new_id),
+            client_id=data.client_id,
+            in_reply_to=about.message_id if about and data.in_reply_to else None,
+            forward_of=about.message_id if about and data.forward_of else None,
+            reply_all=bool(data.reply_all),
+            send_at=send_at,
+        )
+        draft = await drafts.create(
+            self.db, self.server, self._where(inbox), new, patience=self.patience
+        )
+        return await self._answer(inbox, draft), True
+
+    async def _about(self, inbox: Inbox, message_id: str | None) -> Message | None:
+        """The message a draft is about, which the key must be able to see."""
+        if message_id is None:
+            return None
+        async with self.db.reading() as tx:
+            return await messages.get(
+                tx,
+                organization_id=self.caller.organization_id,
+                inbox_id=inbox.inbox_id,
+                candidates=message_id_candidates(message_id),
+                masks=masks(self.asked, self.caller, tuple(filing.HIDING)),
+            )
+
+    async def _composed(
+        self, inbox: Inbox, data: bodies.CreateDraft, about: Message | None, draft_id: UUID
+    ) -> OutgoingEmail:
+        parent = await parents.read(self.server, inbox.account, about) if about else None
+        message: SendMessage = await outgoing(self.uploads, inbox, data)
+        stamp = msgspec.structs.replace(
+            sending.stamp(inbox), message_id=drafts.message_id_of(draft_id, 1, inbox.domain)
+        )
+        if parent is None:
+            return compose_send(message, stamp, draft=True)
+        if data.forward_of:
+            return compose_forward_draft(message, parent, stamp)
+        return compose_reply(message, parent, stamp, everyone=bool(data.reply_all), draft=True)
+
+    async def update(self, inbox_id: str, draft_id: str, data: bodies.UpdateDraft) -> bodies.Draft:
+        """The draft after a change."""
+        change = _label_change(data.add_labels, data.remove_labels)
+        send_at = UNSET if data.send_at is UNSET else _moment(data.send_at)
+        patch = _patch(data)
+        if patch.empty and change.empty and send_at is UNSET and not data.add_attachments:
+            raise Invalid(
+                "subject",
+                "There is nothing to change.",
+                fix="Give at least one field.",
+                detail="REQUIRED",
+            )
+        inbox = await self.inbox(inbox_id)
+        which = _uuid(draft_id)
+        await drafts.free(self.db, self.server, inbox.place, which)
+        added = await self._added(inbox, data)
+        revision = Revision(
+            patch=msgspec.structs.replace(patch, add_attachments=added),
+            labels=change,
+            send_at=send_at,
+            fingerprint=fingerprint(str(inbox.inbox_id), "drafts.update", [which, data]),
+        )
+        changed = await drafts.update(
+            self.db, self.server, self._where(inbox), which, revision, patience=self.patience
+        )
+        return await self._answer(inbox, changed)
+
+    async def _added(
+        self, inbox: Inbox, data: bodies.UpdateDraft
+    ) -> tuple[OutgoingAttachment, ...]:
+        room = Room(self.uploads.largest)
+        room.take_text(data.text or None, "text")
+        room.take_text(data.html or None, "html")
+        given = data.add_attachments or ()
+        return await upload(self.uploads, inbox, given, room, "add_attachments")
+
+    async def delete(self, inbox_id: str, draft_id: str) -> None:
+        inbox = await self.inbox(inbox_id)
+        await drafts.delete(
+            self.db, self.server, inbox.place, _uuid(draft_id), patience=self.patience
+        )
+
+    async def send(
+        self, inbox_id: str, draft_id: str, data: bodies.SendDraft, key: str | None
+    ) -> sending.Outcome:
+        """The outcome of sending a draft; of a request that was made before, that of the first."""
+        sending.check_idempotency_key(key)
+        change = _label_change(data.add_labels, data.remove_labels)
+        inbox = await self.inbox(inbox_id)
+        which = _uuid(draft_id)
+        mark = fingerprint(str(inbox.inbox_id), "drafts.send", [which, data])
+        earlier = await sending.repeated(
+            self.db, self.server, inbox=inbox, fingerprint=mark, key=key
+        )
+        if earlier is not None:
+            return earlier
+        return await dispatch.send(
+            self.db,
+            self.server,
+            inbox=inbox,
+            draft=await drafts.free(self.db, self.server, inbox.place, which),
+            change=change,
+            mark=mark,
+            key=key,
+            patience=self.patience,
+        )
+
+    async def whole(
+        self, draft_id: str, *, inbox_id: UUID | None = None, pod_id: UUID | None = None
+    ) -> tuple[Inbox, Draft, MailContent]:
+        """A draft with what it says. One that is being replaced at this moment is looked for again."""
+        which = _uuid(draft_id)
+        for pause in (*READING_AGAIN, None):
+            async with self.db.reading() as tx:
+                row = await drafts.get(
+                    tx,
+                    organization_id=self.caller.organization_id,
+                    draft_id=which,
+                    inbox_id=inbox_id,
+                    pod_id=pod_id,
+                )
+                inbox = await inboxes.get(
+                    tx, self.caller.organization_id, inboxes.public_id(row.inbox_id)
+                )
+            try:
+                _, content = await drafts.read(self.server, row)
+            except MailServerRejected as error:
+                if error.code is not Refusal.NO_MAIL:
+                    raise
+            else:
+                return inbox, row, content
+            await asyncio.sleep(pause or 0)
+        raise _no_draft()
+
+    async def _answer(self, inbox: Inbox, row: Draft) -> bodies.Draft:
+        """The draft for its author. It is written, so that it cannot be read now is no failure: told
+        one, a caller would do it again.
+        """
+        try:
+            _, content = await drafts.read(self.server, row)
+        except (MailServerUnavailable, MailServerRejected):
+            content = None
+        return bodies.draft(row, inbox.address, content)
+
+
+Drafting = NamedDependency[SkipValidation[Desk]]
+
+
+async def provide_desk(
+    db: Db,
+    server: Server,
+    uploads: inject.Uploads,
+    settings: Config,
+    caller: Caller,
+    asked: Asked,
+) -> Desk:
+    """The dependency `desk`."""
+    return Desk(db, server, uploads, settings, caller, asked)
+
+
+def _check_kind(data: bodies.CreateDraft) -> None:
+    if data.in_reply_to and data.forward_of:
+        raise Invalid(
+            "forward_of",
+            "A draft is a reply or a forward, not both.",
+            fix="Give in_reply_to or forward_of.",
+        )
+    if data.reply_all and not data.in_reply_to:
+        raise Invalid(
+            "reply_all",
+            "There is no message whose recipients could be replied to.",
+            fix="Give in_reply_to as well, or leave out reply_all.",
+        )
+
+
+def _moment(send_at: datetime | None) -> datetime | None:
+    return None if send_at is None else drafts.check_send_at(send_at, datetime.now(UTC))
+
+
+def _label_change(add: bodies.Texts, remove: bodies.Texts) -> Change:
+    """Labels a draft or the mail it becomes can have: those of the caller's own."""
+    change = labels.change(add, remove)
+    for field, named in (("add_labels", change.add), ("remove_labels", change.remove)):
+        if refused := sorted(named & {UNREAD, TRASH}):
+            raise Invalid(
+                field,
+                f"A draft cannot have the label {refused[0]!r}.",
+                fix="Leave it out. A draft that is not wanted any more can be deleted.",
+                detail="SYSTEM_LABEL",
+            )
+    return change
+
+
+def _patch(data: bodies.UpdateDraft) -> Patch:
+    removed = data.remove_attachments or []
+    return Patch(
+        to=UNSET if data.to is UNSET else addresses.parse_list(data.to, "to"),
+        cc=UNSET if data.cc is UNSET else addresses.parse_list(data.cc, "cc"),
+        bcc=UNSET if data.bcc is UNSET else addresses.parse_list(data.bcc, "bcc"),
+        reply_to=UNSET
+        if data.reply_to is UNSET
+        else addresses.parse_list(data.reply_to, "reply_to"),
+        subject=UNSET if data.subject is UNSET else data.subject or "",
+        text=data.text,
+        html=data.html,
+        remove_attachments=tuple([removed] if isinstance(removed, str) else removed),
+    )
+
+
+def _uuid(text: str) -> UUID:
+    try:
+        return UUID(restore(text))
+    except ValueError:
+        raise _no_draft() from None
+
+
+def _no_draft() -> NotFound:
+    return NotFound("There is no such draft.")
