@@ -18,10 +18,18 @@ from prometheus_client import REGISTRY
 
 from agentmail_cp import submissions
 from agentmail_cp.labels import SEEN, SENT_KEYWORD
-from agentmail_cp.mailserver import DocumentId, Folder, MailServerUnavailable
+from agentmail_cp.mailserver import (
+    BlobId,
+    DocumentId,
+    Folder,
+    MailServerRejected,
+    MailServerUnavailable,
+    Refusal,
+)
 from agentmail_cp.sandbox import Faults
 from agentmail_cp.stalwart import mtahook
 from agentmail_cp.stalwart.wanted import Wanted, groups
+from agentmail_cp.submissions import taking
 from tests.failure.world import World, new_sandbox, quiet
 from tests.fix_app import Json
 
@@ -109,6 +117,11 @@ async def inbox(world: Submitting) -> Json:
     return await world.inbox("sender")
 
 
+def lost() -> float:
+    """How many mails were, as an operator sees it."""
+    return REGISTRY.get_sample_value("agentmail_submissions_total", {"outcome": "lost"}) or 0.0
+
+
 async def test_nothing_happens_before_its_time(world: Submitting, inbox: Json) -> None:
     """The client's copy is on its way; ours would be one too many for a moment."""
     await world.hand_in(inbox)
@@ -141,10 +154,27 @@ async def test_too_slow_when_asked(
     world: Submitting, inbox: Json, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Stalwart would have told its client to try again, and the mail would show up all the same."""
-    monkeypatch.setattr(submissions, "PATIENCE", 0.05)
+    monkeypatch.setattr(taking, "PATIENCE", 0.05)
     world.sandbox.faults = Faults(slow=0.5, methods=frozenset({"upload"}))
     assert (await world.ask(inbox)).status_code == 503
     world.sandbox.faults = Faults()
+    await world.assert_nothing(inbox)
+
+
+async def test_our_copy_refused_for_good_when_asked(
+    world: Submitting, inbox: Json, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A mail just below the limit could never be sent, because the copy has one header more."""
+
+    async def upload(*_: object) -> BlobId:
+        raise MailServerRejected(Refusal.TOO_LARGE, "too large")
+
+    monkeypatch.setattr(world.sandbox, "upload", upload)
+    before = lost()
+    answer = await world.ask(inbox, None)
+    assert answer.status_code == 200
+    assert answer.json()["modifications"][0]["type"] == "addHeader"
+    assert lost() == before + 1
     await world.assert_nothing(inbox)
 
 
@@ -345,11 +375,6 @@ async def test_inbox_deleted_meanwhile(world: Submitting, inbox: Json) -> None:
     assert (await world.client.delete(f"/v0/inboxes/{inbox['inbox_id']}")).status_code < 300
     await world.work()
     assert await world.state() == ["done"]
-
-
-def lost() -> float:
-    """How many mails were, as an operator sees it."""
-    return REGISTRY.get_sample_value("agentmail_submissions_total", {"outcome": "lost"}) or 0.0
 
 
 async def test_what_was_put_aside_is_gone(world: Submitting, inbox: Json) -> None:

@@ -63,8 +63,8 @@ FOR_EVERY_TENANT = {
     "drafts/settlement.forget_sent": "removes old rows of all tenants",
     "sending/settlement.claim": "settling is the operator's work, over all tenants",
     "sending/record.forget_old": "removes old rows of all tenants",
-    "submissions._CLAIM": "one worker files mail of all tenants",
-    "submissions.forget_old": "removes old rows of all tenants",
+    "submissions/record._CLAIM": "one worker files mail of all tenants",
+    "submissions/record.forget_old": "removes old rows of all tenants",
 }
 """Queries that name no organisation, and why each may not."""
 
