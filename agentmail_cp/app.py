@@ -28,12 +28,13 @@ from litestar.openapi.spec import Components, SecurityScheme
 from litestar.types import Message, Scope, Send
 from procrastinate.exceptions import ConnectorException
 
-from agentmail_cp import __version__, jobs
+from agentmail_cp import __version__, jobs, sizes
 from agentmail_cp.access import Keyring
 from agentmail_cp.db import Database
 from agentmail_cp.intake import Doorbell
 from agentmail_cp.jobs import Resources
 from agentmail_cp.mailserver import MailServer
+from agentmail_cp.outbound import Outbound
 from agentmail_cp.settings import PREFIX, Settings, SettingsError
 from agentmail_cp.stalwart import StalwartMailServer
 from agentmail_cp.stalwart.jmap import JmapClient, bearer
@@ -42,6 +43,7 @@ from agentmail_cp.web import errors, mtahook, search
 from agentmail_cp.web.attachments import Files
 from agentmail_cp.web.auth import OPEN, Authentication, provide_caller
 from agentmail_cp.web.downloads import download
+from agentmail_cp.web.drafts import Drafts, InboxDrafts, PodDrafts
 from agentmail_cp.web.events import list_events
 from agentmail_cp.web.inboxes import Inboxes
 from agentmail_cp.web.keys import ApiKeys, auth_me
@@ -49,23 +51,24 @@ from agentmail_cp.web.links import provide_links, signing_key
 from agentmail_cp.web.listing import provide_query
 from agentmail_cp.web.messages import Messages
 from agentmail_cp.web.mtahook import largest_question
+from agentmail_cp.web.outgoing import Uploads
 from agentmail_cp.web.paths import normalise
 from agentmail_cp.web.refusals import REFUSED
-from agentmail_cp.web.requests import JsonRequest
+from agentmail_cp.web.requests import JsonRequest, LargeRequests
 from agentmail_cp.web.sends import Sends
 from agentmail_cp.web.threads import InboxThreads, PodThreads, Threads
 
 OPENAPI = "/openapi.json"
 """Where the description of the API is; whoever writes a client reads it before they have a key."""
 
-BODY_OVERHEAD = 1_000_000
-"""Room a request has beside the base64 form of the largest message."""
-
 
 ROUTES: Final = (
     Inboxes,
     Messages,
     Sends,
+    InboxDrafts,
+    PodDrafts,
+    Drafts,
     Files,
     download,
     InboxThreads,
@@ -129,6 +132,7 @@ def create_app(
     mail_server = server or connect_mail_server(settings)
     doorbell = Doorbell(db, mail_server, throttle=settings.stalwart_webhook_throttle)
     resources = Resources(settings, db, mail_server)
+    outbound = Outbound(settings.outbound_networks)
 
     @contextlib.asynccontextmanager
     async def running(_app: Litestar) -> AsyncGenerator[None]:
@@ -140,6 +144,7 @@ def create_app(
         finally:
             ringing.cancel()
             await asyncio.gather(ringing, return_exceptions=True)
+            await outbound.close()
             await db.close()
             if server is None:
                 await mail_server.close()
@@ -157,22 +162,30 @@ def create_app(
             operations.ready,
             operations.metrics,
         ],
-        dependencies=_dependencies(resources, doorbell),
-        middleware=[Authentication(Keyring(db))],
+        dependencies=_dependencies(resources, doorbell, outbound),
+        middleware=[Authentication(Keyring(db)), LargeRequests(settings.large_requests)],
         request_class=JsonRequest,
         exception_handlers=errors.HANDLERS,
         lifespan=[running],
         openapi_config=_openapi(),
         logging_config=None,
-        request_max_body_size=settings.max_message_size * 4 // 3 + BODY_OVERHEAD,
+        request_max_body_size=sizes.request_limit(settings.max_message_size),
         state=State(
             {"doorbell": doorbell, "resources": resources, "link_key": signing_key(settings)}
         ),
     )
 
 
-def _dependencies(resources: Resources, doorbell: Doorbell) -> dict[str, Provide]:
+def _dependencies(
+    resources: Resources, doorbell: Doorbell, outbound: Outbound
+) -> dict[str, Provide]:
     """What handlers are given by name; `web/inject.py` has their types."""
+    uploads = Uploads(
+        resources.server,
+        outbound,
+        largest=resources.settings.max_message_size,
+        seconds=resources.settings.outbound_timeout,
+    )
     return {
         "settings": Provide(lambda: resources.settings, sync_to_thread=False),
         "db": Provide(lambda: resources.db, sync_to_thread=False),
@@ -181,6 +194,7 @@ def _dependencies(resources: Resources, doorbell: Doorbell) -> dict[str, Provide
         "caller": Provide(provide_caller),
         "asked": Provide(provide_query),
         "links": Provide(provide_links),
+        "uploads": Provide(lambda: uploads, sync_to_thread=False),
     }
 
 

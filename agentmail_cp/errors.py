@@ -113,6 +113,13 @@ class TooLarge(AgentMailError):
     code = "validation_error"
 
 
+class TooSlow(AgentMailError):
+    """The request did not arrive in time."""
+
+    name = "RequestTimeoutError"
+    code = "request_timeout"
+
+
 class Unavailable(AgentMailError):
     """Something this service needs is away. `retry_after` is in seconds."""
 

@@ -9,7 +9,9 @@ that does not fit raises `SettingsError`, which names the variable. Nothing else
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Mapping
+from ipaddress import IPv4Network, IPv6Network, ip_network
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -17,6 +19,10 @@ import msgspec
 from msgspec import Meta
 
 PREFIX = "AGENTMAIL_CP_"
+
+Network = IPv4Network | IPv6Network
+DEFAULT_MESSAGE_SIZE = 26_214_400
+"""Bytes: 25 MiB, what the large mail providers take."""
 
 Port = Annotated[int, Meta(ge=1, le=65535)]
 Seconds = Annotated[float, Meta(gt=0, le=86_400)]
@@ -113,11 +119,32 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     deleted_inbox_retention_days: Annotated[int, Meta(ge=1)] | None = None
     """Days after which a deleted inbox's mail is erased; None keeps it until it is erased by hand."""
 
-    max_message_size: Count = 25_000_000
-    """Largest message accepted for sending."""
+    max_message_size: Annotated[int, Meta(ge=1, le=500_000_000)] = DEFAULT_MESSAGE_SIZE
+    """Largest message that can be sent: text, HTML and attachments together, before any encoding. The
+    limits of requests and of Stalwart follow from it (`sizes.py`)."""
+
+    large_requests: Count = 4
+    """Requests over a megabyte that are handled at once in one process; others wait. Each may take
+    2.5 times `max_message_size` of memory."""
+
+    outbound_allow: str = ""
+    """Networks beyond the internet that attachments may be fetched from by URL: CIDRs, parted by commas."""
+
+    outbound_timeout: Seconds = 30.0
+    """Longest time the attachments of one request may take to be fetched from their URLs."""
 
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     log_format: Literal["json", "text"] = "json"
+
+    @property
+    def outbound_networks(self) -> tuple[Network, ...]:
+        """`outbound_allow`, read; raises `SettingsError`."""
+        try:
+            return networks(self.outbound_allow)
+        except ValueError as error:
+            raise SettingsError(
+                f"{PREFIX}OUTBOUND_ALLOW does not fit: {error}; use CIDRs like 10.1.0.0/16."
+            ) from None
 
     @property
     def base_url(self) -> str:
@@ -136,13 +163,20 @@ SECRETS = frozenset(
 """Fields whose values never appear in a message."""
 
 
+def networks(text: str) -> tuple[Network, ...]:
+    """CIDRs parted by commas or spaces. Raises ValueError naming the first that is none."""
+    return tuple(ip_network(each) for each in re.split(r"[\s,]+", text) if each)
+
+
 def load(environ: Mapping[str, str] | None = None) -> Settings:
     """Read the settings; raises `SettingsError` naming the first variable that does not fit."""
     values = _collect(os.environ if environ is None else environ)
     try:
-        return msgspec.convert(values, Settings, strict=False)
+        settings = msgspec.convert(values, Settings, strict=False)
     except msgspec.ValidationError as error:
         raise SettingsError(_explain(error, values)) from None
+    _ = settings.outbound_networks
+    return settings
 
 
 def _collect(environ: Mapping[str, str]) -> dict[str, Any]:

@@ -139,6 +139,7 @@ def again(attachment: Attachment) -> OutgoingAttachment:
         filename=tame(attachment.filename or "")[:_MAX_FILENAME] or None,
         content_id=content_id if _CONTENT_ID.fullmatch(content_id) else None,
         inline=attachment.inline,
+        size=attachment.size,
     )
 
 

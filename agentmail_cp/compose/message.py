@@ -9,6 +9,7 @@ import re
 from collections.abc import Mapping
 from datetime import datetime
 from hashlib import sha256
+from typing import Any, cast
 
 import msgspec
 
@@ -120,11 +121,25 @@ def finished(
 
 def fingerprint(inbox_id: str, endpoint: str, body: object) -> bytes:
     """What tells a repeated request from another one under the same Idempotency-Key: SHA-256 over its
-    canonical JSON, in which the order of keys does not count.
+    canonical JSON, in which the order of keys does not count and bytes stand for themselves by their own
+    SHA-256, however they were encoded.
     """
-    return sha256(
-        msgspec.json.encode([inbox_id, endpoint, body], order="deterministic"),
-    ).digest()
+    plain = msgspec.to_builtins([inbox_id, endpoint, body], builtin_types=(bytes,))
+    return sha256(msgspec.json.encode(_digested(plain), order="deterministic")).digest()
+
+
+def _digested(value: Any) -> Any:
+    """The same value with each run of bytes, which may be megabytes, replaced by its digest."""
+    match value:
+        case bytes():
+            return {"sha256": sha256(value).hexdigest()}
+        case dict():
+            items = cast("dict[str, Any]", value).items()
+            return {name: _digested(each) for name, each in items}
+        case list() | tuple():
+            return [_digested(each) for each in cast("list[Any]", value)]
+        case _:
+            return value
 
 
 def _recipients(message: SendMessage, *, draft: bool) -> tuple[str, ...]:

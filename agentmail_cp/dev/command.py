@@ -187,6 +187,7 @@ def _settings(
     """The service's settings: the caller's own where they fit, ours where they must."""
     values = {
         f"{PREFIX}DOMAIN_SHARED": "false",
+        f"{PREFIX}OUTBOUND_ALLOW": "127.0.0.0/8,::1/128",
         f"{PREFIX}LOG_FORMAT": "text",
         f"{PREFIX}LOG_LEVEL": "warning",
         **{name: value for name, value in environ.items() if name.startswith(PREFIX)},

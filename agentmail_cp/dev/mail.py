@@ -19,6 +19,7 @@ from agentmail_cp.dev.errors import DevError
 from agentmail_cp.dev.stalwart import LocalStalwart, is_made
 from agentmail_cp.dev.state import Endpoint
 from agentmail_cp.sandbox import MailSandbox
+from agentmail_cp.sizes import mail_limit
 from agentmail_cp.stalwart import mtahook, setup
 from agentmail_cp.stalwart.hooks import DOORBELL_PATH
 
@@ -85,7 +86,7 @@ async def running(chosen: Plan, state: StateFolder, settings: Settings) -> Async
     if chosen.way == "external":
         yield await _external(settings)
     elif chosen.way == "sandbox":
-        sandbox = MailSandbox(settings.domain)
+        sandbox = MailSandbox(settings.domain, max_size=mail_limit(settings.max_message_size))
         async with sandbox.listening(HOST) as door:
             yield Mail(
                 kind="sandbox",

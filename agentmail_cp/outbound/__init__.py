@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from agentmail_cp.outbound.errors import OutboundError, Reason
 from agentmail_cp.outbound.fetcher import Outbound, Request, Response
-from agentmail_cp.outbound.targets import Network, Target, networks, permitted, target_of
+from agentmail_cp.outbound.targets import Network, Target, permitted, target_of
 
 __all__ = [
     "Network",
@@ -22,7 +22,6 @@ __all__ = [
     "Request",
     "Response",
     "Target",
-    "networks",
     "permitted",
     "target_of",
 ]

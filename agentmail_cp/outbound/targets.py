@@ -18,7 +18,6 @@ from ipaddress import (
     IPv6Address,
     IPv6Network,
     ip_address,
-    ip_network,
 )
 from typing import Final
 from urllib.parse import quote, urlsplit
@@ -123,11 +122,6 @@ def target_of(url: str) -> Target:
     return Target(
         parts.scheme, _host(parts.hostname or ""), _port(parts.scheme, port), path + query
     )
-
-
-def networks(text: str) -> tuple[Network, ...]:
-    """CIDRs parted by commas or spaces. Raises ValueError naming the first that is none."""
-    return tuple(ip_network(each) for each in re.split(r"[\s,]+", text) if each)
 
 
 def permitted(address: str, allowed: Sequence[Network]) -> bool:

@@ -44,6 +44,8 @@ from agentmail_cp.sandbox import mime
 from agentmail_cp.sandbox.faults import HEALTHY, Faults, Hook, answering
 from agentmail_cp.sandbox.mailbox import Mailbox, StoredMail
 from agentmail_cp.sandbox.smtp import Door
+from agentmail_cp.settings import DEFAULT_MESSAGE_SIZE
+from agentmail_cp.sizes import mail_limit
 
 if TYPE_CHECKING:
     from collections.abc import (
@@ -104,7 +106,7 @@ class MailSandbox:
         self,
         *domains: str,
         on_bell: Callable[[AccountId], None] | None = None,
-        max_size: int = 25_000_000,
+        max_size: int = mail_limit(DEFAULT_MESSAGE_SIZE),
         max_recipients: int = 100,
         patience: float = 10.0,
     ) -> None:

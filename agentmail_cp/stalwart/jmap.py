@@ -59,6 +59,9 @@ BACK_OFF: Final = (0.05, 0.2)
 PATIENCE: Final = 1.0
 """Seconds after which a failed read is not tried again; people wait for the answer."""
 
+SLICE: Final = 262_144
+"""Bytes of an upload that are in flight at once."""
+
 NEVER_SENT: Final = (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout)
 TOO_MANY_AT_ONCE: Final = frozenset({"maxConcurrentRequests", "maxConcurrentUpload"})
 TOO_BIG: Final = frozenset({"maxSizeRequest", "maxSizeUpload"})
@@ -248,10 +251,11 @@ class JmapClient:
         connect_timeout: float = 1.5,
         timeout: float = 10.0,
     ) -> None:
-        self._transport = httpx.AsyncHTTPTransport(
-            limits=httpx.Limits(max_connections=connections, max_keepalive_connections=connections),
-            trust_env=False,
-        )
+        self._transport = _transport(connections)
+        # What takes as long as somebody's slow connection must not take what everybody needs: bytes
+        # that are streamed in or out have connections of their own, each way.
+        self._uploads = _transport(connections)
+        self._downloads = _transport(connections)
         self._http = httpx.AsyncClient(
             base_url=base_url.rstrip("/"),
             headers={"Authorization": authorization, "User-Agent": "agentmail-cp"},
@@ -322,9 +326,16 @@ class JmapClient:
         """
         most = (await self.limits()).max_size_upload
         path = f"/jmap/upload/{quote(account_id, safe='')}/"
-        body = _within(content, most) if isinstance(content, bytes) else _at_most(content, most)
         headers = {"Content-Type": content_type}
-        return _decode(await self._exchange("POST", path, body, headers), Blob, path)
+        if isinstance(content, bytes):
+            headers["Content-Length"] = str(len(_within(content, most)))
+            request = self._http.build_request(
+                "POST", path, content=_sliced(content), headers=headers
+            )
+            return _decode(await self._send(request, self._transport), Blob, path)
+        body = _at_most(content, most)
+        request = self._http.build_request("POST", path, content=body, headers=headers)
+        return _decode(await self._send(request, self._uploads), Blob, path)
 
     async def download(
         self, account_id: str, blob_id: str, start: int = 0, stop: int | None = None
@@ -338,7 +349,7 @@ class JmapClient:
         query = urlencode({"accept": "application/octet-stream"})
         request = self._http.build_request("GET", f"/jmap/download/{place}/blob?{query}")
         with _translated():
-            response = await self._http.send(request, stream=True)
+            response = await self._downloads.handle_async_request(request)
         try:
             if response.status_code != HTTPStatus.OK:
                 await self._refuse_download(response)
@@ -350,6 +361,8 @@ class JmapClient:
     async def close(self) -> None:
         """Close every connection."""
         await self._http.aclose()
+        await self._uploads.aclose()
+        await self._downloads.aclose()
 
     async def _ask(self, calls: Sequence[Call], *, repeat: bool) -> dict[str, Answer]:
         body = msgspec.json.encode(
@@ -378,7 +391,7 @@ class JmapClient:
         self,
         method: str,
         path: str,
-        content: AsyncIterator[bytes] | bytes | None = None,
+        content: bytes | None = None,
         headers: dict[str, str] | None = None,
         *,
         repeat: bool = False,
@@ -395,17 +408,16 @@ class JmapClient:
         return await self._exchange_once(method, path, content, headers)
 
     async def _exchange_once(
-        self,
-        method: str,
-        path: str,
-        content: AsyncIterator[bytes] | bytes | None,
-        headers: dict[str, str] | None,
+        self, method: str, path: str, content: bytes | None, headers: dict[str, str] | None
     ) -> bytes:
         request = self._http.build_request(method, path, content=content, headers=headers)
+        return await self._send(request, self._transport)
+
+    async def _send(self, request: httpx.Request, transport: httpx.AsyncHTTPTransport) -> bytes:
         with _translated():
             # Past the client: it has no cookies, redirects or logins to see to, and takes as long
             # as all the rest.
-            response = await self._transport.handle_async_request(request)
+            response = await transport.handle_async_request(request)
             try:
                 await response.aread()
             finally:
@@ -415,6 +427,13 @@ class JmapClient:
         if _problem(response).limit == "maxCallsInRequest":
             self._limits = None
         raise _refused(response)
+
+
+def _transport(connections: int) -> httpx.AsyncHTTPTransport:
+    return httpx.AsyncHTTPTransport(
+        limits=httpx.Limits(max_connections=connections, max_keepalive_connections=connections),
+        trust_env=False,
+    )
 
 
 def _using(calls: Sequence[Call]) -> tuple[str, ...]:
@@ -456,6 +475,12 @@ def _within(content: bytes, most: int) -> bytes:
     if len(content) > most:
         raise MailServerRejected(Refusal.TOO_LARGE, f"Uploads are limited to {most} bytes.")
     return content
+
+
+async def _sliced(content: bytes) -> AsyncIterator[bytes]:
+    """Some at a time: whole, it would be copied for each layer it passes."""
+    for start in range(0, len(content), SLICE):
+        yield content[start : start + SLICE]
 
 
 async def _at_most(content: AsyncIterator[bytes], most: int) -> AsyncIterator[bytes]:

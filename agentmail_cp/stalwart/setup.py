@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Final
 import msgspec
 
 from agentmail_cp.mailserver import MailServerError, ServerStatus
+from agentmail_cp.sizes import mail_limit
 from agentmail_cp.stalwart import mtahook
 from agentmail_cp.stalwart.hooks import DOORBELL_PATH
 from agentmail_cp.stalwart.jmap import (
@@ -31,7 +32,6 @@ from agentmail_cp.stalwart.wanted import (
     OWN_DOMAIN,
     RETIRED_PREFIX,
     SERVICE_ACCOUNT,
-    SMALLEST_MESSAGE_SIZE,
     Change,
     Doorbell,
     Entry,
@@ -179,7 +179,7 @@ def wanted_state(settings: Settings, *, own: OwnServer | None = None, dev: bool 
 
 def message_size(settings: Settings) -> int:
     """Bytes of the largest mail Stalwart takes, at every door."""
-    return max(settings.max_message_size, SMALLEST_MESSAGE_SIZE)
+    return mail_limit(settings.max_message_size)
 
 
 def needed() -> tuple[str, ...]:

@@ -17,6 +17,9 @@ from typing import TYPE_CHECKING, Any, Final, TypeGuard
 
 import msgspec
 
+from agentmail_cp.settings import DEFAULT_MESSAGE_SIZE
+from agentmail_cp.sizes import mail_limit
+
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
 
@@ -27,8 +30,8 @@ MAILBOX_ROLE: Final = "agentmail-cp mailbox"
 RETIRED_PREFIX: Final = "retired~"
 """Starts the local part of a retired account. `~` is no character of a username (seed 003)."""
 
-SMALLEST_MESSAGE_SIZE: Final = 78_643_200
-"""Bytes: 75 MiB, about what Stalwart stores by default; we never lower it."""
+DEFAULT_MAIL_SIZE: Final = mail_limit(DEFAULT_MESSAGE_SIZE)
+"""Bytes of the largest mail, headers and encoding included."""
 
 FILES: Final = ("access", "server", "smtp", "mailbox", "jmap", "webhook", "hook", "dev")
 """In the order in which objects are made: later ones refer to the domains of the first."""
@@ -88,7 +91,7 @@ class Wanted(msgspec.Struct, frozen=True):
     """
 
     domain: str
-    message_size: int = SMALLEST_MESSAGE_SIZE
+    message_size: int = DEFAULT_MAIL_SIZE
     doorbell: Doorbell | None = None
     hook: Hook | None = None
     own: OwnServer | None = None

@@ -32,6 +32,7 @@ from agentmail_cp.errors import (
     NotFound,
     Taken,
     TooLarge,
+    TooSlow,
     Unauthorized,
     Unavailable,
     Unprocessable,
@@ -47,6 +48,7 @@ STATUS: dict[type[AgentMailError], int] = {
     Taken: 403,
     MessageRejected: 403,
     NotFound: 404,
+    TooSlow: 408,
     Conflict: 409,
     Gone: 410,
     TooLarge: 413,
@@ -169,6 +171,7 @@ _ANY_KEY = "[...]"
 
 _WORDS = {
     "str": "text",
+    "bytes": "base64 text",
     "int": "a whole number",
     "float": "a number",
     "bool": "true or false",

@@ -1,4 +1,5 @@
-"""What handlers are given by name: `caller`, `db`, `server`, `settings`, `doorbell`, `asked`, `links`.
+"""What handlers are given by name: `caller`, `db`, `server`, `settings`, `doorbell`, `asked`, `links`,
+`uploads`.
 
 None is checked again at run time: the wiring in `app.py` gives each its type.
 """
@@ -9,7 +10,7 @@ from litestar.di import NamedDependency
 from litestar.params import SkipValidation
 
 from agentmail_cp import access, db, intake, mailserver, settings
-from agentmail_cp.web import links, listing
+from agentmail_cp.web import links, listing, outgoing
 
 Caller = NamedDependency[SkipValidation[access.Principal]]
 Db = NamedDependency[SkipValidation[db.Database]]
@@ -18,3 +19,4 @@ Config = NamedDependency[SkipValidation[settings.Settings]]
 Doorbell = NamedDependency[SkipValidation[intake.Doorbell]]
 Asked = NamedDependency[SkipValidation[listing.Query]]
 Links = NamedDependency[SkipValidation[links.Links]]
+Uploads = NamedDependency[SkipValidation[outgoing.Uploads]]

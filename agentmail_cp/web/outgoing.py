@@ -1,33 +1,68 @@
-"""From the body of a request to the mail it asks for: addresses parsed, attachments uploaded."""
+"""From the body of a request to the mail it asks for: addresses parsed, attachments uploaded.
+
+An attachment comes as base64 or by URL. Everything that can be checked without moving bytes is checked
+first, for all attachments; then they go to the mail server one after the other, from a URL in a stream.
+`Room` counts along, so nothing larger than a message may be is fetched or stored.
+"""
 
 from __future__ import annotations
 
-import base64
-import binascii
+import asyncio
 import re
-from collections.abc import Sequence
+from collections.abc import AsyncGenerator, Sequence
+from typing import Final
+from urllib.parse import unquote, urlsplit
 
-from agentmail_cp import addresses, labels
+import msgspec
+
+from agentmail_cp import addresses, downloads, labels
 from agentmail_cp.compose import SendMessage
-from agentmail_cp.errors import Invalid
+from agentmail_cp.errors import AgentMailError, Invalid, MessageRejected
 from agentmail_cp.inboxes import Inbox
-from agentmail_cp.mailserver import MailServer, OutgoingAttachment
+from agentmail_cp.mailserver import BlobId, MailServer, OutgoingAttachment
+from agentmail_cp.outbound import Outbound, OutboundError, Reason, Request, Response
+from agentmail_cp.sizes import Room, too_large
 from agentmail_cp.web import bodies
 
-DEFAULT_TYPE = "application/octet-stream"
-MAX_PART_FIELD = 255
+MAX_PART_FIELD: Final = 255
 """Characters in a filename or media type of an attachment."""
 
 CONTENT_TYPE = re.compile(r"[A-Za-z0-9][\w.+-]*/[A-Za-z0-9][\w.+-]*(?:\s*;[\x20-\x7e]*)?", re.ASCII)
 CONTENT_ID = re.compile(r"[!-;=?-~]{1,255}")
 
 
-async def outgoing(server: MailServer, inbox: Inbox, data: bodies.Outgoing) -> SendMessage:
-    """The mail a request asks for, with its attachments uploaded."""
+class Uploads(msgspec.Struct, frozen=True):
+    """What it takes to get attachments into the mail server. `largest` is the largest message in bytes;
+    `seconds` is the time all URLs of one request may take.
+    """
+
+    server: MailServer
+    outbound: Outbound
+    largest: int
+    seconds: float
+
+
+class _Part(msgspec.Struct, frozen=True):
+    """An attachment that was checked as far as it can be before its bytes are moved."""
+
+    given: bodies.SendAttachment
+    field: str
+    content_type: str | None
+    filename: str | None
+    content_id: str | None
+
+
+async def outgoing(uploads: Uploads, inbox: Inbox, data: bodies.Outgoing) -> SendMessage:
+    """The mail a request asks for, with its attachments uploaded.
+
+    Raises `Invalid` for what does not fit and `MessageRejected` for a URL that cannot be fetched.
+    """
     if data.track_opens:
         raise Invalid("track_opens", "Opens cannot be tracked here.", fix="Leave it out.")
-    attachments = await uploaded(server, inbox, data.attachments, "attachments")
-    return SendMessage(
+    room = Room(uploads.largest)
+    room.take_text(data.text, "text")
+    room.take_text(data.html, "html")
+    message = SendMessage(
         to=addresses.parse_list(data.to, "to"),
         cc=addresses.parse_list(data.cc, "cc"),
         bcc=addresses.parse_list(data.bcc, "bcc"),
@@ -37,47 +72,155 @@ async def outgoing(server: MailServer, inbox: Inbox, data: bodies.Outgoing) -> S
         html=data.html,
         headers=data.headers or {},
         labels=labels.for_send(data.labels),
-        attachments=attachments,
     )
+    attachments = await upload(uploads, inbox, data.attachments or (), room)
+    return msgspec.structs.replace(message, attachments=attachments)
 
 
-async def uploaded(
-    server: MailServer, inbox: Inbox, given: Sequence[bodies.SendAttachment] | None, field: str
+async def upload(
+    uploads: Uploads,
+    inbox: Inbox,
+    given: Sequence[bodies.SendAttachment],
+    room: Room,
+    field: str = "attachments",
 ) -> tuple[OutgoingAttachment, ...]:
-    """The attachments of a request, as blobs of the inbox's account. `field` is where they stand."""
-    found = [
-        await _upload(server, inbox, each, f"{field}.{index}")
-        for index, each in enumerate(given or ())
-    ]
-    return tuple(found)
+    """Put attachments into the mail server; `room` is what may still come, `field` where they stand.
+    Raises as `outgoing`.
+    """
+    parts = [_checked(each, f"{field}.{index}") for index, each in enumerate(given)]
+    for part in parts:
+        if part.given.content is not None:
+            room.take(len(part.given.content), f"{part.field}.content")
+    deadline = asyncio.get_running_loop().time() + uploads.seconds
+    return tuple([await _upload(uploads, inbox, part, room, deadline) for part in parts])
 
 
 async def _upload(
-    server: MailServer, inbox: Inbox, given: bodies.SendAttachment, field: str
+    uploads: Uploads, inbox: Inbox, part: _Part, room: Room, deadline: float
 ) -> OutgoingAttachment:
-    if given.url is not None:
-        raise Invalid(
-            f"{field}.url",
-            "Attachments are not fetched from URLs here.",
-            fix="Send the bytes as base64 in content.",
-        )
-    content_type = _content_type(given.content_type or DEFAULT_TYPE, f"{field}.content_type")
-    filename = _filename(given.filename, f"{field}.filename")
-    content_id = _content_id(given.content_id, f"{field}.content_id")
-    blob_id = await server.upload(
-        inbox.account, _decoded(given.content, f"{field}.content"), content_type
-    )
+    content = part.given.content
+    if content is None:
+        return await _fetched(uploads, inbox, part, room, deadline)
+    content_type = part.content_type or downloads.OCTETS
+    blob_id = await uploads.server.upload(inbox.account, content, content_type)
+    return _attachment(part, blob_id, content_type, part.filename, len(content))
+
+
+async def _fetched(
+    uploads: Uploads, inbox: Inbox, part: _Part, room: Room, deadline: float
+) -> OutgoingAttachment:
+    url, field = part.given.url or "", f"{part.field}.url"
+    seconds = max(0.0, deadline - asyncio.get_running_loop().time())
+    try:
+        async with uploads.outbound.open(
+            Request(url=url, most=room.left, seconds=seconds)
+        ) as response:
+            _ensure_plain(response, field)
+            content_type = part.content_type or _told_type(response)
+            counted = _Counted(response.chunks(), room, field)
+            blob_id = await uploads.server.upload(inbox.account, counted.chunks(), content_type)
+    except OutboundError as error:
+        raise _not_fetched(error, field, room) from error
+    filename = part.filename or _url_name(url)
+    return _attachment(part, blob_id, content_type, filename, counted.size)
+
+
+class _Counted:
+    """Passes chunks on, takes room for them and knows their sum."""
+
+    def __init__(self, source: AsyncGenerator[bytes], room: Room, field: str) -> None:
+        self.size = 0
+        self._source = source
+        self._room = room
+        self._field = field
+
+    async def chunks(self) -> AsyncGenerator[bytes]:
+        async for chunk in self._source:
+            self._room.take(len(chunk), self._field)
+            self.size += len(chunk)
+            yield chunk
+
+
+def _attachment(
+    part: _Part, blob_id: BlobId, content_type: str, filename: str | None, size: int
+) -> OutgoingAttachment:
     return OutgoingAttachment(
         blob_id=blob_id,
         content_type=content_type,
         filename=filename,
-        content_id=content_id,
-        inline=given.content_disposition == "inline",
+        content_id=part.content_id,
+        inline=part.given.content_disposition == "inline",
+        size=size,
     )
 
 
-def _content_type(text: str, field: str) -> str:
+def _checked(given: bodies.SendAttachment, field: str) -> _Part:
+    if given.content is not None and given.url is not None:
+        raise Invalid(
+            f"{field}.url",
+            "An attachment has either content or a url, not both.",
+            fix="Leave one of them out.",
+        )
+    if given.content is None and given.url is None:
+        raise Invalid(
+            f"{field}.content",
+            "An attachment needs content or a url.",
+            fix="Give content, as base64, or url, from which it is fetched.",
+            detail="REQUIRED",
+        )
+    return _Part(
+        given=given,
+        field=field,
+        content_type=_content_type(given.content_type, f"{field}.content_type"),
+        filename=_filename(given.filename, f"{field}.filename"),
+        content_id=_content_id(given.content_id, f"{field}.content_id"),
+    )
+
+
+def _ensure_plain(response: Response, field: str) -> None:
+    if 300 <= response.status < 400:  # noqa: PLR2004
+        raise _rejected(
+            f"It answered HTTP {response.status}, a redirect, and redirects are not followed.",
+            field,
+            fix="Give the URL it leads to.",
+        )
+    if not response.ok:
+        raise _rejected(f"It answered HTTP {response.status}.", field)
+    if response.headers.get("content-encoding", "identity").lower() != "identity":
+        raise _rejected("It answered compressed, which was not asked for.", field)
+
+
+def _not_fetched(error: OutboundError, field: str, room: Room) -> AgentMailError:
+    if error.reason is Reason.TOO_LARGE:
+        return too_large(room.limit, field)
+    return _rejected(error.text, field)
+
+
+def _rejected(
+    text: str, field: str, fix: str = "Check the URL, or send the bytes as base64 in content."
+) -> MessageRejected:
+    what = f"Message rejected: {field} cannot be fetched. {text}"
+    return MessageRejected(what, fix=fix, field=field)
+
+
+def _told_type(response: Response) -> str:
+    """The media type a server tells, where it is one."""
+    told = response.headers.get("content-type", "").strip()
+    return (
+        told if len(told) <= MAX_PART_FIELD and CONTENT_TYPE.fullmatch(told) else downloads.OCTETS
+    )
+
+
+def _url_name(url: str) -> str | None:
+    """The file name in a URL, where it has one."""
+    last = unquote(urlsplit(url).path.rpartition("/")[2])
+    return downloads.file_name(last) or None
+
+
+def _content_type(text: str | None, field: str) -> str | None:
     """`type/subtype`, parameters allowed (RFC 2045 section 5.1)."""
+    if not text:
+        return None
     if len(text) > MAX_PART_FIELD or not CONTENT_TYPE.fullmatch(addresses.one_line(text, field)):
         raise Invalid(field, "This is not a media type.", fix="Write it like application/pdf.")
     return text
@@ -101,14 +244,3 @@ def _content_id(text: str | None, field: str) -> str | None:
             field, "This is not a content id.", fix="Use letters, digits and @ . - _, like logo."
         )
     return bare
-
-
-def _decoded(content: str | None, field: str) -> bytes:
-    if content is None:
-        raise Invalid(
-            field, "An attachment needs content.", fix="Give it as base64.", detail="REQUIRED"
-        )
-    try:
-        return base64.b64decode(content, validate=True)
-    except (binascii.Error, ValueError):
-        raise Invalid(field, "content is not base64.", fix="Encode the bytes as base64.") from None

@@ -16,7 +16,7 @@ from litestar import Controller, Response, post
 from litestar.di import NamedDependency, Provide
 from litestar.params import FromPath, HeaderParameter, JSONBody, SkipValidation
 
-from agentmail_cp import filing, inboxes, messages, parents, sending
+from agentmail_cp import filing, inboxes, messages, parents, sending, sizes
 from agentmail_cp.access import Principal
 from agentmail_cp.compose import (
     Parent,
@@ -31,12 +31,12 @@ from agentmail_cp.db import Database
 from agentmail_cp.inboxes import Inbox
 from agentmail_cp.mailserver import MailServer, OutgoingEmail
 from agentmail_cp.settings import Settings
-from agentmail_cp.web import bodies
+from agentmail_cp.web import bodies, inject
 from agentmail_cp.web.auth import needs
 from agentmail_cp.web.errors import ERRORS
 from agentmail_cp.web.inject import Asked, Caller, Config, Db, Server
 from agentmail_cp.web.listing import Query, masks
-from agentmail_cp.web.outgoing import outgoing
+from agentmail_cp.web.outgoing import Uploads, outgoing
 from agentmail_cp.web.paths import message_id_candidates, restore
 
 IdempotencyKey = Annotated[str | None, HeaderParameter(name="Idempotency-Key")]
@@ -54,6 +54,7 @@ class Outbox(msgspec.Struct, frozen=True):
 
     db: Database
     server: MailServer
+    uploads: Uploads
     settings: Settings
     caller: Principal
     asked: Query
@@ -67,8 +68,8 @@ class Outbox(msgspec.Struct, frozen=True):
             mark = fingerprint(str(inbox.inbox_id), "messages.send", data)
             earlier = await sending.answered(tx, inbox, mark, self.key)
         if earlier is not None:
-            return _response(earlier)
-        message = await outgoing(self.server, inbox, data)
+            return response(earlier)
+        message = await outgoing(self.uploads, inbox, data)
         return await self._hand_in(inbox, mark, compose_send(message, sending.stamp(inbox)))
 
     async def answer(
@@ -87,7 +88,7 @@ class Outbox(msgspec.Struct, frozen=True):
             mark = fingerprint(str(inbox.inbox_id), endpoint, [_bracketed(candidates), data])
             earlier = await sending.answered(tx, inbox, mark, self.key)
             if earlier is not None:
-                return _response(earlier)
+                return response(earlier)
             about = await messages.get(
                 tx,
                 organization_id=self.caller.organization_id,
@@ -96,13 +97,14 @@ class Outbox(msgspec.Struct, frozen=True):
                 masks=masks(self.asked, self.caller, tuple(filing.HIDING)),
             )
         parent = await parents.read(self.server, inbox.account, about)
-        message = await outgoing(self.server, inbox, data)
+        message = await outgoing(self.uploads, inbox, data)
         # Putting a large mail behind a few words takes its time.
         email = await asyncio.to_thread(compose, message, parent, sending.stamp(inbox))
         return await self._hand_in(inbox, mark, email)
 
     async def _hand_in(self, inbox: Inbox, mark: bytes, email: OutgoingEmail) -> Sent:
-        return _response(
+        sizes.check(email, self.settings.max_message_size)
+        return response(
             await sending.send(
                 self.db,
                 self.server,
@@ -120,7 +122,8 @@ def _bracketed(candidates: Iterable[str]) -> str:
     return next(each for each in candidates if each.startswith("<"))
 
 
-def _response(outcome: sending.Outcome) -> Sent:
+def response(outcome: sending.Outcome) -> Sent:
+    """The answer to a request that sends; one that was answered before says so."""
     replayed = {"Idempotent-Replayed": "true"} if outcome.replayed else {}
     return Response(bodies.sent(outcome.answer), headers=replayed)
 
@@ -128,13 +131,14 @@ def _response(outcome: sending.Outcome) -> Sent:
 async def provide_outbox(
     db: Db,
     server: Server,
+    uploads: inject.Uploads,
     settings: Config,
     caller: Caller,
     asked: Asked,
     idempotency_key: IdempotencyKey = None,
 ) -> Outbox:
     """The dependency `outbox`."""
-    return Outbox(db, server, settings, caller, asked, idempotency_key)
+    return Outbox(db, server, uploads, settings, caller, asked, idempotency_key)
 
 
 Sending = NamedDependency[SkipValidation[Outbox]]

@@ -12,7 +12,7 @@ from agentmail_cp.dev.stalwart import HOST
 from agentmail_cp.stalwart import StalwartMailServer
 from agentmail_cp.stalwart.ids import email_id
 from agentmail_cp.stalwart.jmap import JmapClient, bearer
-from agentmail_cp.stalwart.wanted import SMALLEST_MESSAGE_SIZE
+from agentmail_cp.stalwart.wanted import DEFAULT_MAIL_SIZE
 from tests.contract.witness import watched
 from tests.contract.world import Client, World
 
@@ -36,7 +36,7 @@ async def stalwart_world(stalwart: StalwartServer) -> AsyncGenerator[World]:
             domain=stalwart.domain,
             smtp_port=stalwart.process.ports.smtp,
             backstage=backstage,
-            max_size=SMALLEST_MESSAGE_SIZE,
+            max_size=DEFAULT_MAIL_SIZE,
             max_recipients=MAX_RECIPIENTS,
         )
 

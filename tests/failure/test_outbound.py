@@ -14,7 +14,8 @@ from typing import cast
 import httpcore
 import pytest
 
-from agentmail_cp.outbound import Outbound, OutboundError, Reason, Request, networks
+from agentmail_cp.outbound import Outbound, OutboundError, Reason, Request
+from agentmail_cp.settings import networks
 from tests.fix_stalwart import StalwartServer
 
 LOOPBACK = networks("127.0.0.0/8,::1/128")

@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agentmail_cp.outbound import OutboundError, Reason, Target, networks, permitted, target_of
+from agentmail_cp.outbound import OutboundError, Reason, Target, permitted, target_of
+from agentmail_cp.settings import networks
 
 CLOSED = """
     0.0.0.0 0.1.2.3 10.0.0.1 100.64.0.1 100.100.100.200 127.0.0.1 127.255.255.254 168.63.129.16

@@ -36,6 +36,10 @@ WRONG = {
     "settle_interval": "61",
     "deleted_inbox_retention_days": "0",
     "max_message_size": "0",
+    "submission_copy_delay": "-1",
+    "large_requests": "0",
+    "outbound_allow": "10.0.0.1/8",
+    "outbound_timeout": "0",
     "log_level": "loud",
     "log_format": "xml",
 }
@@ -44,6 +48,7 @@ WRONG = {
 FREE_TEXT = {"stalwart_key", "stalwart_admin", "stalwart_webhook_secret"} | {
     "host",
     "domain",
+    "download_secret",
     "imap_host",
     "smtp_host",
 }

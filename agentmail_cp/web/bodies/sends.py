@@ -14,9 +14,9 @@ Texts = str | list[str] | None
 
 
 class SendAttachment(msgspec.Struct, kw_only=True):
-    """An attachment to send: `content` is base64."""
+    """An attachment to send: either `content`, as base64, or `url`, from which it is fetched."""
 
-    content: str | None = None
+    content: bytes | None = None
     url: str | None = None
     filename: str | None = None
     content_type: str | None = None
