@@ -76,6 +76,20 @@ async def test_a_keyword_that_nobody_would_see_is_refused(world: World) -> None:
     assert mail.keywords == half | usual
 
 
+@covers("relabel", "changes", "listing")
+async def test_a_mail_marked_as_deleted_stays_until_it_is_erased(world: World) -> None:
+    """A mail client edits a draft that way: it marks the old version and may expunge it days later."""
+    account = await world.account()
+    document_id = await world.server.append(
+        account.account_id, a_raw_mail(), folder=Folder.DRAFTS, keywords=frozenset({"$draft"})
+    )
+    change = Relabel(document_id, add=frozenset({"$deleted"}))
+    await world.server.relabel(account.account_id, [change])
+    (mail,) = (await world.changed(account)).present
+    assert (mail.folders, mail.keywords) == ({Folder.DRAFTS}, {"$draft", "$deleted"})
+    assert (await world.server.listing(account.account_id)).document_ids == (document_id,)
+
+
 @covers("relabel", Refusal.NO_MAIL)
 async def test_a_mail_that_is_gone_does_not_hold_up_the_others(world: World) -> None:
     account = await world.account()
