@@ -125,8 +125,9 @@ def draft(row: drafts.Draft, address: str, content: MailContent | None) -> Draft
         created_at=row.created_at,
         client_id=row.client_id,
         reply_to=row.reply_to or None,
-        text=content.text if content else None,
-        html=content.html if content else None,
+        # A mail without any text has an empty one.
+        text=(content.text or None) if content else None,
+        html=(content.html or None) if content else None,
         references=row.references or None,
     )
 
