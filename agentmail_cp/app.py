@@ -50,7 +50,7 @@ from agentmail_cp.web.keys import ApiKeys, auth_me
 from agentmail_cp.web.links import provide_links, signing_key
 from agentmail_cp.web.listing import provide_query
 from agentmail_cp.web.messages import Messages
-from agentmail_cp.web.mtahook import largest_question
+from agentmail_cp.web.mtahook import LargeQuestions, largest_question
 from agentmail_cp.web.outgoing import Uploads
 from agentmail_cp.web.paths import normalise
 from agentmail_cp.web.refusals import REFUSED
@@ -156,6 +156,7 @@ def create_app(
             Router(
                 "/",
                 route_handlers=[mtahook.ask],
+                middleware=[LargeQuestions(settings.large_requests)],
                 request_max_body_size=largest_question(settings),
             ),
             operations.live,

@@ -25,9 +25,6 @@ ESCAPING: Final = 2
 """How many times its size a mail may take as JSON text. Stalwart escapes line ends, quotes and control
 characters only, so that real mail grows by 3 %."""
 
-OVERHEAD: Final = 1_000_000
-"""Room for what a question holds beside the mail: at most its envelope."""
-
 Stage = Literal["connect", "ehlo", "auth", "mail", "rcpt", "data"]
 
 

@@ -7,21 +7,22 @@ from __future__ import annotations
 
 import asyncio
 from datetime import timedelta
-from typing import Any
 
 import structlog
-from litestar import Request, Response, post
+from litestar import Response, post
 
 from agentmail_cp import submissions
 from agentmail_cp.db import Database
 from agentmail_cp.errors import Invalid, NotFound, Unauthorized
 from agentmail_cp.mailserver import MailServer
 from agentmail_cp.settings import Settings
-from agentmail_cp.stalwart import mtahook, setup
+from agentmail_cp.sizes import OVERHEAD, mail_limit
+from agentmail_cp.stalwart import mtahook
 from agentmail_cp.stalwart.mtahook import Question
 from agentmail_cp.submissions import HandedIn
 from agentmail_cp.web.auth import OPEN
 from agentmail_cp.web.inject import Config, Db, Server
+from agentmail_cp.web.requests import JsonRequest, LargeRequests
 
 log = structlog.stdlib.get_logger(__name__)
 
@@ -31,13 +32,19 @@ LARGE = 256_000
 
 def largest_question(settings: Settings) -> int:
     """Bytes of a question about the largest mail Stalwart takes over SMTP."""
-    return setup.message_size(settings) * mtahook.ESCAPING + mtahook.OVERHEAD
+    return mail_limit(settings.max_message_size) * mtahook.ESCAPING + OVERHEAD
+
+
+class LargeQuestions(LargeRequests):
+    """Places of their own for large questions: a request that sends a large mail may be waiting for the
+    answer to one.
+    """
+
+    exclude_opt_key = None
 
 
 @post(mtahook.HOOK_PATH, opt=OPEN, status_code=200, include_in_schema=False)
-async def ask(
-    request: Request[Any, Any, Any], db: Db, server: Server, settings: Config
-) -> Response[bytes]:
+async def ask(request: JsonRequest, db: Db, server: Server, settings: Config) -> Response[bytes]:
     """Answer one question of Stalwart's. Nothing of a body is read before its token was seen."""
     secret = settings.stalwart_webhook_secret
     if secret is None:
@@ -51,8 +58,8 @@ async def ask(
     return Response(answer, media_type="application/json")
 
 
-async def _read(request: Request[Any, Any, Any]) -> Question:
-    body = await request.body()
+async def _read(request: JsonRequest) -> Question:
+    body = await request.take_body()
     try:
         if len(body) < LARGE:
             return mtahook.decode(body)

@@ -53,6 +53,12 @@ class JsonRequest(Request[Any, Any, Any]):
                 raise Invalid("body", "The body broke off.", detail="MALFORMED_JSON") from None
         return self._body
 
+    async def take_body(self) -> bytes:
+        """The body, which lives no longer than its caller keeps it."""
+        body = await self.body()
+        self._body = b""
+        return body
+
     async def json(self) -> Any:
         if self._json is Empty:
             body = await self.body()

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncGenerator
 from datetime import timedelta
+from typing import Any
 
 import httpx
 import msgspec
@@ -44,7 +45,7 @@ class Submitting(World):
         """What Stalwart asks when a mail with this Message-ID is handed in."""
         headers = [["From", f" {inbox['email']}\r\n"], ["To", " ada@elsewhere.test\r\n"]]
         headers += [["Message-ID", f" <{name}>\r\n"]] if name else []
-        question = {
+        question: dict[str, Any] = {
             "context": {"stage": "data", "sasl": {"login": inbox["email"]}},
             "envelope": {
                 "from": {"address": inbox["email"]},
@@ -120,6 +121,50 @@ async def inbox(world: Submitting) -> Json:
 def lost() -> float:
     """How many mails were, as an operator sees it."""
     return REGISTRY.get_sample_value("agentmail_submissions_total", {"outcome": "lost"}) or 0.0
+
+
+async def test_a_mail_larger_than_any_request_is_asked_about(database_url: str) -> None:
+    """JSON text is larger than the mail in it: a mail near the limit could never be sent."""
+    changes = {"stalwart_webhook_secret": SECRET, "max_message_size": 1_000_000}
+    async with quiet(database_url, new_sandbox(), **changes) as here:
+        question: dict[str, Any] = {
+            "context": {"stage": "data", "sasl": {"login": "a@agents.test"}},
+            "message": {"headers": [], "contents": '"' * 2_300_000, "size": 2_300_002},
+        }
+        answer = await here.client.post(
+            mtahook.HOOK_PATH,
+            content=msgspec.json.encode(question),
+            headers={"Authorization": f"Bearer {mtahook.token(SECRET)}"},
+        )
+    assert answer.status_code == 200, answer.text
+
+
+async def test_a_mail_to_oneself(world: Submitting, inbox: Json) -> None:
+    """What is received first would take the id, and the sent one could not be told from it."""
+    await world.hand_in(inbox)
+    raw = f"From: {inbox['email']}\r\nMessage-ID: <{NAME}>\r\n\r\nText\r\n".encode()
+    await world.deliver_to(inbox["email"], raw=raw)
+    await world.mark_due()
+    await world.read()
+    await world.work()
+    shown = {each["labels"][0]: each["message_id"] for each in await world.messages(inbox)}
+    assert shown["sent"] == f"<{NAME}>"
+    assert shown["received"] != shown["sent"]
+    assert [thread["message_count"] for thread in await world.threads(inbox)] == [2]
+
+
+async def test_the_message_tells_of_the_copy_it_points_to(world: Submitting, inbox: Json) -> None:
+    """Sizes of mail that is gone, in the message and in its thread."""
+    await world.hand_in(inbox)
+    await world.assert_once(inbox)
+    theirs = await world.save(inbox)
+    await world.work()
+    (mail,) = await world.server.fetch(await world.account(inbox), [theirs])
+    (message,) = await world.messages(inbox)
+    (thread,) = await world.threads(inbox)
+    assert message["size"] == thread["size"] == mail.size
+    path = f"/v0/inboxes/{inbox['inbox_id']}/messages/<{NAME}>"
+    assert (await world.client.get(path)).json()["text"].strip() == "Text"
 
 
 async def test_nothing_happens_before_its_time(world: Submitting, inbox: Json) -> None:
@@ -434,8 +479,9 @@ async def test_each_mail_without_message_id_is_its_own(world: Submitting, inbox:
     assert sorted(each["message_id"] for each in await world.messages(inbox)) == sorted(names)
 
 
-async def test_a_lease_that_ended_is_not_used(world: Submitting, inbox: Json) -> None:
-    """Two workers would each put a copy into Sent."""
+@pytest.mark.parametrize("method", ["append", "fetch"])
+async def test_a_lease_that_ended_is_not_used(world: Submitting, inbox: Json, method: str) -> None:
+    """Two workers would each put a copy into Sent, and each believe that its own is the one shown."""
     await world.hand_in(inbox)
 
     async def overtaken() -> None:
@@ -443,7 +489,7 @@ async def test_a_lease_that_ended_is_not_used(world: Submitting, inbox: Json) ->
         await world.time_passes()
         assert await submissions.settle(world.db, world.server) == 1
 
-    world.sandbox.before["fetch"] = overtaken
+    world.sandbox.before[method] = overtaken
     await world.time_passes()
     await submissions.settle(world.db, world.server)
     assert await world.state() == ["imported"]
