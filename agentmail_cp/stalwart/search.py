@@ -1,8 +1,9 @@
 """Full-text search, and why a mail was found.
 
-Stalwart 0.16 indexes a mail some ms after it was stored. Words are runs of letters and digits in lower
-case; bodies and subjects also match by their stem in the language that was guessed for each part
-(`store/src/search`, `nlp/src/language`). Three things of it shape the query:
+Stalwart 0.16 indexes a mail some ms after it was stored. In its own index (RocksDB, SQLite; a search
+store like PostgreSQL's has rules of its own, stop words among them) words are runs of letters and
+digits in lower case; bodies and subjects also match by their stem in the language that was guessed for
+each part (`store/src/search`, `nlp/src/language`). Three things of it shape the query:
 - a condition wants all its words in one field, so each word gets a condition of its own for any field;
 - the language of a word alone is a bad guess and decides its stem, so a word is asked for as English,
   in which it always matches itself, and as what it looks like; `en:` in front says which;
