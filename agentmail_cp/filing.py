@@ -114,6 +114,8 @@ def row(place: Place, mail: Mail, thread_id: UUID, message_id: str) -> dict[str,
         "mask": mask_of(shown),
         "timestamp": mail.received_at,
         "sender": _shown(mail.sender) if mail.sender else "",
+        # The sender's secret: some servers forget to take it away.
+        "bcc": _all_shown(mail.bcc) if direction == "sent" else [],
         "in_reply_to": f"<{in_reply_to}>" if in_reply_to else None,
     }
 

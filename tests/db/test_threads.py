@@ -12,10 +12,10 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from agentmail_cp import addresses, filing, labels, threads
+from agentmail_cp import addresses, filing, labels, messages, threads
 from agentmail_cp.db import Database
 from agentmail_cp.errors import NotFound
-from agentmail_cp.mailserver import Address, Folder, Mail
+from agentmail_cp.mailserver import Address, DocumentId, Folder, Mail
 from agentmail_cp.messages import Place
 from agentmail_cp.threads import ThreadFilter, named_after
 from tests.db.mailbox import START, a_mail, an_inbox, record
@@ -45,6 +45,13 @@ class Relabel(msgspec.Struct, frozen=True):
     keywords: frozenset[str]
 
 
+class Label(msgspec.Struct, frozen=True):
+    """A caller changed the labels of the mail at this place in the order of arrival."""
+
+    nth: int
+    change: labels.Change
+
+
 class Remove(msgspec.Struct, frozen=True):
     """Somebody erased mails, by place in the order of arrival."""
 
@@ -66,6 +73,7 @@ ARRIVE = st.builds(
                 "sender": st.none() | PEOPLE.filter(bool).map(lambda several: several[0]),
                 "to": PEOPLE,
                 "cc": PEOPLE,
+                "bcc": PEOPLE,
                 "has_attachment": st.booleans(),
             }
         ),
@@ -76,8 +84,15 @@ ARRIVE = st.builds(
 RELABEL = st.builds(
     Relabel, st.integers(0, 9), st.frozensets(FOLDERS, min_size=1, max_size=1), KEYWORDS
 )
+CHANGEABLE = st.frozensets(st.sampled_from(["unread", "trash", "work", "flagged", "later"]))
+LABEL = st.builds(
+    Label,
+    st.integers(0, 9),
+    st.tuples(CHANGEABLE, CHANGEABLE).map(lambda both: labels.Change(both[0] - both[1], both[1])),
+)
 REMOVE = st.builds(Remove, st.sets(st.integers(0, 9), min_size=1, max_size=4))
-HISTORY = st.lists(ARRIVE | RELABEL | REMOVE, max_size=8)
+Step = Arrive | Relabel | Label | Remove
+HISTORY: st.SearchStrategy[list[Step]] = st.lists(ARRIVE | RELABEL | LABEL | REMOVE, max_size=10)
 
 
 class Expected:
@@ -123,6 +138,18 @@ class Expected:
                 del self.threads[at]
                 self.survivors = {old: new for old, new in self.survivors.items() if new != at}
 
+    def label(self, number: int, change: labels.Change) -> None:
+        """What the mail server does to the mail, in the words of IMAP."""
+        mail = self.mails[number]
+        wanted = labels.relabel(DocumentId(number), change, sorted(self.shown(number)))
+        if wanted is not None:
+            folders = {wanted.move_to} if wanted.move_to else mail.folders
+            self.mails[number] = msgspec.structs.replace(
+                mail,
+                keywords=(mail.keywords | wanted.add) - wanted.remove,
+                folders=frozenset(folders),
+            )
+
     def shown(self, number: int) -> set[str]:
         mail = self.mails[number]
         return set(
@@ -147,7 +174,9 @@ class Expected:
             "labels": sorted(set[str]().union(*(self.shown(number) for number in numbers))),
             "masks": sorted({filing.mask_of(self.shown(number)) for number in numbers}),
             "senders": first_come([mail.sender] if mail.sender else [] for mail in mails),
-            "recipients": first_come([*mail.to, *mail.cc] for mail in mails),
+            "recipients": first_come(
+                [*mail.to, *mail.cc, *(mail.bcc if self.sent(mail) else ())] for mail in mails
+            ),
             "message_count": len(mails),
             "size": sum(mail.size for mail in mails),
             "has_attachment": any(mail.has_attachment for mail in mails),
@@ -156,6 +185,9 @@ class Expected:
             "sent_timestamp": times["sent"],
             "created_at": mails[0].received_at,
         }
+
+    def sent(self, mail: Mail) -> bool:
+        return self.direction[mail.document_id] == "sent"
 
     def _latest(self, mails: Sequence[Mail], way: str) -> datetime | None:
         return max(
@@ -191,7 +223,7 @@ async def actual(db: Database, place: Place) -> dict[UUID, dict[str, Any]]:
     return {row["thread_id"]: row | {"masks": sorted(row["masks"])} for row in rows}
 
 
-async def play(db: Database, place: Place, history: list[Arrive | Relabel | Remove]) -> Expected:
+async def play(db: Database, place: Place, history: list[Step]) -> Expected:
     expected = Expected(place.inbox_id)
     arrived = 0
     for step in history:
@@ -208,6 +240,9 @@ async def play(db: Database, place: Place, history: list[Arrive | Relabel | Remo
                 new = msgspec.structs.replace(old, folders=folders, keywords=keywords)
                 expected.mails[there[nth]] = new
                 await record(db, place, new)
+            case Label(nth, change) if nth < len(there):
+                await label(db, place, there[nth], change)
+                expected.label(there[nth], change)
             case Remove(nths):
                 gone = tuple(there[nth] for nth in nths if nth < len(there))
                 await record(db, place, destroyed=gone)
@@ -218,13 +253,20 @@ async def play(db: Database, place: Place, history: list[Arrive | Relabel | Remo
     return expected
 
 
+async def label(db: Database, place: Place, number: int, change: labels.Change) -> None:
+    """What is done once the mail server changed a mail's labels."""
+    async with db.transaction() as tx:
+        await messages.lock(tx, place.organization_id, place.inbox_id)
+        await messages.relabel(tx, place, [DocumentId(number)], change)
+
+
 @pytest.mark.timeout(60)
 @settings(
     max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
 @given(history=HISTORY)
 async def test_rows_equal_a_computation_from_scratch(
-    database: Database, history: list[Arrive | Relabel | Remove]
+    database: Database, history: list[Step]
 ) -> None:
     place = await an_inbox(database)
     expected = await play(database, place, history)
