@@ -61,6 +61,12 @@ class ServiceProcess:
         return self.log_path.read_text("utf-8", "replace") if self.log_path.exists() else ""
 
     @property
+    def pid(self) -> int:
+        """Of the running process."""
+        assert self._process is not None
+        return self._process.pid
+
+    @property
     def running(self) -> bool:
         return self._process is not None and self._process.poll() is None
 

@@ -11,7 +11,7 @@ import msgspec
 import structlog
 from uuid_utils.compat import uuid7
 
-from agentmail_cp import drafts
+from agentmail_cp import drafts, sizes
 from agentmail_cp.compose import Stamp, new_message_id
 from agentmail_cp.db import Database, Tx, fetch_one
 from agentmail_cp.drafts import Draft
@@ -87,11 +87,12 @@ async def send(
 
     An attempt that takes up an earlier one goes by the earlier one's Message-ID. `fingerprint`
     (`compose.fingerprint`) tells a repeated request from another one under the same key; `patience` is
-    the longest the mail server may take, in seconds; it bounds how long a crashed attempt blocks its
-    key. `draft` is what the mail was made of: taken for sending together with the send's row, and gone
+    the longest the mail server may take for a small mail, in seconds; it bounds how long a crashed
+    attempt blocks its key. `draft` is what the mail was made of: taken for sending together with the send's row, and gone
     with its record; `Conflict` is raised when it is not any more what it says.
     """
     check_idempotency_key(key)
+    patience += sizes.slack(sizes.size_of(email))
     attempt = _Attempt(
         inbox=inbox, fingerprint=fingerprint, key=key, email=email, patience=patience, draft=draft
     )

@@ -14,7 +14,7 @@ import msgspec
 from agentmail_cp.mailserver import BlobId, MailServerRejected, Refusal
 from agentmail_cp.stalwart.folders import ensure_exists, exists
 from agentmail_cp.stalwart.ids import email_id
-from agentmail_cp.stalwart.jmap import Call, GetAnswer, RequestRefused
+from agentmail_cp.stalwart.jmap import BLOB_SLACK, Call, GetAnswer, RequestRefused
 
 if TYPE_CHECKING:
     from agentmail_cp.mailserver import AccountId, DocumentId
@@ -38,7 +38,9 @@ class Blobs:
         arguments = {"accountId": account_id, "ids": [blob_id], "properties": ["size"]}
         call = Call("Blob/get", arguments, "blob")
         try:
-            answers = await self._jmap.call(exists(account_id, "account"), call, repeat=True)
+            answers = await self._jmap.call(
+                exists(account_id, "account"), call, repeat=True, slack=BLOB_SLACK
+            )
         except RequestRefused:
             # Stalwart reads nothing of a request with an id that cannot be one of its own.
             raise _no_blob() from None

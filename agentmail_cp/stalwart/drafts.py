@@ -16,6 +16,7 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING, Final
 
+from agentmail_cp import sizes
 from agentmail_cp.mailserver import (
     Folder,
     MailServerConfused,
@@ -74,7 +75,7 @@ class Drafts:
         drafts = await self._folders.folder(account_id, Folder.DRAFTS)
         calls = (exists(account_id, "account"), store(account_id, email, drafts))
         try:
-            answers = await self._jmap.call(*calls)
+            answers = await self._jmap.call(*calls, slack=sizes.slack(sizes.size_of(email)))
         except RequestRefused as error:
             raise MailServerRejected(Refusal.INVALID_MAIL, str(error)) from None
         ensure_exists(answers["account"])

@@ -23,6 +23,7 @@ from urllib.parse import quote, urlencode
 import httpx
 import msgspec
 
+from agentmail_cp import sizes
 from agentmail_cp.mailserver import (
     MailServerConfused,
     MailServerError,
@@ -61,6 +62,9 @@ PATIENCE: Final = 1.0
 
 SLICE: Final = 262_144
 """Bytes of an upload that are in flight at once."""
+
+BLOB_SLACK: Final = 10.0
+"""Seconds longer than usual that anything may take which makes Stalwart read or store a whole blob."""
 
 NEVER_SENT: Final = (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout)
 TOO_MANY_AT_ONCE: Final = frozenset({"maxConcurrentRequests", "maxConcurrentUpload"})
@@ -268,20 +272,23 @@ class JmapClient:
         self._big_reads = asyncio.Semaphore(max(1, connections // 2))
         self._limits: Limits | None = None
 
-    async def call(self, *calls: Call, repeat: bool = False) -> dict[str, Answer]:
+    async def call(
+        self, *calls: Call, repeat: bool = False, slack: float = 0.0
+    ) -> dict[str, Answer]:
         """Send the calls as one request and return their answers by tag.
 
         `repeat` is for requests that change nothing: they are sent again when the server is away for
-        a moment, for all calls or for one. Raises Unavailable, Rejected (TOO_LARGE) or Confused when
+        a moment, for all calls or for one. `slack` is for how many seconds longer than usual an answer
+        may take. Raises Unavailable, Rejected (TOO_LARGE) or Confused when
         the request as a whole fails; a call's own error waits in its `Answer`.
         """
         started = time.monotonic()
         for pause in BACK_OFF if repeat else ():
-            answers = await self._ask(calls, repeat=repeat)
+            answers = await self._ask(calls, repeat=repeat, slack=slack)
             if _all_there(answers) or time.monotonic() - started > PATIENCE:
                 return answers
             await asyncio.sleep(pause)
-        return await self._ask(calls, repeat=repeat)
+        return await self._ask(calls, repeat=repeat, slack=slack)
 
     async def call_many(self, groups: Iterable[Sequence[Call]]) -> dict[str, Answer]:
         """Send groups of reads in as few requests as the server's limits allow, some at a time.
@@ -330,11 +337,17 @@ class JmapClient:
         if isinstance(content, bytes):
             headers["Content-Length"] = str(len(_within(content, most)))
             request = self._http.build_request(
-                "POST", path, content=_sliced(content), headers=headers
+                "POST",
+                path,
+                content=_sliced(content),
+                headers=headers,
+                timeout=self._timeout(sizes.slack(len(content))),
             )
             return _decode(await self._send(request, self._transport), Blob, path)
         body = _at_most(content, most)
-        request = self._http.build_request("POST", path, content=body, headers=headers)
+        request = self._http.build_request(
+            "POST", path, content=body, headers=headers, timeout=self._timeout(BLOB_SLACK)
+        )
         return _decode(await self._send(request, self._uploads), Blob, path)
 
     async def download(
@@ -347,7 +360,11 @@ class JmapClient:
         """
         place = f"{quote(account_id, safe='')}/{quote(blob_id, safe='')}"
         query = urlencode({"accept": "application/octet-stream"})
-        request = self._http.build_request("GET", f"/jmap/download/{place}/blob?{query}")
+        request = self._http.build_request(
+            "GET",
+            f"/jmap/download/{place}/blob?{query}",
+            timeout=self._timeout(BLOB_SLACK),
+        )
         with _translated():
             response = await self._downloads.handle_async_request(request)
         try:
@@ -364,12 +381,12 @@ class JmapClient:
         await self._uploads.aclose()
         await self._downloads.aclose()
 
-    async def _ask(self, calls: Sequence[Call], *, repeat: bool) -> dict[str, Answer]:
+    async def _ask(self, calls: Sequence[Call], *, repeat: bool, slack: float) -> dict[str, Answer]:
         body = msgspec.json.encode(
             {"using": _using(calls), "methodCalls": [(c.name, c.arguments, c.tag) for c in calls]}
         )
         headers = {"Content-Type": "application/json"}
-        content = await self._exchange("POST", "/jmap/", body, headers, repeat=repeat)
+        content = await self._exchange("POST", "/jmap/", body, headers, repeat=repeat, slack=slack)
         answers = _by_tag(calls, _decode(content, _Response, "/jmap/").method_responses)
         missing = [call.name for call in calls if call.tag not in answers]
         if missing:
@@ -395,23 +412,44 @@ class JmapClient:
         headers: dict[str, str] | None = None,
         *,
         repeat: bool = False,
+        slack: float = 0.0,
     ) -> bytes:
         started = time.monotonic()
         for pause in BACK_OFF if repeat else ():
             try:
-                return await self._exchange_once(method, path, content, headers)
+                return await self._exchange_once(method, path, content, headers, slack)
             except MailServerUnavailable as error:
                 hopeless = error.retry_after > DEFAULT_RETRY_AFTER
                 if hopeless or time.monotonic() - started > PATIENCE:
                     raise
             await asyncio.sleep(pause)
-        return await self._exchange_once(method, path, content, headers)
+        return await self._exchange_once(method, path, content, headers, slack)
 
     async def _exchange_once(
-        self, method: str, path: str, content: bytes | None, headers: dict[str, str] | None
+        self,
+        method: str,
+        path: str,
+        content: bytes | None,
+        headers: dict[str, str] | None,
+        slack: float,
     ) -> bytes:
-        request = self._http.build_request(method, path, content=content, headers=headers)
+        request = self._http.build_request(
+            method, path, content=content, headers=headers, timeout=self._timeout(slack)
+        )
         return await self._send(request, self._transport)
+
+    def _timeout(self, slack: float) -> httpx.Timeout:
+        usual = self._http.timeout
+        return (
+            httpx.Timeout(
+                connect=usual.connect,
+                read=(usual.read or 0.0) + slack,
+                write=usual.write,
+                pool=usual.pool,
+            )
+            if slack
+            else usual
+        )
 
     async def _send(self, request: httpx.Request, transport: httpx.AsyncHTTPTransport) -> bytes:
         with _translated():

@@ -47,6 +47,7 @@ from agentmail_cp.stalwart.emails import (
 from agentmail_cp.stalwart.folders import Missing, ensure_exists, exists, mailbox_get
 from agentmail_cp.stalwart.ids import document_of, email_id
 from agentmail_cp.stalwart.jmap import (
+    BLOB_SLACK,
     Call,
     GetAnswer,
     MethodError,
@@ -229,7 +230,7 @@ class Mailboxes:
         emails = {"mail": {**email, "mailboxIds": {mailbox_id: True}}}
         call = Call("Email/import", {"accountId": account_id, "emails": emails}, "import")
         try:
-            answers = await self._jmap.call(exists(account_id, "account"), call)
+            answers = await self._jmap.call(exists(account_id, "account"), call, slack=BLOB_SLACK)
         except RequestRefused as error:
             raise MailServerRejected(Refusal.INVALID_MAIL, str(error)) from None
         ensure_exists(answers["account"])

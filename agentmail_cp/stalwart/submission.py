@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 
+from agentmail_cp import sizes
 from agentmail_cp.mailserver import (
     AccountId,
     DocumentId,
@@ -128,6 +129,7 @@ class Submissions:
                 store(account_id, email, drafts),
                 _hand_in(account_id, email, identity, sent),
                 _ask_verdicts(account_id),
+                slack=sizes.slack(sizes.size_of(email)),
             )
         except RequestRefused as error:
             raise MailServerRejected(Refusal.INVALID_MAIL, str(error)) from None
