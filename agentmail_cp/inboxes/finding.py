@@ -75,7 +75,7 @@ async def search(
     words = highlights.parse(q, shortest=SHORTEST_QUERY, longest=LONGEST_QUERY).folded
     address = (q or "").strip().lower()
     scope = f"search/inboxes/{pod_id or organization_id}/{address}"
-    start = pages.decode(scope, page_token, Key) if page_token else _BEGINNING
+    start = pages.decode(scope, page_token, Key) if page_token else None
     names = await _names(tx, organization_id, pod_id, words, address, start)
     exact = [each for each in names if each.address == address]
     read = [each for each in names if each.address != address]
@@ -83,7 +83,7 @@ async def search(
     fitting = [each for each in read[:MOST_READ] if each.fits(words)]
     last = None
     if len(fitting) > room:
-        last = fitting[room - 1].key if room else start
+        last = fitting[room - 1].key if room else _BEGINNING
     elif len(read) > MOST_READ:
         last = read[MOST_READ - 1].key
     shown = await _whole(tx, organization_id, [*exact, *fitting[:room]])
@@ -96,11 +96,12 @@ async def _names(
     pod_id: UUID | None,
     words: Sequence[str],
     address: str,
-    start: Key,
+    start: Key | None,
 ) -> list[_Name]:
-    """The inboxes after `start` that may fit, one more than are read; at the beginning of the list also
-    the one with exactly this address.
+    """The inboxes after `start` that may fit, one more than are read; on the first page, which has no
+    `start`, also the one with exactly this address.
     """
+    created_at, inbox_id = start or _BEGINNING
     scope: LiteralString = (
         " from inbox where organization_id = %(organization_id)s and state = 'active'"
     )
@@ -120,9 +121,9 @@ async def _names(
             "organization_id": organization_id,
             "pod_id": pod_id,
             "address": address,
-            "first": start == _BEGINNING,
-            "created_at": start[0],
-            "inbox_id": start[1],
+            "first": start is None,
+            "created_at": created_at,
+            "inbox_id": inbox_id,
             "patterns": [pattern(word) for word in words if word.isascii()],
             "most": MOST_READ + 1,
         },

@@ -126,7 +126,7 @@ async def list_messages(
         " and exists (select from envelope as e where e.organization_id = %(organization_id)s"
         " and e.inbox_id = m.inbox_id and e.document_id = m.document_id"
     )
-    query += f" and {_is(rank, len(evidence.words))})"
+    query += f" and {_is(rank, len(evidence.words))}{_ONE_BY_ONE})"
     if evidence.narrow is not None:
         query += f" and (m.inbox_id, m.document_id) in {_NARROW}"
     if after is not None:
@@ -178,6 +178,9 @@ def any_word(evidence: Evidence) -> tuple[LiteralString, Parameters]:
     )
 
 
+# Keeps PostgreSQL from joining all envelopes first: it takes every pattern for a rare one, and where hits
+# are rare `narrow` names them.
+_ONE_BY_ONE: LiteralString = " offset 0"
 _NARROW: LiteralString = (
     "(select * from unnest(%(narrow_inboxes)s::uuid[], %(narrow_documents)s::bigint[]))"
 )
@@ -231,7 +234,7 @@ def _has(test: LiteralString) -> LiteralString:
         "exists (select from message as m join envelope as e"
         " using (organization_id, inbox_id, document_id)"
         " where m.thread_id = thread.thread_id and m.organization_id = %(organization_id)s"
-        f" and m.mask = 0 and {test})"
+        f" and m.mask = 0 and {test}{_ONE_BY_ONE})"
     )
 
 

@@ -16,12 +16,15 @@ import pytest_asyncio
 from agentmail_cp import db, events, filing, intake, messages, threads
 from agentmail_cp.db import Database, Tx
 from agentmail_cp.intake import Intake
+from agentmail_cp.mailserver import DocumentId
 from agentmail_cp.messages import MessageFilter
 from agentmail_cp.sandbox import MailSandbox
+from agentmail_cp.search import Rank, Scope, ranking
+from agentmail_cp.search.ranking import Evidence, Narrowing
 from agentmail_cp.threads import ThreadFilter
 
 ORGANIZATION, INBOX = UUID(int=1), UUID(int=101)
-BIG = {"event", "message", "thread", "inbox_sync", "thread_reference"}
+BIG = {"envelope", "event", "message", "thread", "inbox_sync", "thread_reference"}
 """Not `inbox`: a claim of 50 may well read a table of a few thousand short rows once."""
 
 FILL = """
@@ -43,6 +46,8 @@ select lpad(to_hex(100 + n % 500), 32, '0')::uuid, n, lpad(to_hex(1 + n % 500 / 
     now() - n * interval '1 min', 'Subject', 'ada@elsewhere.test', '{}', '{}', '{}', '{}', '{}',
     repeat('p', 100), 1000, false
 from generate_series(1, 40000) as n;
+insert into envelope (organization_id, inbox_id, document_id, subject, people)
+select organization_id, inbox_id, document_id, 'subject', 'ada@elsewhere.test' from message;
 insert into thread_reference (inbox_id, reference, organization_id, thread_id)
 select inbox_id, btrim(message_id, '<>'), organization_id, thread_id from message;
 insert into thread (thread_id, organization_id, pod_id, inbox_id, labels, masks, senders, recipients,
@@ -85,6 +90,7 @@ async def plans(tx: Tx, ask: Callable[[], Coroutine[Any, Any, object]]) -> list[
         patch.object(threads, "fetch_all", explained),
         patch.object(intake, "fetch_all", explained),
         patch.object(events, "fetch_all", explained),
+        patch.object(ranking, "fetch_all", explained),
     ):
         await ask()
     assert nodes
@@ -187,7 +193,21 @@ async def test_what_is_unread_is_found_without_a_look_at_the_rest(tx: Tx) -> Non
     assert used >= {"message_list_new", "thread_list_all_unread"}
 
 
+@pytest.mark.timeout(60)
+async def test_a_search_of_one_inbox_reads_no_other(tx: Tx) -> None:
+    """Looking for a word in one inbox must not cost what everybody's mail costs."""
+    scope, words = Scope(ORGANIZATION, INBOX), ("subject", "nowhere")
+    one = frozenset({(INBOX, DocumentId(1))})
+    assert_quick(await plans(tx, lambda: ranking.named(tx, scope, words)))
+    for rank in Rank:
+        for narrow in (one, None):
+            evidence = Evidence(words=words, bodies=one, each=(one, one), narrow=narrow)
+            for lister in (ranking.list_messages, ranking.list_threads):
+                ask = partial(lister, tx, scope, Narrowing(), rank, evidence, after=None, limit=20)
+                assert_quick(await plans(tx, ask))
+
+
 def test_the_queries_go_where_their_plans_are_read() -> None:
     """A rename of what these modules call must not leave the plans unread."""
     assert messages.fetch_all is threads.fetch_all is intake.fetch_all is db.fetch_all
-    assert events.fetch_all is db.fetch_all
+    assert events.fetch_all is ranking.fetch_all is db.fetch_all
