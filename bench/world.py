@@ -33,6 +33,7 @@ async def running(folder: Path) -> AsyncGenerator[Target]:
     doorbell = Doorbell(f"http://127.0.0.1:{port}{DOORBELL_PATH}", "bench-secret", 20)
     stalwart = LocalStalwart(folder / "stalwart", domain=DOMAIN, doorbell=doorbell)
     url = postgres.database("agentmail")
+    process: subprocess.Popen[bytes] | None = None
     try:
         await stalwart.start()
         await db.migrate(url)
@@ -46,9 +47,10 @@ async def running(folder: Path) -> AsyncGenerator[Target]:
             await _until_healthy(api)
             async with RawJmap(stalwart.url, stalwart.key, DOMAIN) as raw:
                 yield Target(api, raw, stalwart.ports.smtp, process.pid, url)
-        process.terminate()
-        process.wait(10)
     finally:
+        if process is not None:
+            process.terminate()
+            process.wait(10)
         await stalwart.stop()
         postgres.stop()
 
