@@ -32,14 +32,18 @@ HOST = "127.0.0.1"
 PATIENCE = 15.0
 """Seconds a server may take to start or to stop."""
 
-MailServerMaker = Callable[[], AbstractAsyncContextManager[MailServer]]
+MailServerMaker = Callable[[], AbstractAsyncContextManager[tuple[MailServer, int]]]
+"""Opens a mail server and says at which port it takes mail from outside."""
 
 
 class Live(msgspec.Struct, frozen=True):
-    """Where a running service is and the key of its only organisation."""
+    """Where a running service is and the key of its only organisation; `smtp_port` is where mail from
+    outside goes in.
+    """
 
     base_url: str
     api_key: str
+    smtp_port: int
 
     @property
     def websocket_url(self) -> str:
@@ -80,27 +84,27 @@ class _Runner:
             self._ready.set()
 
     async def _serve(self) -> None:
-        async with self._mail_server() as server:
+        async with self._mail_server() as (server, smtp_port):
             app = create_app(self._settings, server=server)
             _let_ring(app, server)
             self._http = uvicorn.Server(
                 uvicorn.Config(app, host=HOST, port=0, ws="none", log_config=None, access_log=False)
             )
             serving = asyncio.create_task(self._http.serve())
-            await self._announce(app, self._http, serving)
+            port = await _started(self._http, serving)
+            self._live = Live(f"http://{HOST}:{port}", await _make_key(app), smtp_port)
+            self._ready.set()
             await serving
 
-    async def _announce(
-        self, app: AgentMail, http: uvicorn.Server, serving: asyncio.Task[None]
-    ) -> None:
-        while not http.started:
-            if serving.done():
-                await serving
-                raise RuntimeError("The service stopped while it started.")
-            await asyncio.sleep(0.01)
-        port = http.servers[0].sockets[0].getsockname()[1]
-        self._live = Live(f"http://{HOST}:{port}", await _make_key(app))
-        self._ready.set()
+
+async def _started(http: uvicorn.Server, serving: asyncio.Task[None]) -> int:
+    """The port of a server that answers from now on."""
+    while not http.started:
+        if serving.done():
+            await serving
+            raise RuntimeError("The service stopped while it started.")
+        await asyncio.sleep(0.01)
+    return http.servers[0].sockets[0].getsockname()[1]
 
 
 def _let_ring(app: AgentMail, server: MailServer) -> None:
@@ -132,11 +136,11 @@ def running(database_url: str, mail_server: MailServerMaker, **changes: object) 
 
 
 @contextlib.asynccontextmanager
-async def on_sandbox() -> AsyncGenerator[MailServer]:
+async def on_sandbox() -> AsyncGenerator[tuple[MailServer, int]]:
     """A fresh sandbox."""
     sandbox = MailSandbox(DOMAIN)
-    async with sandbox.listening():
-        yield sandbox
+    async with sandbox.listening() as door:
+        yield sandbox, door.port
 
 
 @contextlib.contextmanager
@@ -146,9 +150,9 @@ def running_on_stalwart(
     """A service on the run's Stalwart, which calls at the front door."""
 
     @contextlib.asynccontextmanager
-    async def mail_server() -> AsyncGenerator[MailServer]:
+    async def mail_server() -> AsyncGenerator[tuple[MailServer, int]]:
         server = StalwartMailServer(JmapClient(stalwart.url, bearer(stalwart.key)))
-        yield server
+        yield server, stalwart.process.ports.smtp
         await server.close()
 
     with (
@@ -156,6 +160,26 @@ def running_on_stalwart(
         front_door.leading_to(port_of(live.base_url)),
     ):
         yield live
+
+
+@pytest.fixture
+def live_on_stalwart(
+    database_url: str, stalwart: StalwartServer, front_door: FrontDoor
+) -> Generator[Live]:
+    """The service on the run's Stalwart, behind a port."""
+    with running_on_stalwart(database_url, stalwart, front_door) as found:
+        yield found
+
+
+@pytest.fixture(
+    params=[
+        pytest.param("live", id="sandbox"),
+        pytest.param("live_on_stalwart", id="stalwart", marks=pytest.mark.stalwart),
+    ]
+)
+def live_anywhere(request: pytest.FixtureRequest) -> Live:
+    """The service behind a port in both worlds, one after the other."""
+    return request.getfixturevalue(request.param)
 
 
 @pytest.fixture
