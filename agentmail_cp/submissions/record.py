@@ -166,13 +166,15 @@ async def note(tx: Tx, place: Place, present: Iterable[Mail], known: Copies) -> 
     if not odd:
         return
     await tx.execute(
-        "update submission set due_at = now() where inbox_id = %(inbox_id)s"
+        # Not at once: a request that has just looked up our copy is about to read it.
+        "update submission set due_at = now() + %(pause)s where inbox_id = %(inbox_id)s"
         " and organization_id = %(organization_id)s and message_id = any(%(message_ids)s)"
         " and state <> 'pending'",
         {
             "inbox_id": place.inbox_id,
             "organization_id": place.organization_id,
             "message_ids": list(odd),
+            "pause": AGAIN,
         },
     )
 

@@ -31,7 +31,7 @@ pytestmark = pytest.mark.stalwart
 DELAY = 1.0
 """Seconds until our own copy is put into Sent."""
 
-SOON = DELAY + 3.0
+SOON = DELAY + 7.0
 
 
 class Asking(Ringing):
