@@ -93,6 +93,7 @@ async def send(
         async with db.transaction() as tx:
             await messages.mark_due(tx, inbox.place)
             await drafts.unschedule(tx, draft)
+            await drafts.doubt(tx, draft)
         raise drafts.edited_elsewhere() from error
     outcome = await sending.send(
         db,

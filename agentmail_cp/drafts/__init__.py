@@ -12,7 +12,8 @@ its way) | `sending` (exactly while its row in `send` is open) | `deleting` (gon
 `client_id` stays `sent` for a day, so that a late repetition of its creation makes no second mail.
 
 `lease_until` is how long whoever works on a `storing`, `updating`, `deleting` or `sent` row is believed to
-be alive; then `settle` finishes it. Beside the state, `send_status` says what the schedule is: none,
+be alive; then `settle` finishes it. Of a `draft` row it is when the version in force is looked for, until
+intake has read it. Beside the state, `send_status` says what the schedule is: none,
 `scheduled` (to be sent at `send_at`) or `failed`. Whatever anybody but this service does to a scheduled
 draft's document takes the schedule away: nothing is ever sent that its author has not seen last.
 What intake reads is always noted at once, also while a row is being worked on; whoever works on it then
@@ -56,7 +57,7 @@ from agentmail_cp.drafts.draft import (
     new_id,
 )
 from agentmail_cp.drafts.record import documents, erase, is_draft, record
-from agentmail_cp.drafts.rows import NewDraft, Where
+from agentmail_cp.drafts.rows import NewDraft, Where, doubt
 from agentmail_cp.drafts.schedule import (
     begin_sending,
     check_send_at,
@@ -95,6 +96,7 @@ __all__ = [
     "create",
     "delete",
     "documents",
+    "doubt",
     "edited_elsewhere",
     "ended",
     "erase",

@@ -151,13 +151,17 @@ async def _adopt(tx: Tx, row: Draft, mail: Mail) -> None:
 
 
 async def _relabel(tx: Tx, row: Draft, mail: Mail) -> None:
-    """The same version with other keywords: that is no edit, and leaves a schedule as it is."""
+    """The same version, perhaps with other keywords: that is no edit, and leaves a schedule as it is."""
     shown = labels_of(mail, scheduled=row.send_status == "scheduled")
-    if shown == row.labels:
+    unseen = row.state == "draft" and row.lease_until is not None
+    if shown == row.labels and not unseen:
         return
     await tx.execute(
-        "update draft set labels = %(labels)s, updated_at = now() where inbox_id = %(inbox_id)s"
-        " and organization_id = %(organization_id)s and draft_id = %(draft_id)s",
+        "update draft set labels = %(labels)s,"
+        " lease_until = case when state = 'draft' then null else lease_until end,"
+        " updated_at = case when labels = %(labels)s then updated_at else now() end"
+        " where inbox_id = %(inbox_id)s and organization_id = %(organization_id)s"
+        " and draft_id = %(draft_id)s",
         {"labels": shown, **row.key},
     )
 

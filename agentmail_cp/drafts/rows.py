@@ -17,6 +17,13 @@ from agentmail_cp.drafts.draft import COLUMNS, SCHEDULED, Draft, facts
 from agentmail_cp.filing import Place
 from agentmail_cp.mailserver import AccountId, Address, DocumentId, Mail, OutgoingEmail
 
+LOOKED_FOR = timedelta(seconds=60)
+"""When a version that intake has not read yet is looked for: one that came and went between two readings
+is in no list of changes."""
+
+DOUBTED = timedelta(seconds=5)
+"""When a version is looked for that may be gone: after intake had its time to read so."""
+
 
 class Where(msgspec.Struct, frozen=True):
     """Whose draft it is: the inbox, its mail account, who its mail is from, and how many bytes a mail of
@@ -88,11 +95,12 @@ async def made(tx: Tx, row: Draft, mail: Mail) -> Draft | None:
         tx,
         Draft,
         "update draft set state = 'draft', document_id = %(document_id)s, size = %(size)s,"
-        " preview = %(preview)s, lease_until = null, created_at = now(), updated_at = now()"
+        " preview = %(preview)s, lease_until = now() + %(look)s, created_at = now(),"
+        " updated_at = now()"
         " where inbox_id = %(inbox_id)s and organization_id = %(organization_id)s"
         " and draft_id = %(draft_id)s and state = 'storing' and lease_until = %(lease_until)s"
         f" returning {COLUMNS}",
-        {**facts(mail, scheduled=False), **_held(row)},
+        {**facts(mail, scheduled=False), **_held(row), "look": LOOKED_FOR},
     )
 
 
@@ -156,7 +164,8 @@ async def written(tx: Tx, row: Draft, mail: Mail, *, told: bool = True) -> Draft
         tx,
         Draft,
         "update draft set state = 'draft', document_id = %(document_id)s, taken = null,"
-        " lease_until = null, change = case when %(told)s then null else change end,"
+        " lease_until = now() + %(look)s,"
+        " change = case when %(told)s then null else change end,"
         " labels = %(labels)s, subject = %(subject)s,"
         ' "to" = %(to)s, cc = %(cc)s, bcc = %(bcc)s, reply_to = %(reply_to)s,'
         ' "references" = %(references)s, preview = %(preview)s, size = %(size)s,'
@@ -171,6 +180,7 @@ async def written(tx: Tx, row: Draft, mail: Mail, *, told: bool = True) -> Draft
             **_held(row),
             "send_status": SCHEDULED if scheduled else None,
             "told": told,
+            "look": LOOKED_FOR,
         },
     )
 
@@ -184,11 +194,11 @@ async def release(tx: Tx, row: Draft) -> None:
         _held(row),
     )
     await tx.execute(
-        "update draft set state = 'draft', taken = null, lease_until = null, change = null,"
-        " next_send_at = null"
+        "update draft set state = 'draft', taken = null, lease_until = now() + %(look)s,"
+        " change = null, next_send_at = null"
         " where inbox_id = %(inbox_id)s and organization_id = %(organization_id)s"
         " and draft_id = %(draft_id)s and state = 'updating' and lease_until = %(lease_until)s",
-        _held(row),
+        {**_held(row), "look": DOUBTED},
     )
 
 
@@ -248,10 +258,10 @@ async def set_deleting(tx: Tx, current: Draft, lease: timedelta) -> Draft | None
 async def undelete(tx: Tx, row: Draft) -> None:
     """The mail server was not asked: everything is as it was."""
     await tx.execute(
-        "update draft set state = 'draft', taken = null, lease_until = null"
+        "update draft set state = 'draft', taken = null, lease_until = now() + %(look)s"
         " where inbox_id = %(inbox_id)s and organization_id = %(organization_id)s"
         " and draft_id = %(draft_id)s and state = 'deleting' and lease_until = %(lease_until)s",
-        _held(row),
+        {**_held(row), "look": LOOKED_FOR},
     )
 
 
@@ -268,4 +278,29 @@ async def forget(tx: Tx, row: Draft) -> None:
         " where inbox_id = %(inbox_id)s and organization_id = %(organization_id)s"
         " and draft_id = %(draft_id)s and state = 'sent' and lease_until = %(lease_until)s",
         _held(row),
+    )
+
+
+async def doubt(tx: Tx, row: Draft) -> None:
+    """The mail server says that the version in force is gone, and intake has not read so yet."""
+    await tx.execute(
+        "update draft set lease_until = now() + %(look)s"
+        " where inbox_id = %(inbox_id)s and organization_id = %(organization_id)s"
+        " and draft_id = %(draft_id)s and state = 'draft' and document_id = %(document_id)s",
+        {**row.key, "document_id": row.document_id, "look": DOUBTED},
+    )
+
+
+async def looked(tx: Tx, row: Draft, *, there: bool) -> None:
+    """The version in force was looked for."""
+    await tx.execute(
+        "update draft set lease_until = null"
+        " where inbox_id = %(inbox_id)s and organization_id = %(organization_id)s"
+        " and draft_id = %(draft_id)s and state = 'draft' and lease_until = %(lease_until)s"
+        if there
+        else "delete from draft"
+        " where inbox_id = %(inbox_id)s and organization_id = %(organization_id)s"
+        " and draft_id = %(draft_id)s and state = 'draft' and lease_until = %(lease_until)s"
+        " and document_id = %(document_id)s",
+        {**_held(row), "document_id": row.document_id},
     )

@@ -1,7 +1,8 @@
 """Finishing what crashed requests left of drafts, and destroying the documents of those that were sent.
 
-Only rows whose lease is over are touched, one process at a time; repeating has no effect. A draft that is
-`sending` is settled with its send.
+A version that intake has not read yet is looked for as well: one that came and went in between is in no
+list of changes. Only rows whose lease is over are touched, one process at a time; repeating has no
+effect. A draft that is `sending` is settled with its send.
 """
 
 from __future__ import annotations
@@ -78,7 +79,8 @@ async def _settle(db: Database, server: MailServer, claimed: Claimed) -> bool:
     except (MailServerRejected, MailServerConfused) as error:
         log.error("draft.not_settled", draft_id=str(row.draft_id), reason=str(error))
         return False
-    log.info("draft.settled", draft_id=str(row.draft_id), state=row.state)
+    if row.state != "draft":
+        log.info("draft.settled", draft_id=str(row.draft_id), state=row.state)
     return True
 
 
@@ -94,7 +96,7 @@ async def claim(db: Database, only: Draft | None = None) -> list[Claimed]:
             " client_id = case when state = 'storing' then null else client_id end,"
             " state = case when state = 'storing' then 'deleting' else state end"
             " where (inbox_id, draft_id) in (select inbox_id, draft_id from draft"
-            " where state in ('storing', 'updating', 'deleting', 'sent') and lease_until <= now()"
+            " where state <> 'sending' and lease_until <= now()"
             " and inbox_id = coalesce(%(inbox_id)s::uuid, inbox_id)"
             " and draft_id = coalesce(%(draft_id)s::uuid, draft_id)"
             " order by lease_until limit %(most)s for update skip locked)"
@@ -122,13 +124,25 @@ async def _place(tx: Tx, row: Draft) -> Place:
 
 async def settle_claimed(db: Database, server: MailServer, claimed: Claimed) -> None:
     """Find out what became of a draft, and write it down. Repeating has no effect."""
-    if claimed.row.state == "updating":
+    if claimed.row.state == "draft":
+        await _look_for(db, server, claimed)
+    elif claimed.row.state == "updating":
         await _settle_update(db, server, claimed)
     elif claimed.row.document_id is None and claimed.row.taken is None:
         found = await _look(server, claimed)
         await clear(db, server, claimed.place, claimed.row, [mail.document_id for mail in found])
     else:
         await clear(db, server, claimed.place, claimed.row)
+
+
+async def _look_for(db: Database, server: MailServer, claimed: Claimed) -> None:
+    """Remove a draft whose version in force is gone, which nobody else would notice."""
+    row = claimed.row
+    wanted = [row.document_id] if row.document_id is not None else []
+    there = bool(await server.fetch(row.account_id, wanted))
+    async with db.transaction() as tx:
+        await messages.lock(tx, row.organization_id, row.inbox_id)
+        await rows.looked(tx, row, there=there)
 
 
 async def _settle_update(db: Database, server: MailServer, claimed: Claimed) -> None:

@@ -101,7 +101,7 @@ async def create(
     see the package's table.
     """
     sizes.check(new.email, where.largest)
-    patience += sizes.slack(sizes.size_of(new.email))
+    patience += sizes.patience(sizes.size_of(new.email))
     async with db.transaction() as tx:
         row = await rows.announce(tx, where, new, timedelta(seconds=patience) + MARGIN)
     if row is None:
@@ -185,7 +185,7 @@ async def update(
     if revision.patch.empty and revision.labels.empty:
         return await _rescheduled(db, current, revision)
     added = sum(each.size for each in revision.patch.add_attachments)
-    patience += sizes.slack(current.size + added)
+    patience += sizes.patience(current.size + added)
     async with db.transaction() as tx:
         row = await rows.take(
             tx,

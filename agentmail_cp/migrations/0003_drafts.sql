@@ -52,8 +52,7 @@ create index draft_list_pod on draft (pod_id, updated_at desc, draft_id desc)
 create index draft_list_all on draft (organization_id, updated_at desc, draft_id desc)
     where state in ('draft', 'updating', 'sending');
 create index draft_due on draft (fire_at) where state = 'draft' and send_status = 'scheduled';
-create index draft_unsettled on draft (lease_until)
-    where state in ('storing', 'updating', 'deleting', 'sent');
+create index draft_unsettled on draft (lease_until) where lease_until is not null;
 
 -- The draft a mail was made of: the two change together.
 alter table send add column draft_id uuid;

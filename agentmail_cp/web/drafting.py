@@ -205,35 +205,50 @@ class Desk(msgspec.Struct, frozen=True):
     ) -> tuple[Inbox, Draft, MailContent]:
         """A draft with what it says. One that is being replaced at this moment is looked for again."""
         which = _uuid(draft_id)
-        for pause in (*READING_AGAIN, None):
-            async with self.db.reading() as tx:
-                row = await drafts.get(
-                    tx,
-                    organization_id=self.caller.organization_id,
-                    draft_id=which,
-                    inbox_id=inbox_id,
-                    pod_id=pod_id,
-                )
-                inbox = await inboxes.get(
-                    tx, self.caller.organization_id, inboxes.public_id(row.inbox_id)
-                )
-            try:
-                _, content = await drafts.read(self.server, row)
-            except MailServerRejected as error:
-                if error.code is not Refusal.NO_MAIL:
-                    raise
-            else:
+        for pause in READING_AGAIN:
+            inbox, row = await self._find(which, inbox_id, pod_id)
+            content = await self._content(row)
+            if content is not None:
                 return inbox, row, content
-            await asyncio.sleep(pause or 0)
+            await asyncio.sleep(pause)
+        inbox, row = await self._find(which, inbox_id, pod_id)
+        async with self.db.transaction() as tx:
+            await messages.mark_due(tx, inbox.place)
+            await drafts.doubt(tx, row)
         raise _no_draft()
+
+    async def _content(self, row: Draft) -> MailContent | None:
+        """What a draft says; None when this version of it is gone."""
+        try:
+            return (await drafts.read(self.server, row))[1]
+        except MailServerRejected as error:
+            if error.code is not Refusal.NO_MAIL:
+                raise
+            return None
+
+    async def _find(
+        self, draft_id: UUID, inbox_id: UUID | None, pod_id: UUID | None
+    ) -> tuple[Inbox, Draft]:
+        async with self.db.reading() as tx:
+            row = await drafts.get(
+                tx,
+                organization_id=self.caller.organization_id,
+                draft_id=draft_id,
+                inbox_id=inbox_id,
+                pod_id=pod_id,
+            )
+            inbox = await inboxes.get(
+                tx, self.caller.organization_id, inboxes.public_id(row.inbox_id)
+            )
+        return inbox, row
 
     async def _answer(self, inbox: Inbox, row: Draft) -> bodies.Draft:
         """The draft for its author. It is written, so that it cannot be read now is no failure: told
         one, a caller would do it again.
         """
         try:
-            _, content = await drafts.read(self.server, row)
-        except (MailServerUnavailable, MailServerRejected):
+            content = await self._content(row)
+        except MailServerUnavailable:
             content = None
         return bodies.draft(row, inbox.address, content)
 
