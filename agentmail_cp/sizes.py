@@ -72,6 +72,11 @@ def slack(size: int) -> float:
     return size / _PER_SECOND
 
 
+def patience(size: int) -> float:
+    """Seconds more than a small mail's in which this one must be done: large ones wait for each other."""
+    return 2 * slack(size)
+
+
 def too_large(limit: int, field: str) -> Invalid:
     """The one answer to a message that is too large, however it came to be."""
     return Invalid(

@@ -92,7 +92,7 @@ async def send(
     with its record; `Conflict` is raised when it is not any more what it says.
     """
     check_idempotency_key(key)
-    patience += sizes.slack(sizes.size_of(email))
+    patience += sizes.patience(sizes.size_of(email))
     attempt = _Attempt(
         inbox=inbox, fingerprint=fingerprint, key=key, email=email, patience=patience, draft=draft
     )

@@ -63,6 +63,9 @@ PATIENCE: Final = 1.0
 SLICE: Final = 262_144
 """Bytes of an upload that are in flight at once."""
 
+LARGE_WRITE: Final = 1.0
+"""Seconds of slack from which a write waits its turn."""
+
 BLOB_SLACK: Final = 10.0
 """Seconds longer than usual that anything may take which makes Stalwart read or store a whole blob."""
 
@@ -270,6 +273,9 @@ class JmapClient:
         )
         # Half of the pool at most goes to one big read, so that it cannot starve everybody else.
         self._big_reads = asyncio.Semaphore(max(1, connections // 2))
+        # Stalwart 0.16 scans and indexes a mail on a thread that also answers requests, of which it has
+        # one per core: two large mails at once keep everybody waiting on a small machine.
+        self._large_writes = asyncio.Semaphore(1)
         self._limits: Limits | None = None
 
     async def call(
@@ -278,9 +284,10 @@ class JmapClient:
         """Send the calls as one request and return their answers by tag.
 
         `repeat` is for requests that change nothing: they are sent again when the server is away for
-        a moment, for all calls or for one. `slack` is for how many seconds longer than usual an answer
-        may take. Raises Unavailable, Rejected (TOO_LARGE) or Confused when
-        the request as a whole fails; a call's own error waits in its `Answer`.
+        a moment, for all calls or for one. `slack` is how many seconds longer than usual an answer may
+        take; writes that may take that long go one after the other. Raises Unavailable, Rejected
+        (TOO_LARGE) or Confused when the request as a whole fails; a call's own error waits in its
+        `Answer`.
         """
         started = time.monotonic()
         for pause in BACK_OFF if repeat else ():
@@ -288,7 +295,10 @@ class JmapClient:
             if _all_there(answers) or time.monotonic() - started > PATIENCE:
                 return answers
             await asyncio.sleep(pause)
-        return await self._ask(calls, repeat=repeat, slack=slack)
+        if repeat or slack < LARGE_WRITE:
+            return await self._ask(calls, repeat=repeat, slack=slack)
+        async with self._large_writes:
+            return await self._ask(calls, repeat=False, slack=slack)
 
     async def call_many(self, groups: Iterable[Sequence[Call]]) -> dict[str, Answer]:
         """Send groups of reads in as few requests as the server's limits allow, some at a time.

@@ -12,6 +12,7 @@ import contextlib
 import hashlib
 import random
 import sys
+import uuid
 from collections.abc import AsyncGenerator, Awaitable
 from pathlib import Path
 from typing import TypeVar
@@ -63,12 +64,21 @@ def _status(pid: int, name: str) -> int:
     raise AssertionError(name)
 
 
+def _forget_peak(pid: int) -> None:
+    Path(f"/proc/{pid}/clear_refs").write_text("5", "ascii")
+
+
 async def added(pid: int, work: Awaitable[T]) -> tuple[T, float]:
     """What some work gives, and by how many megabytes memory peaked above what it was before."""
     before = _status(pid, "VmRSS")
-    Path(f"/proc/{pid}/clear_refs").write_text("5", "ascii")
+    _forget_peak(pid)
     result = await work
     return result, (_status(pid, "VmHWM") - before) / 1_000_000
+
+
+async def an_inbox(here: Running) -> Json:
+    """The server is shared with other tests, so names are."""
+    return await here.inbox(username=f"large-{uuid.uuid4().hex[:12]}")
 
 
 async def send(here: Running, inbox: Json, to: str, **attachment: str) -> Json:
@@ -124,7 +134,7 @@ async def file_server(pause: float = 0.0) -> AsyncGenerator[str]:
 
 async def test_memory_added_by_25_megabytes(here: Running) -> None:
     """A container sized for small mail must not be killed by the first large one."""
-    alice, bob = await here.inbox(username="alice"), await here.inbox(username="bob")
+    alice, bob = await an_inbox(here), await an_inbox(here)
     await send(here, alice, bob["email"], content=base64.b64encode(b"small").decode())
     (warm,) = await arrived(here, bob)
     await download(await link(here, bob, warm))
@@ -145,7 +155,7 @@ async def test_memory_added_by_25_megabytes(here: Running) -> None:
 
 async def test_four_at_once_all_arrive(here: Running) -> None:
     """As base64, by URL and four downloads: each is whole, and memory stays within a container's."""
-    alice, bob = await here.inbox(username="alice"), await here.inbox(username="bob")
+    alice, bob = await an_inbox(here), await an_inbox(here)
     content = base64.b64encode(CONTENT).decode()
     pid = here.process.pid
     async with asyncio.TaskGroup() as tasks:
@@ -171,7 +181,7 @@ async def test_four_at_once_all_arrive(here: Running) -> None:
 
 async def test_a_large_mail_from_outside_comes_in(here: Running, ringing: Ringing) -> None:
     """What we let out we also take: SMTP's SIZE follows the same setting."""
-    bob = await here.inbox(username="bob")
+    bob = await an_inbox(here)
     mail = a_mail(bob["email"], "Large")
     mail.add_attachment(CONTENT, maintype="application", subtype="zip", filename="large.zip")
 
@@ -189,7 +199,7 @@ async def test_a_large_mail_from_outside_comes_in(here: Running, ringing: Ringin
 
 async def test_a_slow_source_and_a_slow_reader_are_served(here: Running) -> None:
     """Stalwart's answer must come soon, but neither the one who gives nor the one who takes a file."""
-    alice, bob = await here.inbox(username="alice"), await here.inbox(username="bob")
+    alice, bob = await an_inbox(here), await an_inbox(here)
     async with file_server(pause=0.1) as url:
         await send(here, alice, bob["email"], url=url)
     (message,) = await arrived(here, bob)
