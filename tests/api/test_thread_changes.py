@@ -296,6 +296,41 @@ async def test_what_a_key_may_not_see_hides_in_threads_too(anywhere: Service) ->
     assert len(await shown(anywhere, inbox)) == 3
 
 
+@pytest.mark.parametrize(
+    ("label", "folder", "keywords"),
+    [
+        ("spam", Folder.JUNK, ()),
+        ("trash", Folder.TRASH, ()),
+        ("blocked", Folder.INBOX, ("$blocked",)),
+        ("unauthenticated", Folder.INBOX, ("$unauthenticated",)),
+    ],
+)
+async def test_each_hiding_label_hides_until_asked_for_by_who_may(
+    anywhere: Service, label: str, folder: Folder, keywords: tuple[str, ...]
+) -> None:
+    """An agent would act on what the server took for dangerous, or never find it."""
+    inbox = await anywhere.inbox("desk")
+    hidden = await put(anywhere, inbox, a_mail(inbox["email"], "Hidden"), folder, *keywords)
+    assert label in hidden["labels"]
+    poor = await restricted(anywhere, "message_read")
+    rich = await restricted(anywhere, "message_read", f"label_{label}_read")
+    others = {"spam", "trash", "blocked", "unauthenticated"} - {label}
+    for kind in ("messages", "threads"):
+        for query, headers, count in (
+            ("", rich, 0),
+            ("&".join(f"include_{other}=true" for other in others), rich, 0),
+            (f"include_{label}=true", poor, 0),
+            (f"labels={label}", poor, 0),
+            (f"include_{label}=true", rich, 1),
+            (f"labels={label.upper()}", rich, 1),
+        ):
+            answer = await anywhere.client.get(f"{at(inbox)}/{kind}?{query}", headers=headers)
+            assert (await ok(answer))["count"] == count, (kind, query)
+    path = path_of(inbox, hidden)
+    fault(await anywhere.client.get(path, headers=poor), 404, "not_found")
+    assert (await ok(await anywhere.client.get(path, headers=rich)))["subject"] == "Hidden"
+
+
 async def test_threads_of_deleted_inboxes_are_read_but_not_changed(service: Service) -> None:
     """Retained mail is evidence."""
     inbox = await service.inbox("desk")

@@ -116,6 +116,16 @@ async def test_drafts_are_no_messages_and_a_mail_keeps_its_direction(database: D
     ]
 
 
+async def test_bcc_shows_on_own_mail_only(database: Database) -> None:
+    """A server that forgot to take it away would tell everybody whom the sender kept secret."""
+    place = await an_inbox(database)
+    secret = (Address("secret@elsewhere.test"),)
+    await record(database, place, a_mail(1, bcc=secret), a_mail(2, bcc=secret, folders=SENT))
+    rows, _ = await listed(database, place, ascending=True)
+    assert [row.bcc for row in rows] == [[], ["secret@elsewhere.test"]]
+    assert await numbers(database, place, to=("secret@",)) == [2]
+
+
 async def test_hostile_mail_is_cut_and_cleaned_not_refused(database: Database) -> None:
     """One such mail must never keep the rest of its inbox from being read."""
     place = await an_inbox(database)
