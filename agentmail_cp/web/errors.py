@@ -245,15 +245,6 @@ def _http(request: Request[Any, Any, Any], error: HTTPException) -> Response[Err
         return answer(
             request, NotFound("There is no such path.", fix="See /openapi.json for all paths.")
         )
-    if error.status_code == 413:  # noqa: PLR2004
-        return answer(
-            request,
-            TooLarge(
-                "This request is larger than the server takes.",
-                fix="Send less, or smaller attachments.",
-                field="body",
-            ),
-        )
     return answer(request, invalid(str(error.detail), "request"))
 
 

@@ -18,11 +18,12 @@ import msgspec
 from litestar import Request
 from litestar.enums import ScopeType
 from litestar.exceptions import InternalServerException
+from litestar.exceptions.http_exceptions import RequestEntityTooLarge
 from litestar.middleware import ASGIMiddleware
 from litestar.types import ASGIApp, Receive, Scope, Send
 from litestar.types.empty import Empty
 
-from agentmail_cp.errors import Invalid, TooSlow
+from agentmail_cp.errors import Invalid, TooLarge, TooSlow
 
 LARGE: Final = 1_000_000
 """Bytes from which a request counts as large."""
@@ -48,6 +49,8 @@ class JsonRequest(Request[Any, Any, Any]):
         if self._body is Empty:
             try:
                 self._body = cast("bytes", await self._received())
+            except RequestEntityTooLarge:
+                raise self._too_large() from None
             except InternalServerException:
                 # Nobody is there to read this.
                 raise Invalid("body", "The body broke off.", detail="MALFORMED_JSON") from None
@@ -73,6 +76,14 @@ class JsonRequest(Request[Any, Any, Any]):
                     detail="MALFORMED_JSON",
                 ) from None
         return self._json
+
+    def _too_large(self) -> TooLarge:
+        limit = self.route_handler.resolve_request_max_body_size()
+        return TooLarge(
+            f"This request is larger than {limit} bytes.",
+            fix="Send smaller attachments, or give them by url: then they do not count here.",
+            field="body",
+        )
 
     async def _received(self) -> bytes | bytearray:
         announced = self.content_length or 0

@@ -214,7 +214,7 @@ HI = "aGk="
         ({"content": "not base64!"}, "content"),
         ({"content": "é"}, "content"),
         ({}, "content"),
-        ({"url": "http://127.0.0.1/"}, "url"),
+        ({"url": "http://127.0.0.1/", "content": HI}, "url"),
     ],
 )
 async def test_an_attachment_that_does_not_fit_is_refused(

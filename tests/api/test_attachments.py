@@ -1,0 +1,297 @@
+"""Attachments going out: as base64 or by URL, and every way in which that cannot be."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import contextlib
+from collections.abc import AsyncGenerator
+
+import httpx
+import pytest
+import pytest_asyncio
+
+from agentmail_cp.sandbox import MailSandbox
+from tests.fix_app import Json, Service, serving, until
+from tests.fix_front_door import Porch
+
+PDF = bytes(range(256)) * 40
+CONTENT = base64.b64encode(PDF).decode()
+
+
+class Site:
+    """A web site on loopback whose every path answers the same."""
+
+    def __init__(self, port: int) -> None:
+        self.url = f"http://127.0.0.1:{port}"
+        self.answer = b""
+        self.pause = 0.0
+        self.asked = 0
+
+    def says(self, status: str, body: bytes = PDF, **headers: str) -> None:
+        lines = [f"HTTP/1.1 {status}", f"Content-Length: {len(body)}"]
+        lines += [f"{name.replace('_', '-')}: {value}" for name, value in headers.items()]
+        self.answer = "\r\n".join([*lines, "", ""]).encode() + body
+
+
+@pytest_asyncio.fixture
+async def site() -> AsyncGenerator[Site]:
+    """A site, for URLs of attachments."""
+
+    async def handle(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with contextlib.suppress(OSError, asyncio.IncompleteReadError):
+            await reader.readuntil(b"\r\n\r\n")
+            here.asked += 1
+            await asyncio.sleep(here.pause)
+            writer.write(here.answer)
+            await writer.drain()
+        writer.close()
+
+    server = await asyncio.start_server(handle, "127.0.0.1", 0)
+    here = Site(server.sockets[0].getsockname()[1])
+    here.says("200 OK", Content_Type="application/pdf")
+    yield here
+    server.close()
+
+
+@pytest_asyncio.fixture
+async def fetching(
+    database_url: str, sandbox_server: tuple[MailSandbox, int], porch: Porch
+) -> AsyncGenerator[Service]:
+    """A service on the sandbox that may fetch from loopback, with small limits."""
+    sandbox, port = sandbox_server
+    async with serving(
+        database_url,
+        sandbox,
+        smtp_port=port,
+        porch=porch,
+        outbound_allow="127.0.0.0/8",
+        outbound_timeout=0.5,
+        max_message_size=100_000,
+    ) as running:
+        yield running
+
+
+async def attempt(service: Service, inbox: Json, *attachments: Json, **fields: object) -> Json:
+    """What a send with these attachments answers, its status among it."""
+    body = {"to": inbox["email"], "text": "Hi", "attachments": list(attachments), **fields}
+    answer = await service.client.post(f"/v0/inboxes/{inbox['inbox_id']}/messages/send", json=body)
+    return {"status": answer.status_code, **answer.json()}
+
+
+async def got(service: Service, inbox: Json) -> Json:
+    """The one message an inbox has received."""
+    (item,) = await until(
+        lambda: service.messages(inbox, labels="received"), lambda seen: len(seen) == 1
+    )
+    return item
+
+
+async def content_of(service: Service, inbox: Json, message: Json, index: int = 0) -> bytes:
+    attachment_id = message["attachments"][index]["attachment_id"]
+    told = await service.client.get(
+        f"/v0/inboxes/{inbox['inbox_id']}/messages/{message['message_id']}"
+        f"/attachments/{attachment_id}"
+    )
+    async with httpx.AsyncClient() as client:
+        return (await client.get(told.json()["download_url"])).content
+
+
+async def test_base64_in_any_dress_arrives(anywhere: Service) -> None:
+    inbox = await anywhere.inbox("alice")
+    sent = await attempt(
+        anywhere,
+        inbox,
+        {"content": base64.encodebytes(PDF).decode(), "filename": "a.bin"},
+        {"content": base64.urlsafe_b64encode(PDF).decode().rstrip("="), "filename": "b.bin"},
+        {"content": "", "filename": "empty.txt", "content_type": "text/plain"},
+    )
+    assert sent["status"] == 200, sent
+    message = await got(anywhere, inbox)
+    assert [each["filename"] for each in message["attachments"]] == ["a.bin", "b.bin", "empty.txt"]
+    assert await content_of(anywhere, inbox, message) == PDF
+    assert await content_of(anywhere, inbox, message, 1) == PDF
+    assert await content_of(anywhere, inbox, message, 2) == b""
+
+
+async def test_an_attachment_by_url_arrives_with_name_and_type(
+    fetching: Service, site: Site
+) -> None:
+    inbox = await fetching.inbox("alice")
+    sent = await attempt(fetching, inbox, {"url": f"{site.url}/a/Report%20%C3%BC.pdf?sig=1"})
+    assert sent["status"] == 200, sent
+    message = await got(fetching, inbox)
+    (attachment,) = message["attachments"]
+    assert attachment["filename"] == "Report ü.pdf"
+    assert attachment["content_type"] == "application/pdf"
+    assert attachment["size"] == len(PDF)
+    assert await content_of(fetching, inbox, message) == PDF
+
+
+async def test_what_the_caller_says_of_a_url_comes_first(fetching: Service, site: Site) -> None:
+    inbox = await fetching.inbox("alice")
+    sent = await attempt(
+        fetching,
+        inbox,
+        {"url": f"{site.url}/x.bin", "filename": "own.png", "content_type": "image/png"},
+        {"url": f"{site.url}/"},
+    )
+    assert sent["status"] == 200, sent
+    first, second = (await got(fetching, inbox))["attachments"]
+    assert (first["filename"], first["content_type"]) == ("own.png", "image/png")
+    assert second["content_type"] == "application/pdf"
+
+
+@pytest.mark.parametrize(
+    ("attachment", "field", "code"),
+    [
+        ({"content": CONTENT, "url": "http://a.test/"}, "attachments.0.url", "INVALID_VALUE"),
+        ({"filename": "x"}, "attachments.0.content", "REQUIRED"),
+        ({"content": "%%%"}, "attachments.0.content", "INVALID_VALUE"),
+        ({"content": 5}, "attachments.0.content", "INVALID_TYPE"),
+        ({"url": 5}, "attachments.0.url", "INVALID_TYPE"),
+        ({"content": CONTENT, "content_type": "x"}, "attachments.0.content_type", "INVALID_VALUE"),
+    ],
+)
+async def test_an_attachment_that_does_not_fit_says_where(
+    service: Service, attachment: Json, field: str, code: str
+) -> None:
+    inbox = await service.inbox("alice")
+    answer = await attempt(service, inbox, attachment)
+    assert answer["status"] == 400
+    assert answer["error"]["details"] == {"field": field, "code": code}
+    assert answer["fix"]
+    assert await service.messages(inbox) == []
+
+
+async def test_nothing_is_fetched_for_a_request_that_does_not_fit(
+    fetching: Service, site: Site
+) -> None:
+    inbox = await fetching.inbox("alice")
+    bad = {"content": CONTENT, "content_id": "a b"}
+    assert (await attempt(fetching, inbox, {"url": site.url}, bad))["status"] == 400
+    assert (await attempt(fetching, inbox, {"url": site.url}, to="nobody"))["status"] == 400
+    assert site.asked == 0
+
+
+@pytest.mark.parametrize(
+    ("status", "headers", "words"),
+    [
+        ("404 Not Found", {}, "HTTP 404"),
+        ("500 Oops", {}, "HTTP 500"),
+        ("302 Found", {"Location": "http://127.0.0.1/"}, "redirects are not followed"),
+        ("200 OK", {"Content_Encoding": "gzip"}, "compressed"),
+    ],
+)
+async def test_a_url_that_answers_otherwise_rejects_the_message(
+    fetching: Service, site: Site, status: str, headers: dict[str, str], words: str
+) -> None:
+    site.says(status, PDF, **headers)
+    inbox = await fetching.inbox("alice")
+    answer = await attempt(fetching, inbox, {"content": CONTENT}, {"url": f"{site.url}/a"})
+    assert (answer["status"], answer["code"]) == (403, "message_rejected")
+    assert words in answer["message"]
+    assert answer["error"]["details"]["field"] == "attachments.1.url"
+    assert await fetching.messages(inbox) == []
+
+
+@pytest.mark.parametrize(
+    ("url", "words"),
+    [
+        ("ftp://a.test/x", "Only http and https"),
+        ("http://user:secret@a.test/", "user name"),
+        ("http://2130706433/", "host is not a name"),
+        ("http://10.0.0.1/", "may not be fetched"),
+        ("http://169.254.169.254/latest/meta-data/", "may not be fetched"),
+        ("http://name.invalid/", "may not be fetched"),
+        ("", "Only http and https"),
+    ],
+)
+async def test_a_url_that_must_not_be_fetched_rejects_the_message(
+    service: Service, url: str, words: str
+) -> None:
+    inbox = await service.inbox("alice")
+    answer = await attempt(service, inbox, {"url": url})
+    assert (answer["status"], answer["code"]) == (403, "message_rejected")
+    assert words in answer["message"]
+    assert "secret" not in answer["message"]
+
+
+async def test_loopback_is_closed_unless_the_operator_opens_it(
+    service: Service, site: Site
+) -> None:
+    inbox = await service.inbox("alice")
+    answer = await attempt(service, inbox, {"url": f"{site.url}/a"})
+    assert (answer["status"], site.asked) == (403, 0)
+
+
+async def test_a_url_that_takes_too_long_rejects_the_message(fetching: Service, site: Site) -> None:
+    site.pause = 5
+    inbox = await fetching.inbox("alice")
+    answer = await attempt(fetching, inbox, {"url": f"{site.url}/a"})
+    assert answer["status"] == 403
+    assert "in time" in answer["message"]
+
+
+async def test_too_large_is_the_same_answer_for_every_kind(fetching: Service, site: Site) -> None:
+    """The limit is named, and counts text, HTML and all attachments together."""
+    inbox = await fetching.inbox("alice")
+    site.says("200 OK", bytes(60_000))
+    half = {"content": base64.b64encode(bytes(60_000)).decode()}
+    by_url = {"url": f"{site.url}/a"}
+    for attachments, fields in (
+        ([half, half], {}),
+        ([half, by_url], {}),
+        ([by_url, by_url], {}),
+        ([half], {"text": "x" * 50_000}),
+        ([], {"html": "x" * 100_001}),
+    ):
+        answer = await attempt(fetching, inbox, *attachments, **fields)
+        assert answer["status"] == 400, answer
+        assert answer["error"]["details"]["code"] == "TOO_LARGE"
+        assert "100000 bytes" in answer["message"]
+        assert answer["fix"]
+    assert (await attempt(fetching, inbox, by_url, text="x" * 39_000))["status"] == 200
+
+
+async def test_a_forward_counts_what_it_brings_along(fetching: Service) -> None:
+    inbox = await fetching.inbox("alice")
+    half = {"content": base64.b64encode(bytes(60_000)).decode()}
+    assert (await attempt(fetching, inbox, half))["status"] == 200
+    message = await got(fetching, inbox)
+    answer = await fetching.client.post(
+        f"/v0/inboxes/{inbox['inbox_id']}/messages/{message['message_id']}/forward",
+        json={"to": inbox["email"], "attachments": [half]},
+    )
+    assert answer.status_code == 400
+    assert answer.json()["error"]["details"]["code"] == "TOO_LARGE"
+
+
+async def test_a_request_beyond_the_limit_is_413_and_names_it(fetching: Service) -> None:
+    """Over a real connection: the answer must reach a client that is still sending."""
+    inbox = await fetching.inbox("alice")
+    body = b'{"text": "' + b"x" * 6_000_000 + b'"}'
+    async with httpx.AsyncClient(
+        base_url=fetching.url, headers={"Authorization": f"Bearer {fetching.key}"}
+    ) as client:
+        answer = await client.post(f"/v0/inboxes/{inbox['inbox_id']}/messages/send", content=body)
+    assert answer.status_code == 413
+    assert "1133336 bytes" in answer.json()["message"]
+
+
+async def test_the_same_key_with_another_attachment_is_another_request(
+    fetching: Service,
+) -> None:
+    """Attachments count by what they are, not by how they are written."""
+    inbox = await fetching.inbox("alice")
+    path = f"/v0/inboxes/{inbox['inbox_id']}/messages/send"
+
+    async def ask(content: str) -> httpx.Response:
+        body = {"to": inbox["email"], "attachments": [{"content": content}]}
+        headers = {"Idempotency-Key": "k"}
+        return await fetching.client.post(path, json=body, headers=headers)
+
+    first, again = await ask(CONTENT), await ask(base64.encodebytes(PDF).decode())
+    assert first.status_code == again.status_code == 200
+    assert again.headers["Idempotent-Replayed"] == "true"
+    assert (await ask(base64.b64encode(PDF + b"x").decode())).status_code == 409
