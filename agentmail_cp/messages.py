@@ -335,10 +335,12 @@ async def relabel(
     """
     shown: dict[DocumentId, tuple[str, ...]] = {}
     touched: set[UUID] = set()
-    for known in await _rows(tx, place, document_ids):
-        shown[known.document_id] = labels.after(change, known.labels)
-        touched |= await _show(tx, place, known, shown[known.document_id])
-    await threads.summarise(tx, place.organization_id, touched)
+    rows = await _rows(tx, place, document_ids)
+    async with tx.pipeline():
+        for known in rows:
+            shown[known.document_id] = labels.after(change, known.labels)
+            touched |= await _show(tx, place, known, shown[known.document_id])
+        await threads.summarise(tx, place.organization_id, touched)
     return shown
 
 
@@ -349,9 +351,11 @@ async def show(tx: Tx, place: Place, mails: Sequence[Mail]) -> None:
     """
     by_id = {mail.document_id: mail for mail in mails}
     touched: set[UUID] = set()
-    for known in await _rows(tx, place, list(by_id)):
-        touched |= await _relabel(tx, place, known, by_id[known.document_id])
-    await threads.summarise(tx, place.organization_id, touched)
+    rows = await _rows(tx, place, list(by_id))
+    async with tx.pipeline():
+        for known in rows:
+            touched |= await _relabel(tx, place, known, by_id[known.document_id])
+        await threads.summarise(tx, place.organization_id, touched)
 
 
 async def _rows(tx: Tx, place: Place, document_ids: Sequence[DocumentId]) -> list[_Known]:
