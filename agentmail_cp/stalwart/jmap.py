@@ -450,15 +450,13 @@ class JmapClient:
 
     def _timeout(self, slack: float) -> httpx.Timeout:
         usual = self._http.timeout
-        return (
-            httpx.Timeout(
-                connect=usual.connect,
-                read=(usual.read or 0.0) + slack,
-                write=usual.write,
-                pool=usual.pool,
-            )
-            if slack
-            else usual
+        if not slack:
+            return usual
+        return httpx.Timeout(
+            connect=usual.connect,
+            read=(usual.read or 0.0) + slack,
+            write=usual.write,
+            pool=(usual.pool or 0.0) + slack,
         )
 
     async def _send(self, request: httpx.Request, transport: httpx.AsyncHTTPTransport) -> bytes:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import re
+from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta
 from email.message import EmailMessage
 
@@ -12,6 +13,9 @@ import httpx
 import pytest
 
 from agentmail_cp import downloads
+from agentmail_cp.mailserver import MailServerUnavailable
+from agentmail_cp.sandbox import MailSandbox
+from agentmail_cp.web import downloads as web_downloads
 from tests.fix_app import Json, Service, a_mail, until
 
 PDF = bytes(range(256)) * 700
@@ -293,3 +297,59 @@ async def test_slow_downloads_keep_nobody_from_sending(anywhere: Service) -> Non
     finally:
         for _, writer in slow:
             writer.transport.abort()
+
+
+async def test_a_reader_that_takes_nothing_is_left(
+    sandbox_service: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It would hold a connection to the mail server, and a whole file in that one's memory, for ever."""
+    closed = asyncio.Event()
+
+    async def endless(*_: object, **__: object) -> AsyncIterator[bytes]:
+        try:
+            while True:
+                yield bytes(65_536)
+        finally:
+            closed.set()
+
+    async def huge(*_: object) -> int:
+        return 10**9
+
+    inbox = await sandbox_service.inbox("alice")
+    message = await received(sandbox_service, with_pdf(inbox["email"]), inbox)
+    url = httpx.URL((await linked(sandbox_service, inbox, message))["download_url"])
+    monkeypatch.setattr(MailSandbox, "download", endless)
+    monkeypatch.setattr(MailSandbox, "blob_size", huge)
+    monkeypatch.setattr(web_downloads, "PATIENCE", 0.2)
+    _, writer = await asyncio.open_connection(url.host, url.port)
+    try:
+        writer.write(f"GET {url.path} HTTP/1.1\r\nHost: x\r\n\r\n".encode())
+        async with asyncio.timeout(10):
+            await closed.wait()
+    finally:
+        writer.transport.abort()
+
+
+@pytest.mark.parametrize("after", [0, 100_000])
+async def test_a_mail_server_that_breaks_off_is_never_a_whole_file(
+    sandbox_service: Service, monkeypatch: pytest.MonkeyPatch, after: int
+) -> None:
+    """Before the first byte it is an honest 503; after it, the client sees that bytes are missing."""
+
+    async def broken(*_: object, **__: object) -> AsyncIterator[bytes]:
+        if after:
+            yield bytes(after)
+        raise MailServerUnavailable("gone", reached=True)
+
+    inbox = await sandbox_service.inbox("alice")
+    message = await received(sandbox_service, with_pdf(inbox["email"]), inbox)
+    url = (await linked(sandbox_service, inbox, message))["download_url"]
+    monkeypatch.setattr(MailSandbox, "download", broken)
+    async with httpx.AsyncClient() as client:
+        if after:
+            with pytest.raises(httpx.RemoteProtocolError):
+                await client.get(url)
+        else:
+            answer = await client.get(url)
+            assert answer.status_code == 503
+            assert "retry-after" in answer.headers

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import time
 from contextlib import aclosing, asynccontextmanager
 from datetime import UTC, datetime, timedelta
@@ -28,6 +29,7 @@ from agentmail_cp.stalwart.jmap import (
     DEFAULT_RETRY_AFTER,
     Call,
     JmapClient,
+    Limits,
     LoginRefused,
     MethodError,
     RequestRefused,
@@ -36,7 +38,7 @@ from agentmail_cp.stalwart.jmap import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Awaitable, Callable
+    from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 
     Talk = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
 
@@ -556,7 +558,68 @@ async def test_cancelled_calls_give_their_connections_back() -> None:
 async def test_a_download_that_is_left_early_gives_its_connection_back() -> None:
     async with listening(answering) as url:
         client = impatient(url)
+        for _ in range(3):
+            async with aclosing(client.download("b", "c")) as download:
+                assert await anext(download)
+        await client.close()
+
+
+async def test_streams_that_go_on_for_long_leave_the_connections_of_calls_alone(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A slow reader and a slow source each hold one, for as long as strangers please."""
+
+    async def slow() -> AsyncIterator[bytes]:
+        yield b"x"
+        await asyncio.sleep(60)
+
+    async with listening(answering) as url:
+        client = impatient(url)
+        monkeypatch.setattr(client, "_limits", Limits())
         async with aclosing(client.download("b", "c")) as download:
             assert await anext(download)
-        assert (await client.call(ECHO))["0"].name == "Core/echo"
+            upload = asyncio.create_task(client.upload("b", slow(), "text/plain"))
+            await asyncio.sleep(0.05)
+            assert (await client.call(ECHO))["0"].name == "Core/echo"
+            upload.cancel()
+            await asyncio.gather(upload, return_exceptions=True)
+        await client.close()
+
+
+async def test_large_writes_go_one_after_the_other_and_hold_up_no_small_ones() -> None:
+    """Two mails of 25 MB at once would leave a small Stalwart without a thread to answer with."""
+    under_way = most = 0
+
+    async def count(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        nonlocal under_way, most
+        while head := await reader.readuntil(b"\r\n\r\n"):
+            found = re.search(rb"content-length: (\d+)", head.lower())
+            await reader.readexactly(int(found[1]) if found else 0)
+            under_way += 1
+            most = max(most, under_way)
+            await asyncio.sleep(0.05)
+            under_way -= 1
+            body = msgspec.json.encode(ECHOED)
+            writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % len(body) + body)
+
+    async with listening(count) as url:
+        client = JmapClient(url, bearer(KEY), connect_timeout=2.0, timeout=2.0)
+        await asyncio.gather(*(client.call(ECHO, slack=5.0) for _ in range(3)))
+        assert most == 1
+        await asyncio.gather(client.call(ECHO, slack=5.0), client.call(ECHO), client.call(ECHO))
+        assert most == 3
+        await client.close()
+
+
+async def test_slack_lets_a_late_answer_in() -> None:
+    async def late(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.read(65_536)
+        await asyncio.sleep(0.4)
+        body = msgspec.json.encode(ECHOED)
+        writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % len(body) + body)
+
+    async with listening(late) as url:
+        client = JmapClient(url, bearer(KEY), timeout=0.1)
+        assert isinstance(await failure(client.call(ECHO)), MailServerUnavailable)
+        assert (await client.call(ECHO, slack=2.0))["0"].name == "Core/echo"
         await client.close()
