@@ -7,7 +7,13 @@ from collections.abc import Generator
 import pytest
 
 from tests.fix_sdk import Live
+from tests.sdk import whole
 from tests.sdk.official import Sdk, connected
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    whole.put_last(config, items)
 
 
 @pytest.fixture

@@ -6,33 +6,40 @@ import json
 import shutil
 import subprocess
 from pathlib import Path
+from typing import Literal
 
+import msgspec
 import pytest
 
+from agentmail_cp.web.paths import normalise
 from tests.fix_sdk import Live
+from tests.sdk.endpoints import endpoint_of, note
 
 HERE = Path(__file__).parent / "node"
 NO_NODE = "NOT CHECKED WITH THE npm SDK: there is no `node` and `npm` on PATH"
 
 pytestmark = pytest.mark.node
 
+Call = tuple[Literal["GET", "POST", "PATCH", "DELETE"], str, int]
+
 
 @pytest.fixture(scope="session")
 def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with the script and the pinned SDK."""
+    """A folder with the scripts and the pinned SDK."""
     if not (shutil.which("node") and shutil.which("npm")):
         pytest.skip(NO_NODE)
     folder = tmp_path_factory.mktemp("node")
-    for name in ("package.json", "quickstart.mjs"):
-        shutil.copy(HERE / name, folder)
+    for each in (HERE / "package.json", *HERE.glob("*.mjs")):
+        shutil.copy(each, folder)
     run("npm", "install", "--no-package-lock", "--no-audit", "--no-fund", at=folder)
     return folder
 
 
-def run(*command: str, at: Path) -> None:
-    """Run a command; what it printed is in the failure."""
+def run(*command: str, at: Path) -> str:
+    """Run a command and return what it printed, which is in the failure, too."""
     done = subprocess.run(command, cwd=at, capture_output=True, text=True, timeout=100, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
 
 
 @pytest.mark.timeout(120)
@@ -41,3 +48,12 @@ def test_quick_start(installed: Path, live: Live) -> None:
     package = json.loads((installed / "node_modules/agentmail/package.json").read_text("utf-8"))
     assert package["version"] == "0.5.27"
     run("node", "quickstart.mjs", live.base_url, live.api_key, at=installed)
+
+
+@pytest.mark.timeout(120)
+def test_every_call_of_the_mail_api(installed: Path, live_anywhere: Live) -> None:
+    """What works in Python could fail in JavaScript, where unions are held to strictly."""
+    live = live_anywhere
+    printed = run("node", "endpoints.mjs", live.base_url, live.api_key, at=installed)
+    for method, path, status in msgspec.json.decode(printed, type=list[Call]):
+        note("npm", endpoint_of(method, normalise(path.encode())), status)

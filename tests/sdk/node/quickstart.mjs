@@ -1,28 +1,8 @@
 // The official npm SDK's quick start: `node quickstart.mjs BASE_URL API_KEY`. Exits 0 when all of it holds.
 import assert from "node:assert/strict";
-import { AgentMailClient, AgentMailError } from "agentmail";
+import { connect, refused, until } from "./checks.mjs";
 
-const [baseUrl, apiKey] = process.argv.slice(2);
-const client = new AgentMailClient({ baseUrl, apiKey });
-
-async function until(look, holds) {
-    const deadline = Date.now() + 10_000;
-    for (;;) {
-        const seen = await look();
-        if (holds(seen)) return seen;
-        assert.ok(Date.now() < deadline, `not within 10 s; last seen: ${JSON.stringify(seen)}`);
-        await new Promise((done) => setTimeout(done, 50));
-    }
-}
-
-async function refused(call, status, name) {
-    await assert.rejects(call, (error) => {
-        assert.ok(error instanceof AgentMailError, String(error));
-        assert.equal(error.statusCode, status);
-        assert.equal(error.body.name, name);
-        return true;
-    });
-}
+const client = connect(...process.argv.slice(2));
 
 const me = await client.auth.me();
 assert.equal(me.scopeType, "organization");
