@@ -38,7 +38,6 @@ FRAMING: Final = frozenset(
         "connection",
         "content-length",
         "host",
-        "te",
         "transfer-encoding",
         "upgrade",
     }

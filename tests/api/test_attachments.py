@@ -12,6 +12,7 @@ import pytest
 import pytest_asyncio
 
 from agentmail_cp.sandbox import MailSandbox
+from agentmail_cp.web import requests
 from tests.fix_app import Json, Service, serving, until
 from tests.fix_front_door import Porch
 
@@ -295,3 +296,50 @@ async def test_the_same_key_with_another_attachment_is_another_request(
     assert first.status_code == again.status_code == 200
     assert again.headers["Idempotent-Replayed"] == "true"
     assert (await ask(base64.b64encode(PDF + b"x").decode())).status_code == 409
+
+
+async def test_a_large_body_that_does_not_come_is_not_waited_for(
+    fetching: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its place is one of few: whoever stalls would keep everybody's large mail out."""
+    monkeypatch.setattr(requests, "PATIENCE", 0.3)
+    inbox = await fetching.inbox("alice")
+    url = httpx.URL(fetching.url)
+    reader, writer = await asyncio.open_connection(url.host, url.port)
+    try:
+        head = (
+            f"POST /v0/inboxes/{inbox['inbox_id']}/messages/send HTTP/1.1\r\nHost: x\r\n"
+            f"Authorization: Bearer {fetching.key}\r\nContent-Type: application/json\r\n"
+            "Content-Length: 1100000\r\n\r\n"
+        )
+        writer.write(head.encode() + b'{"text": "')
+        async with asyncio.timeout(10):
+            answer = await reader.readuntil(b"\r\n\r\n")
+        assert answer.startswith(b"HTTP/1.1 408 ")
+    finally:
+        writer.close()
+
+
+async def test_large_requests_wait_for_each_other_and_small_ones_for_none(
+    database_url: str, sandbox_server: tuple[MailSandbox, int]
+) -> None:
+    sandbox, port = sandbox_server
+    async with serving(database_url, sandbox, smtp_port=port, large_requests=1) as service:
+        inbox = await service.inbox("alice")
+        under_way = most = 0
+
+        async def count(*_: object) -> None:
+            nonlocal under_way, most
+            under_way += 1
+            most = max(most, under_way)
+            await asyncio.sleep(0.1)
+            under_way -= 1
+
+        sandbox.before["upload"] = count
+        large = {"content": base64.b64encode(bytes(1_000_000)).decode()}
+        answers = await asyncio.gather(*(attempt(service, inbox, large) for _ in range(3)))
+        assert [each["status"] for each in answers] == [200, 200, 200]
+        assert most == 1
+        small = {"content": CONTENT}
+        await asyncio.gather(*(attempt(service, inbox, each) for each in (large, small, small)))
+        assert most == 3
