@@ -9,7 +9,6 @@ mail server has changed and intake finds out as it does of any mail client. Owns
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Mapping, Sequence
 
 from agentmail_cp import labels, messages
@@ -27,7 +26,7 @@ from agentmail_cp.mailserver import (
     Refusal,
     Relabel,
 )
-from agentmail_cp.messages import Message
+from agentmail_cp.messages import NOTHING_KEPT, Kept, Message
 
 COMPARISONS = 5
 """How often a mail is compared while intake reads on; after that the inbox is read from scratch."""
@@ -54,7 +53,7 @@ async def update_labels(
     async with db.reading() as tx:
         before = await messages.read_state(tx, place)
     try:
-        await _carry_out(server, account_id, rows, change, all_or_none=all_or_none)
+        kept = await _carry_out(server, account_id, rows, change, all_or_none=all_or_none)
     except NotFound:
         # The index knows a mail that is gone, and intake may have seen what was put back.
         async with db.transaction() as tx:
@@ -62,7 +61,7 @@ async def update_labels(
         raise
     async with db.transaction() as tx:
         await messages.lock(tx, place.organization_id, place.inbox_id)
-        shown = await messages.relabel(tx, place, ids, change)
+        shown = await messages.relabel(tx, place, ids, change, kept)
         overtaken = await messages.read_state(tx, place) != before
         await messages.mark_due(tx, place)
     if overtaken:
@@ -97,25 +96,27 @@ async def _carry_out(
     change: Change,
     *,
     all_or_none: bool,
-) -> None:
+) -> Kept:
+    """Change labels in the mail server; the labels it had no room for."""
     # One mail's keywords change in one step whatever they were; only several mails, and a way out of
     # Trash, need to know how things stand.
     if len(rows) == 1 and TRASH not in change.remove:
         wanted = labels.relabel(rows[0].document_id, change, rows[0].labels)
-        await _relabel(server, account_id, [wanted] if wanted else [])
-        return
+        return await _relabel(server, account_id, [wanted] if wanted else [])
     there = await _fetch(server, account_id, rows)
     if all_or_none and len(there) < len(rows):
         raise _gone()
     wanted = _wanted(rows, there, change)
+    kept = NOTHING_KEPT
     try:
-        await _relabel(server, account_id, wanted)
+        kept = await _relabel(server, account_id, wanted)
     except NotFound:
         if all_or_none:
             await _put_back(server, account_id, rows, there, wanted)
             raise
     if TRASH in change.remove:
-        await _follow(server, account_id, rows, change, wanted)
+        return {**kept, **await _follow(server, account_id, rows, change, wanted)}
+    return kept
 
 
 async def _fetch(
@@ -140,15 +141,16 @@ def _labels(row: Message, mail: Mail) -> tuple[str, ...]:
     return labels.labels_of(direction=row.direction, folders=mail.folders, keywords=mail.keywords)
 
 
-async def _relabel(server: MailServer, account_id: AccountId, wanted: Sequence[Relabel]) -> None:
+async def _relabel(server: MailServer, account_id: AccountId, wanted: Sequence[Relabel]) -> Kept:
     if not wanted:
-        return
+        return NOTHING_KEPT
     try:
-        await server.relabel(account_id, wanted)
+        no_room = await server.relabel(account_id, wanted)
     except MailServerRejected as error:
         if error.code is not Refusal.NO_MAIL:
             raise
         raise _gone() from error
+    return {each: labels.decode_all(keywords) for each, keywords in no_room.items()}
 
 
 async def _follow(
@@ -157,18 +159,20 @@ async def _follow(
     rows: Sequence[Message],
     change: Change,
     done: Sequence[Relabel],
-) -> None:
+) -> Kept:
     """Take out of Trash what somebody moved there while this change left it where it was. The change is
     repeated whole, as if it had been made after that move.
     """
     left = {each.document_id for each in done if each.move_to is not None}
     rest = [row for row in rows if row.document_id not in left]
     if not rest:
-        return
+        return NOTHING_KEPT
     there = await _fetch(server, account_id, rest)
     trashed = [row for row in rest if row.document_id in _in_trash(there)]
-    with contextlib.suppress(NotFound):
-        await _relabel(server, account_id, _wanted(trashed, there, change))
+    try:
+        return await _relabel(server, account_id, _wanted(trashed, there, change))
+    except NotFound:
+        return NOTHING_KEPT
 
 
 def _in_trash(there: Mapping[DocumentId, Mail]) -> set[DocumentId]:

@@ -96,10 +96,18 @@ def _bounded(ids: Sequence[str]) -> list[str]:
     return every[:10] + every[10 - MOST_REFERENCES :]
 
 
-def row(place: Place, mail: Mail, thread_id: UUID, message_id: str) -> dict[str, Any]:
-    """The index row of a mail, bounded and cleaned."""
+def row(
+    place: Place,
+    mail: Mail,
+    thread_id: UUID,
+    message_id: str,
+    kept: frozenset[str] = frozenset(),
+) -> dict[str, Any]:
+    """The index row of a mail, bounded and cleaned. `kept` are labels no keyword of it stands for."""
     direction = _direction(mail)
-    shown = labels.labels_of(direction=direction, folders=mail.folders, keywords=mail.keywords)
+    shown = labels.labels_of(
+        direction=direction, folders=mail.folders, keywords=mail.keywords, kept=kept
+    )
     in_reply_to = next((each for each in mail.in_reply_to if usable(each)), None)
     return {
         **contents(mail),
@@ -111,6 +119,7 @@ def row(place: Place, mail: Mail, thread_id: UUID, message_id: str) -> dict[str,
         "message_id": message_id,
         "direction": direction,
         "labels": list(shown),
+        "kept_labels": sorted(kept),
         "mask": mask_of(shown),
         "timestamp": mail.received_at,
         "sender": _shown(mail.sender) if mail.sender else "",
@@ -123,7 +132,7 @@ def row(place: Place, mail: Mail, thread_id: UUID, message_id: str) -> dict[str,
 def contents(mail: Mail) -> dict[str, Any]:
     """The columns that messages and drafts have in common, bounded and cleaned."""
     return {
-        "subject": None if mail.subject is None else clean(mail.subject)[:LONGEST_SUBJECT],
+        "subject": None if mail.subject is None else _one_line(mail.subject)[:LONGEST_SUBJECT],
         "to": _all_shown(mail.to),
         "cc": _all_shown(mail.cc),
         "bcc": _all_shown(mail.bcc),
@@ -141,12 +150,17 @@ def _direction(mail: Mail) -> Direction:
 
 
 def _shown(address: Address) -> str:
-    name = clean(address.name)[:LONGEST_NAME] if address.name else None
-    return addresses.display(Address(clean(address.email)[:LONGEST_ID], name))
+    name = _one_line(address.name)[:LONGEST_NAME] if address.name else None
+    return addresses.display(Address(_one_line(address.email)[:LONGEST_ID], name))
 
 
 def _all_shown(several: Sequence[Address]) -> list[str]:
     return [_shown(each) for each in several[:MOST_ADDRESSES]]
+
+
+def _one_line(text: str) -> str:
+    """Text for a line of its own: a stranger's encoded words hold line breaks, too."""
+    return addresses.tame(clean(text))
 
 
 def clean(text: str | None) -> str:

@@ -3,7 +3,7 @@
 Three kinds exist. *Server labels* tell what happened to a mail and are never a caller's to set.
 `unread` and `trash` are the caller's, and mirror `$seen` and the Trash folder. *Custom labels* are the
 caller's own free text, lower-case, each stored as one IMAP keyword, so that a mail client shows them
-and everything can be rebuilt from the mail server.
+and everything can be rebuilt from the mail server; those it has no room for are *kept*, in the index only.
 
 A keyword that no label is spelt as stays hidden: the IANA registry's own (`$answered`), those mail
 clients set on everything (`nonjunk`), and one that merely reads like a server label (`sent`): setting a
@@ -94,15 +94,23 @@ class Change(msgspec.Struct, frozen=True):
 
 
 def labels_of(
-    *, direction: Direction, folders: Collection[Folder], keywords: Collection[str]
+    *,
+    direction: Direction,
+    folders: Collection[Folder],
+    keywords: Collection[str],
+    kept: Collection[str] = (),
 ) -> tuple[str, ...]:
-    """Every label of a stored mail, sorted. `keywords` are lower case."""
-    labels: set[str] = {direction}
+    """Every label of a stored mail, sorted. `keywords` are lower case; `kept` are labels it has besides."""
+    labels: set[str] = {direction, *kept}
     if SEEN not in keywords:
         labels.add(UNREAD)
     labels.update(_OF_FOLDER[folder] for folder in folders if folder in _OF_FOLDER)
-    labels.update(label for keyword in keywords if (label := decode(keyword)))
-    return tuple(sorted(labels))
+    return tuple(sorted(labels | decode_all(keywords)))
+
+
+def still_kept(kept: Iterable[str], keywords: Iterable[str]) -> list[str]:
+    """Those of the `kept` labels that no keyword holds, sorted: one that a keyword holds goes with it."""
+    return sorted(frozenset(kept) - decode_all(keywords))
 
 
 def encode(label: str) -> str:
@@ -131,6 +139,11 @@ def decode(keyword: str) -> str | None:
     except UnicodeError:
         return None
     return label if _is_normal(label) and encode(label) == keyword else None
+
+
+def decode_all(keywords: Iterable[str]) -> frozenset[str]:
+    """The labels these keywords stand for."""
+    return frozenset(label for keyword in keywords if (label := decode(keyword)))
 
 
 def normalise(label: str, field: str) -> str:

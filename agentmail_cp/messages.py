@@ -75,12 +75,19 @@ COLUMNS = (
 )
 
 
+Kept = Mapping[DocumentId, frozenset[str]]
+"""By mail the labels that the mail server has no room for."""
+
+NOTHING_KEPT: Kept = MappingProxyType({})
+
+
 class _Known(msgspec.Struct, frozen=True):
     document_id: DocumentId
     message_id: str
     thread_id: UUID
     direction: Direction
     labels: list[str]
+    kept_labels: list[str]
 
 
 async def lock(tx: Tx, organization_id: UUID, inbox_id: UUID) -> bool:
@@ -104,13 +111,14 @@ async def record(
     destroyed: Iterable[DocumentId] = (),
     held: frozenset[str] = frozenset(),
     copies: Copies = NO_COPIES,
+    kept: Kept = NOTHING_KEPT,
 ) -> Mapping[DocumentId, Filed]:
     """Bring the index to what the mail server says, with threads and events. Repeating has no effect.
 
     `held` are Message-IDs (no brackets) of sends still under way: their copies in Sent or Drafts are
     recorded by whoever settles the send, and no other mail may take their ids. `copies` tells of mails
-    that clients handed in: of two copies in Sent one is shown, and moving to the other is no news. The
-    caller holds `lock`.
+    that clients handed in: of two copies in Sent one is shown, and moving to the other is no news.
+    `kept` are labels of new mails that the mail server has no room for. The caller holds `lock`.
     Returns how the present messages are filed; drafts and held ones are not.
     """
     present = sorted(present, key=lambda mail: mail.document_id)
@@ -129,7 +137,7 @@ async def record(
                 touched |= await _relabel(tx, place, known[mail.document_id], mail)
         for old, mail in found.moved.items():
             touched |= await _move(tx, place, known[old], mail)
-        filed = await _add(tx, place, found.new, taken, reserved)
+        filed = await _add(tx, place, found.new, taken, reserved, kept)
         touched |= {each.thread_id for each in filed.values()}
         touched |= await _remove(tx, place, destroyed)
         await threads.summarise(tx, place.organization_id, touched)
@@ -179,7 +187,7 @@ async def _known(tx: Tx, place: Place, mails: Sequence[Mail], copies: Copies) ->
     return await fetch_all(
         tx,
         _Known,
-        "select document_id, message_id, thread_id, direction, labels from message"
+        "select document_id, message_id, thread_id, direction, labels, kept_labels from message"
         " where inbox_id = %(inbox_id)s and organization_id = %(organization_id)s"
         " and (document_id = any(%(document_ids)s) or message_id = any(%(message_ids)s))",
         {
@@ -198,6 +206,7 @@ async def _add(
     fresh: Sequence[Mail],
     taken: Iterable[str],
     reserved: frozenset[str],
+    kept: Kept,
 ) -> dict[DocumentId, Filed]:
     if not fresh:
         return {}
@@ -209,7 +218,14 @@ async def _add(
     )
     ids = filing.choose_ids(place, fresh, taken, reserved)
     rows = [
-        filing.row(place, mail, assigned[mail.document_id], ids[mail.document_id]) for mail in fresh
+        filing.row(
+            place,
+            mail,
+            assigned[mail.document_id],
+            ids[mail.document_id],
+            kept.get(mail.document_id, frozenset()),
+        )
+        for mail in fresh
     ]
     async with tx.cursor() as cursor:
         await cursor.executemany(_INSERT, rows)
@@ -226,10 +242,11 @@ async def _add(
 _INSERT = """
 insert into message (inbox_id, document_id, organization_id, pod_id, thread_id, message_id, direction,
     labels, mask, "timestamp", subject, sender, "to", cc, bcc, reply_to, in_reply_to, "references",
-    preview, size, has_attachment)
+    preview, size, has_attachment, kept_labels)
 values (%(inbox_id)s, %(document_id)s, %(organization_id)s, %(pod_id)s, %(thread_id)s, %(message_id)s,
     %(direction)s, %(labels)s, %(mask)s, %(timestamp)s, %(subject)s, %(sender)s, %(to)s, %(cc)s,
-    %(bcc)s, %(reply_to)s, %(in_reply_to)s, %(references)s, %(preview)s, %(size)s, %(has_attachment)s)
+    %(bcc)s, %(reply_to)s, %(in_reply_to)s, %(references)s, %(preview)s, %(size)s, %(has_attachment)s,
+    %(kept_labels)s)
 """
 
 
@@ -254,23 +271,28 @@ def _announcement(row: Mapping[str, Any]) -> NewEvent:
 
 
 async def _relabel(tx: Tx, place: Place, known: _Known, mail: Mail) -> set[UUID]:
+    kept = labels.still_kept(known.kept_labels, mail.keywords)
     shown = labels.labels_of(
-        direction=known.direction, folders=mail.folders, keywords=mail.keywords
+        direction=known.direction, folders=mail.folders, keywords=mail.keywords, kept=kept
     )
-    return await _show(tx, place, known, shown)
+    return await _show(tx, place, known, shown, kept)
 
 
-async def _show(tx: Tx, place: Place, known: _Known, shown: Sequence[str]) -> set[UUID]:
+async def _show(
+    tx: Tx, place: Place, known: _Known, shown: Sequence[str], kept: Sequence[str]
+) -> set[UUID]:
     """Give a message these labels, with events for the differences; the threads touched."""
-    if list(shown) == known.labels:
+    if list(shown) == known.labels and list(kept) == known.kept_labels:
         return set()
     await tx.execute(
-        "update message set labels = %(labels)s, mask = %(mask)s, updated_at = now()"
+        "update message set labels = %(labels)s, mask = %(mask)s, kept_labels = %(kept)s,"
+        " updated_at = now()"
         " where inbox_id = %(inbox_id)s and organization_id = %(organization_id)s"
         " and document_id = %(document_id)s",
         {
             "labels": list(shown),
             "mask": filing.mask_of(shown),
+            "kept": list(kept),
             "inbox_id": place.inbox_id,
             "organization_id": place.organization_id,
             "document_id": known.document_id,
@@ -327,11 +349,14 @@ async def _remove(tx: Tx, place: Place, destroyed: Iterable[DocumentId]) -> set[
 
 
 async def relabel(
-    tx: Tx, place: Place, document_ids: Sequence[DocumentId], change: labels.Change
+    tx: Tx,
+    place: Place,
+    document_ids: Sequence[DocumentId],
+    change: labels.Change,
+    kept: Kept = NOTHING_KEPT,
 ) -> Mapping[DocumentId, tuple[str, ...]]:
-    """Note a change of labels that the mail server carried out; returns all labels of those there are.
-
-    The caller holds `lock`.
+    """Note a change of labels that the mail server carried out, but for those in `kept`, which it had no
+    room for; returns all labels of those there are. The caller holds `lock`.
     """
     shown: dict[DocumentId, tuple[str, ...]] = {}
     touched: set[UUID] = set()
@@ -339,7 +364,9 @@ async def relabel(
     async with tx.pipeline():
         for known in rows:
             shown[known.document_id] = labels.after(change, known.labels)
-            touched |= await _show(tx, place, known, shown[known.document_id])
+            left = set(known.kept_labels) - change.add - change.remove
+            ours = sorted(left | kept.get(known.document_id, frozenset()))
+            touched |= await _show(tx, place, known, shown[known.document_id], ours)
         await threads.summarise(tx, place.organization_id, touched)
     return shown
 
@@ -362,7 +389,7 @@ async def _rows(tx: Tx, place: Place, document_ids: Sequence[DocumentId]) -> lis
     return await fetch_all(
         tx,
         _Known,
-        "select document_id, message_id, thread_id, direction, labels from message"
+        "select document_id, message_id, thread_id, direction, labels, kept_labels from message"
         " where inbox_id = %(inbox_id)s and organization_id = %(organization_id)s"
         " and document_id = any(%(document_ids)s) order by document_id",
         {

@@ -15,7 +15,7 @@ from uuid import UUID
 import msgspec
 from psycopg.types.json import Jsonb
 
-from agentmail_cp import drafts, extract, messages, threads
+from agentmail_cp import drafts, extract, labels, messages, threads
 from agentmail_cp.db import Database, Tx
 from agentmail_cp.errors import (
     Invalid,
@@ -221,7 +221,8 @@ async def finish(tx: Tx, row: Send, place: Place, mail: Mail, submitted: Submitt
     if not await messages.lock(tx, place.organization_id, place.inbox_id):
         return await answer_without_copy(tx, row, submitted.verdicts)
     # Nothing is held back from it: its Message-ID is our own, so no other send's.
-    filed = (await messages.record(tx, place, present=[mail]))[mail.document_id]
+    kept = {mail.document_id: labels.decode_all(submitted.no_room)}
+    filed = (await messages.record(tx, place, present=[mail], kept=kept))[mail.document_id]
     answer = Answer(
         message_id=filed.message_id,
         thread_id=filed.thread_id,

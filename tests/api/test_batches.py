@@ -14,6 +14,7 @@ from agentmail_cp.mailserver import (
     Folder,
     MailServer,
     MailServerUnavailable,
+    NoRoom,
     Relabel,
 )
 from tests.api.faults import fault, mistake
@@ -139,9 +140,9 @@ async def test_a_message_lost_midway_puts_the_others_back(
     lost = await document_of(anywhere, made[1])
     relabel = anywhere.server.relabel
 
-    async def lose_one(account_id: AccountId, changes: Sequence[Relabel]) -> None:
+    async def lose_one(account_id: AccountId, changes: Sequence[Relabel]) -> NoRoom:
         await anywhere.server.destroy_mail(account_id, [lost])
-        await relabel(account_id, changes)
+        return await relabel(account_id, changes)
 
     monkeypatch.setattr(anywhere.server, "relabel", lose_one)
     answer = await batch(

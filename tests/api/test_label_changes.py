@@ -10,7 +10,7 @@ from urllib.parse import quote
 import pytest
 
 from agentmail_cp import labels
-from agentmail_cp.mailserver import AccountId, Mail
+from agentmail_cp.mailserver import AccountId, Mail, Relabel
 from tests.fix_app import Json, Service, a_mail, until
 
 OWN = ("a", "b", "urgent: x/y", "größe")
@@ -24,7 +24,7 @@ async def a_message(service: Service, inbox: Json, subject: str = "Hello") -> Js
     await service.deliver(a_mail(inbox["email"], subject))
 
     async def found() -> list[Json]:
-        return [each for each in await service.messages(inbox) if each["subject"] == subject]
+        return [each for each in await service.messages(inbox) if each.get("subject") == subject]
 
     (message,) = await until(found, lambda seen: len(seen) == 1)
     return message
@@ -161,3 +161,52 @@ async def logged(service: Service, inbox: Json, before: set[str]) -> set[str]:
                 seen.remove(event["label"])
         token = answer.json().get("next_page_token")
     return seen
+
+
+async def test_a_mailbox_full_of_labels_takes_more(anywhere: Service) -> None:
+    """A label for each draft or customer: Stalwart 0.16 shows 99 in an account and drops the others."""
+    inbox, other = await anywhere.inbox("desk"), await anywhere.inbox("other")
+    message = await a_message(anywhere, inbox)
+    path = path_of(inbox, message)
+    halves = [frozenset(f"follow-up:{n}" for n in range(first, first + 75)) for first in (0, 75)]
+    many = halves[0] | halves[1]
+    for some in halves:
+        answer = await change(anywhere, path, some, frozenset())
+        assert some <= set(answer["labels"])
+    assert len((await stored(anywhere, message)).keywords) == 99
+    await anywhere.send(inbox, to=other["email"], subject="Sent", text="Hi", labels="one-more")
+
+    async def shown() -> dict[str, set[str]]:
+        return {each["subject"]: set(each["labels"]) for each in await anywhere.messages(inbox)}
+
+    expected = {"Hello": {*many, "received", "unread"}, "Sent": {"one-more", "sent"}}
+    await intake_again(anywhere, message)
+    assert await shown() == expected
+    assert [each["subject"] for each in await anywhere.messages(inbox, labels="one-more")] == [
+        "Sent"
+    ]
+    for some in halves:
+        await change(anywhere, path, frozenset(), some)
+    await intake_again(anywhere, message)
+    assert (await shown())["Hello"] == {"received", "unread"}
+    assert await logged(anywhere, inbox, {"received", "unread"}) == {"received", "unread"}
+
+
+async def intake_again(service: Service, message: Json) -> None:
+    """Let intake read the message once more, as after a change in a mail client."""
+    mail = await stored(service, message)
+    inbox = {"inbox_id": message["inbox_id"]}
+    async with service.db.reading() as tx:
+        row = await (
+            await tx.execute(
+                "select account_id from message join inbox using (inbox_id)"
+                " where message_id = %(message_id)s",
+                {"message_id": message["message_id"]},
+            )
+        ).fetchone()
+    assert row is not None
+    account_id, seen = AccountId(row["account_id"]), frozenset({labels.SEEN})
+    await service.server.relabel(account_id, [Relabel(mail.document_id, add=seen)])
+    await until(lambda: service.messages(inbox, labels="unread"), lambda unread: not unread)
+    await service.server.relabel(account_id, [Relabel(mail.document_id, remove=seen)])
+    await until(lambda: service.messages(inbox, labels="unread"), lambda unread: len(unread) == 1)

@@ -1,0 +1,3 @@
+-- Labels of a message that the mail server has no room for: Stalwart shows 99 different ones in an account. They
+-- are in `labels` as well; here is which of those no reading of the mailbox may take away.
+alter table message add column kept_labels text[] not null default '{}';
