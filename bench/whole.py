@@ -31,8 +31,8 @@ insert into thread (thread_id, organization_id, pod_id, inbox_id, subject, previ
     senders, recipients, message_count, size, has_attachment, last_message_id, "timestamp",
     received_timestamp, created_at)
 select gen_random_uuid(), organization_id, pod_id, inbox_id, 'Subject ' || n, 'Preview ' || n,
-    case when n % 10 = 0 then '{received,unread}' else '{received}' end::text[], '{0}',
-    array['Sender ' || n % 997 || ' <sender' || n % 997 || '@elsewhere.test>'], array[address],
+    case when n %% 10 = 0 then '{received,unread}' else '{received}' end::text[], '{0}',
+    array['Sender ' || n %% 997 || ' <sender' || n %% 997 || '@elsewhere.test>'], array[address],
     1, 2000, false, '<seed-' || n || '@elsewhere.test>', now() - n * interval '1 minute',
     now() - n * interval '1 minute', now() - n * interval '1 minute'
 from inbox, generate_series(1, %(many)s) as n where address = %(address)s;
