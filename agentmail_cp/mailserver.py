@@ -68,8 +68,6 @@ class Refusal(StrEnum):
     SENDER_NOT_ALLOWED = "sender_not_allowed"
     OVER_QUOTA = "over_quota"
     FORBIDDEN = "forbidden"
-    TOO_MANY_KEYWORDS = "too_many_keywords"
-    """The account's mails have as many different keywords as the server can tell apart."""
     STATE_LOST = "state_lost"
     """The state passed to `changes` is too old or unknown: read the account from scratch."""
 
@@ -158,7 +156,8 @@ class Verdict(msgspec.Struct, frozen=True):
 
 class Submitted(msgspec.Struct, frozen=True):
     """A mail that was handed in: its copy in the account, that copy's size in bytes, and one verdict
-    per recipient. The copy's `received_at` is the mail's `date`.
+    per recipient. The copy's `received_at` is the mail's `date`. `no_room` are keywords of the mail that
+    the copy does not have, as for `relabel`; a mail found again (`find_own`) does not tell.
 
     When no verdict is accepted, nothing leaves the server, but the copy exists until it is destroyed.
     """
@@ -166,6 +165,7 @@ class Submitted(msgspec.Struct, frozen=True):
     document_id: DocumentId
     size: int
     verdicts: tuple[Verdict, ...]
+    no_room: frozenset[str] = frozenset()
 
     @property
     def refused_by_all(self) -> bool:
@@ -173,10 +173,13 @@ class Submitted(msgspec.Struct, frozen=True):
 
 
 class Stored(msgspec.Struct, frozen=True):
-    """A mail that was put into a folder, and its size in bytes."""
+    """A mail that was put into a folder, its size in bytes, and keywords it does not have, as for
+    `relabel`.
+    """
 
     document_id: DocumentId
     size: int
+    no_room: frozenset[str] = frozenset()
 
 
 class FoundMail(msgspec.Struct, frozen=True):
@@ -278,6 +281,10 @@ class Relabel(msgspec.Struct, frozen=True):
     add: frozenset[str] = frozenset()
     remove: frozenset[str] = frozenset()
     move_to: Folder | None = None
+
+
+NoRoom = Mapping[DocumentId, frozenset[str]]
+"""By mail the keywords, lower case, that the account has no room for; without mails that have none."""
 
 
 class ServerStatus(msgspec.Struct, frozen=True):
@@ -422,11 +429,11 @@ class MailServer(Protocol):
         """
         ...
 
-    async def relabel(self, account_id: AccountId, changes: Sequence[Relabel]) -> None:
+    async def relabel(self, account_id: AccountId, changes: Sequence[Relabel]) -> NoRoom:
         """Apply keyword and folder changes. Those of others at the same moment are kept: the result is
-        that of some order. Rejected: NO_MAIL when one is gone (others are applied);
-        TOO_MANY_KEYWORDS when a new one would not show (Stalwart 0.16: 99 in all mails of an account,
-        besides the usual `$` ones), and then it is not set.
+        that of some order. Returns what was not set because there was no room: an account can show
+        only so many different keywords over all its mail (Stalwart 0.16: 99 besides the usual `$`
+        ones). Rejected: NO_MAIL when one is gone (others are applied).
         """
         ...
 

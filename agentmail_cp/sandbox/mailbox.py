@@ -170,18 +170,18 @@ class Mailbox:
         self._log.extend(gone)
         return bool(gone)
 
-    def relabel(self, change: Relabel) -> Refusal | None:
-        """Apply one change; why it cannot be done, or not wholly."""
+    def relabel(self, change: Relabel) -> frozenset[str] | None:
+        """Apply one change; the keywords there was no room for, or None when the mail is gone."""
         mail = self._mails.get(change.document_id)
         if mail is None:
-            return Refusal.NO_MAIL
+            return None
         before = (mail.keywords, mail.folder)
         added = self._shown(change.add)
         mail.keywords = (mail.keywords | added) - lower(change.remove)
         mail.folder = change.move_to or mail.folder
         if (mail.keywords, mail.folder) != before:
             self._log.append(mail.document_id)
-        return None if added >= lower(change.add) else Refusal.TOO_MANY_KEYWORDS
+        return lower(change.add) - added
 
     def _shown(self, keywords: Iterable[str]) -> frozenset[str]:
         """Those there is room for; Stalwart stores the others where nobody sees them."""

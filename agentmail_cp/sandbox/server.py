@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, TypeVar
 
 import msgspec
 
+from agentmail_cp.labels import SENT_KEYWORD
 from agentmail_cp.mailserver import (
     Account,
     AccountId,
@@ -32,6 +33,7 @@ from agentmail_cp.mailserver import (
     MailServerRejected,
     MailState,
     NewAccount,
+    NoRoom,
     OutgoingEmail,
     Refusal,
     Relabel,
@@ -42,7 +44,7 @@ from agentmail_cp.mailserver import (
 )
 from agentmail_cp.sandbox import mime
 from agentmail_cp.sandbox.faults import HEALTHY, Faults, Hook, answering
-from agentmail_cp.sandbox.mailbox import Mailbox, StoredMail
+from agentmail_cp.sandbox.mailbox import Mailbox, StoredMail, lower
 from agentmail_cp.sandbox.smtp import Door
 from agentmail_cp.settings import DEFAULT_MESSAGE_SIZE
 from agentmail_cp.sizes import mail_limit
@@ -64,10 +66,6 @@ R = TypeVar("R")
 
 NO_MAILBOX = "550 5.1.2 Mailbox does not exist."
 CHUNK = 65_536
-RELABEL_REFUSED = {
-    Refusal.NO_MAIL: "Some of these mails are gone.",
-    Refusal.TOO_MANY_KEYWORDS: "The account has no room for another keyword.",
-}
 
 _DOMAIN = re.compile(r"[A-Za-z0-9-]+(\.[A-Za-z0-9-]+)+")
 
@@ -224,7 +222,7 @@ class MailSandbox:
         self._bell(mailbox)
         accepted = [verdict.address for verdict in verdicts if verdict.accepted]
         self._send(mailbox, accepted, _build(mailbox, email, with_bcc=False))
-        return submitted
+        return msgspec.structs.replace(submitted, no_room=_no_room(email, copy))
 
     def _built(self, mailbox: Mailbox, email: OutgoingEmail) -> bytes:
         """The mail as its own account keeps it."""
@@ -273,7 +271,7 @@ class MailSandbox:
         keywords = {"$draft", "$seen", *email.keywords}
         draft = mailbox.store(raw, Folder.DRAFTS, keywords, received_at=email.date)
         self._bell(mailbox)
-        return Stored(draft.document_id, len(raw))
+        return Stored(draft.document_id, len(raw), _no_room(email, draft))
 
     @_answered
     async def find(
@@ -353,14 +351,15 @@ class MailSandbox:
         return self.mailbox(account_id).excerpts(document_ids, text)
 
     @_answered
-    async def relabel(self, account_id: AccountId, changes: Sequence[Relabel]) -> None:
+    async def relabel(self, account_id: AccountId, changes: Sequence[Relabel]) -> NoRoom:
         mailbox = self.mailbox(account_id)
-        refusals = [mailbox.relabel(change) for change in changes]
-        if any(refusal is not Refusal.NO_MAIL for refusal in refusals):
+        left_out = {change.document_id: mailbox.relabel(change) for change in changes}
+        there = {each: some for each, some in left_out.items() if some is not None}
+        if there:
             self._bell(mailbox)
-        for refusal in (Refusal.TOO_MANY_KEYWORDS, Refusal.NO_MAIL):
-            if refusal in refusals:
-                raise MailServerRejected(refusal, RELABEL_REFUSED[refusal])
+        if len(there) < len(left_out):
+            raise MailServerRejected(Refusal.NO_MAIL, "Some of these mails are gone.")
+        return {each: some for each, some in there.items() if some}
 
     @_answered
     async def append(
@@ -487,6 +486,11 @@ class MailSandbox:
 
 def _account(mailbox: Mailbox) -> Account:
     return Account(mailbox.account_id, mailbox.address, mailbox.state, mailbox.ours)
+
+
+def _no_room(email: OutgoingEmail, stored: StoredMail) -> frozenset[str]:
+    """The keywords of labels that the account cannot show; the mark of what was sent is none."""
+    return lower(email.keywords) - stored.keywords - {SENT_KEYWORD}
 
 
 def _is_own(mail: StoredMail) -> bool:

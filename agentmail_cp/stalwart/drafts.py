@@ -29,6 +29,7 @@ from agentmail_cp.stalwart.copies import Stale, afterwards, store, stored
 from agentmail_cp.stalwart.folders import ensure_exists, exists
 from agentmail_cp.stalwart.ids import document_of, email_id
 from agentmail_cp.stalwart.jmap import Call, RequestRefused, SetAnswer
+from agentmail_cp.stalwart.keywords import look_at_new, no_room
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -73,14 +74,19 @@ class Drafts:
 
     async def _store_draft(self, account_id: AccountId, email: OutgoingEmail) -> Stored:
         drafts = await self._folders.folder(account_id, Folder.DRAFTS)
-        calls = (exists(account_id, "account"), store(account_id, email, drafts))
         try:
-            answers = await self._jmap.call(*calls, slack=sizes.slack(sizes.size_of(email)))
+            answers = await self._jmap.call(
+                exists(account_id, "account"),
+                store(account_id, email, drafts),
+                *look_at_new(account_id, email),
+                slack=sizes.slack(sizes.size_of(email)),
+            )
         except RequestRefused as error:
             raise MailServerRejected(Refusal.INVALID_MAIL, str(error)) from None
         ensure_exists(answers["account"])
         made = stored(answers["store"])
-        return Stored(document_of(made.id), made.size)
+        left_out = await no_room(self._jmap, account_id, email, answers)
+        return Stored(document_of(made.id), made.size, left_out)
 
     async def _ensure_replaced(self, account_id: AccountId, old: DocumentId, draft: Stored) -> None:
         """Destroy the old version; when somebody else already did, take the new one back."""

@@ -46,6 +46,7 @@ from agentmail_cp.stalwart.jmap import (
     RequestRefused,
     SetError,
 )
+from agentmail_cp.stalwart.keywords import look_at_new, no_room
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -127,6 +128,7 @@ class Submissions:
             answers = await self._jmap.call(
                 exists(account_id, "account"),
                 store(account_id, email, drafts),
+                *look_at_new(account_id, email),
                 _hand_in(account_id, email, identity, sent),
                 _ask_verdicts(account_id),
                 slack=sizes.slack(sizes.size_of(email)),
@@ -141,7 +143,8 @@ class Submissions:
         if not found:
             raise MailServerConfused("The mail was handed in, but its submission is unknown.")
         verdicts = tuple(_verdict(each, found[0]) for each in email.recipients)
-        return Submitted(document_of(copy.id), copy.size, verdicts)
+        left_out = await no_room(self._jmap, account_id, email, answers)
+        return Submitted(document_of(copy.id), copy.size, verdicts, left_out)
 
     async def _ensure_submitted(
         self, account_id: AccountId, copy: MadeEmail, answer: Answer

@@ -7,13 +7,24 @@ import asyncio
 import msgspec
 import pytest
 
-from agentmail_cp.mailserver import DocumentId, Folder, Refusal, Relabel
+from agentmail_cp.mailserver import Account, DocumentId, Folder, Refusal, Relabel
 from tests.contract.witness import covers
 from tests.contract.world import World, a_raw_mail, refused
 
 AT_ONCE = 50
-DIFFERENT = 99
-"""Keywords an account can show, besides the ones every mail server knows."""
+FULL = frozenset(f"k{number}" for number in range(99))
+"""As many keywords as an account can show, besides the ones every mail server knows."""
+
+
+async def a_full_account(world: World, account: Account) -> tuple[DocumentId, DocumentId]:
+    """Two mails: one with every keyword there is room for, one with the last of them."""
+    first, second = [
+        await world.server.append(account.account_id, a_raw_mail(), folder=Folder.INBOX)
+        for _ in range(2)
+    ]
+    changes = [Relabel(first, add=FULL), Relabel(second, add=frozenset({"k98"}))]
+    assert await world.server.relabel(account.account_id, changes) == {}
+    return first, second
 
 
 @covers("relabel", "fetch")
@@ -55,25 +66,48 @@ async def test_opposite_changes_at_once_end_as_some_order_would(world: World) ->
     assert [mail.folders for mail in mails] == [{Folder.TRASH}] * 3
 
 
-@covers("relabel", "fetch", Refusal.TOO_MANY_KEYWORDS)
-async def test_a_keyword_that_nobody_would_see_is_refused(world: World) -> None:
+@covers("relabel", "fetch")
+async def test_a_keyword_that_nobody_would_see_is_left_out_and_named(world: World) -> None:
     """Stalwart stores it in silence; the label would be there one moment and gone the next."""
     account = await world.account()
-    first, second = [
-        await world.server.append(account.account_id, a_raw_mail(), folder=Folder.INBOX)
-        for _ in range(2)
+    first, second = await a_full_account(world, account)
+    more = frozenset({"more"})
+    changes = [
+        Relabel(first, add=frozenset({"More", "k98"}), remove=frozenset({"k0"})),
+        Relabel(second, add=more),
     ]
-    full = frozenset(f"k{number}" for number in range(DIFFERENT))
-    half = frozenset(sorted(full)[: DIFFERENT // 2])
-    await world.server.relabel(
-        account.account_id, [Relabel(first, add=half), Relabel(second, add=full - half)]
-    )
-    with refused(Refusal.TOO_MANY_KEYWORDS):
-        await world.server.relabel(account.account_id, [Relabel(first, add=frozenset({"more"}))])
-    usual = frozenset({"$flagged", "$seen", "$important", "k98"})
-    await world.server.relabel(account.account_id, [Relabel(first, add=usual)])
-    (mail, _) = await world.server.fetch(account.account_id, [first, second])
-    assert mail.keywords == half | usual
+    assert await world.server.relabel(account.account_id, changes) == {first: more, second: more}
+    (mail, other) = await world.server.fetch(account.account_id, [first, second])
+    assert (mail.keywords, other.keywords) == (FULL - {"k0"}, frozenset({"k98"}))
+
+
+@covers("relabel", "fetch")
+async def test_a_full_account_still_takes_the_keywords_it_has_and_the_usual_ones(
+    world: World,
+) -> None:
+    account = await world.account()
+    _, second = await a_full_account(world, account)
+    usual = frozenset({"$flagged", "$seen", "$important", "k7"})
+    left_out = await world.server.relabel(account.account_id, [Relabel(second, add=usual)])
+    assert left_out == {}
+    (mail,) = await world.server.fetch(account.account_id, [second])
+    assert mail.keywords == usual | {"k98"}
+
+
+@covers("relabel", Refusal.NO_MAIL)
+async def test_a_change_without_room_to_a_mail_beside_one_that_is_gone_sets_nothing(
+    world: World,
+) -> None:
+    account = await world.account()
+    first, _ = await a_full_account(world, account)
+    more = frozenset({"more"})
+    with refused(Refusal.NO_MAIL):
+        await world.server.relabel(
+            account.account_id,
+            [Relabel(DocumentId(99_999), add=more), Relabel(first, add=more)],
+        )
+    (mail,) = await world.server.fetch(account.account_id, [first])
+    assert mail.keywords == FULL
 
 
 @covers("relabel", "changes", "listing")

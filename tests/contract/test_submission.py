@@ -13,6 +13,7 @@ from agentmail_cp.mailserver import (
     MailState,
     OutgoingAttachment,
     Refusal,
+    Relabel,
 )
 from tests.contract.witness import covers
 from tests.contract.world import World, a_raw_mail, an_email, refused
@@ -36,6 +37,41 @@ async def test_a_mail_reaches_its_recipient_and_leaves_one_copy_in_sent(world: W
     assert (mail.message_id, mail.subject) == (email.message_id, "Hello")
     assert mail.folders == {Folder.INBOX}
     assert mail.keywords == frozenset()
+
+
+@covers("submit", "store_draft", "find_own", "fetch")
+async def test_labels_a_full_account_has_no_room_for_are_named_when_a_mail_is_stored(
+    world: World,
+) -> None:
+    """They would be lost in silence: the caller was told that the mail is labelled."""
+    alice, bob = await world.account(), await world.account()
+    full = frozenset(f"k{number}" for number in range(98)) | {"$sent"}
+    first = await world.server.append(alice.account_id, a_raw_mail(), folder=Folder.INBOX)
+    await world.server.relabel(alice.account_id, [Relabel(first, add=full)])
+    keywords = frozenset({"$sent", "k0", "$important", "Late", "more=20late"})
+    email = an_email(alice, bob.address, keywords=keywords)
+    submitted = await world.server.submit(alice.account_id, email)
+    draft = await world.server.store_draft(
+        alice.account_id, an_email(alice, keywords=keywords - {"$sent"})
+    )
+    late = frozenset({"late", "more=20late"})
+    assert (submitted.no_room, draft.no_room) == (late, late)
+    assert not submitted.refused_by_all
+    ids = [submitted.document_id, draft.document_id]
+    copy, stored = await world.server.fetch(alice.account_id, ids)
+    assert copy.keywords == {"$seen", "$sent", "k0", "$important"}
+    assert stored.keywords == {"$seen", "$draft", "k0", "$important"}
+    found = await world.server.find_own(alice.account_id, email.message_id, None)
+    assert found is not None
+    assert found.document_id == submitted.document_id
+    await world.arrived(bob)
+
+
+@covers("submit")
+async def test_labels_with_room_are_not_named(world: World) -> None:
+    alice, bob = await world.account(), await world.account()
+    email = an_email(alice, bob.address, keywords=frozenset({"$sent", "Blue", "$flagged"}))
+    assert (await world.server.submit(alice.account_id, email)).no_room == frozenset()
 
 
 @covers("submit")

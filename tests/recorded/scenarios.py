@@ -185,6 +185,12 @@ async def sending(client: JmapClient, _: Stage) -> Results:
     found["own from no state"] = await server.find_own(who, "m1@agents.test", MailState("no state"))
     found["not own"] = await server.find_own(who, "m2@agents.test", ada.state)
     found["stored"] = await server.fetch(who, [found["mixed"].document_id])
+    many = frozenset(f"k{number}" for number in range(99))
+    found["full"] = await server.relabel(who, [Relabel(found["mixed"].document_id, add=many)])
+    late = letter(
+        ada.address, bob.address, message_id="late@agents.test", keywords=frozenset({"Late"})
+    )
+    found["late"] = await server.submit(who, late)
     found["none"] = await server.submit(who, letter(ada.address, "nobody@agents.test"))
     found["sender"] = await refusal(server.submit(who, letter("other@agents.test", bob.address)))
     found["recipient"] = await refusal(server.submit(who, letter(ada.address, "not an address")))

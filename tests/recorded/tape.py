@@ -63,6 +63,7 @@ def recording(exchanges: list[Exchange]) -> Generator[None]:
     send = httpx.AsyncHTTPTransport.handle_async_request
 
     async def listen(transport: httpx.AsyncHTTPTransport, request: httpx.Request) -> httpx.Response:
+        await request.aread()
         response = await send(transport, request)
         await response.aread()
         exchanges.append(_exchange(request, response))
