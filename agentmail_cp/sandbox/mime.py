@@ -8,13 +8,12 @@ The rules for bodies and attachments are those of RFC 8621 section 4.1.4, as Sta
 from __future__ import annotations
 
 import base64
-import binascii
 import re
 import secrets
 from datetime import UTC, datetime
 from email import message_from_bytes, policy
-from email.errors import HeaderParseError, MessageError
-from email.header import Header, decode_header
+from email.errors import MessageError
+from email.header import Header
 from email.message import Message
 from email.mime.message import MIMEMessage
 from email.mime.multipart import MIMEMultipart
@@ -24,6 +23,7 @@ from typing import TYPE_CHECKING, cast
 
 import msgspec
 
+from agentmail_cp import decoding
 from agentmail_cp.extract import preview_html
 from agentmail_cp.mailserver import (
     Address,
@@ -51,6 +51,16 @@ _ID = re.compile(r"<([^<>]+)>")
 _REPLY_PREFIX = re.compile(r"^(?:(?:re|fwd?|aw|wg)(?:\[\d+\])?:\s*)+", re.IGNORECASE)
 
 
+class _Reading(policy.Compat32):
+    """Headers as text, their bytes read as UTF-8: Python would make U+FFFD of each."""
+
+    def header_fetch_parse(self, name: str, value: str) -> str:  # noqa: ARG002
+        return value.encode(errors="surrogateescape").decode(errors="replace")
+
+
+_READING = _Reading()
+
+
 class Part(msgspec.Struct, frozen=True, kw_only=True):
     """One leaf of a mail's MIME tree; `data` is decoded."""
 
@@ -73,7 +83,8 @@ class Part(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def text(self) -> str:
-        return _decode(self.data, self.charset).replace("\r\n", "\n")
+        shown = decoding.text(self.data, self.charset).replace("\0", "")
+        return shown.replace("\r\n", "\n")
 
 
 class ParsedMail(msgspec.Struct, frozen=True, kw_only=True):
@@ -112,12 +123,12 @@ def parse(raw: bytes) -> ParsedMail:
     """Take a mail apart."""
     headers = _headers(raw)
     bodies = _Bodies()
-    _walk([message_from_bytes(raw, policy=policy.compat32)], "mixed", bodies, in_alternative=False)
+    _walk([message_from_bytes(raw, policy=_READING)], "mixed", bodies, in_alternative=False)
     text = _joined(bodies.text, "text/plain")
     html_text = _joined(bodies.html, "text/html")
     return ParsedMail(
         index=_index(raw, headers, bodies),
-        headers=tuple((name, decode_words(value)) for name, value in headers),
+        headers=tuple((name, decoding.words(value)) for name, value in headers),
         text=text,
         html=html_text,
         attachments=tuple(bodies.attachments),
@@ -130,13 +141,18 @@ def is_mail(raw: bytes) -> bool:
     return not names.isdisjoint(KNOWN) or any(name.startswith(KNOWN_KINDS) for name in names)
 
 
+def has_headers(raw: bytes) -> bool:
+    """Whether Stalwart takes this over SMTP: it wants any header."""
+    return bool(_headers(raw))
+
+
 def _headers(raw: bytes) -> list[tuple[str, str]]:
     block = re.split(rb"\r?\n\r?\n", raw, maxsplit=1)[0]
     if raw.startswith((b"\n", b"\r\n")):
         return []
     lines = re.split(rb"\r?\n", _FOLD.sub(b" ", block))
     found = [match.groups() for line in lines if (match := _HEADER.match(line))]
-    return [(name.decode("ascii"), _decode(value, None).strip()) for name, value in found]
+    return [(name.decode("ascii"), decoding.text(value, None).strip()) for name, value in found]
 
 
 def _index(raw: bytes, headers: list[tuple[str, str]], bodies: _Bodies) -> Mail:
@@ -152,7 +168,7 @@ def _index(raw: bytes, headers: list[tuple[str, str]], bodies: _Bodies) -> Mail:
         message_id=ids[0] if ids else None,
         in_reply_to=_ids(last.get("in-reply-to", "")),
         references=_ids(last.get("references", "")),
-        subject=decode_words(subject) if subject else None,
+        subject=decoding.words(subject) if subject else None,
         sender=next(iter(_addresses(last.get("from"))), None),
         to=_addresses(last.get("to")),
         cc=_addresses(last.get("cc")),
@@ -170,7 +186,7 @@ def _shown(part: Part, bodies: _Bodies) -> bool:
 
 def _ids(value: str) -> tuple[str, ...]:
     found: list[str] = _ID.findall(value)
-    return tuple(found or filter(None, [value.strip()]))
+    return tuple(each.strip() for each in found) or tuple(filter(None, [value.strip()]))
 
 
 def _date(value: str | None) -> datetime | None:
@@ -189,31 +205,8 @@ def _addresses(value: str | None) -> tuple[Address, ...]:
     except (ValueError, IndexError):
         return ()
     return tuple(
-        Address(email, decode_words(name) or None) for name, email in pairs if "@" in email
+        Address(email, decoding.words(name) or None) for name, email in pairs if "@" in email
     )
-
-
-def decode_words(value: str) -> str:
-    """Decode the encoded words (RFC 2047) of a header; what cannot be decoded stays as it is."""
-    if "=?" not in value:
-        return value
-    try:
-        pieces: list[tuple[bytes | str, str | None]] = list(decode_header(value))
-    except (HeaderParseError, ValueError, binascii.Error):
-        return value
-    return "".join(
-        piece if isinstance(piece, str) else _decode(piece, charset) for piece, charset in pieces
-    )
-
-
-def _decode(data: bytes, charset: str | None) -> str:
-    """Bytes as text: by the declared charset, else UTF-8; undecodable bytes become U+FFFD."""
-    if charset and not charset.startswith("unknown-8bit"):
-        try:
-            return data.decode(charset, errors="replace")
-        except (LookupError, ValueError):
-            pass
-    return data.decode("utf-8", errors="replace")
 
 
 def _walk(parts: Sequence[Message], kind: str, found: _Bodies, *, in_alternative: bool) -> None:
@@ -226,6 +219,8 @@ def _walk(parts: Sequence[Message], kind: str, found: _Bodies, *, in_alternative
             continue
         found.count += 1
         part = _part(message, str(found.count))
+        if part.content_type.startswith("multipart/") and not part.data:
+            continue
         _place(part, position, kind, found, in_alternative=in_alternative)
     if kind == "alternative" and found.need_text and found.need_html:
         _fill(found, texts, htmls)
@@ -278,13 +273,20 @@ def _part(message: Message, part_id: str) -> Part:
 
 
 def _data(message: Message) -> bytes:
+    encoding = str(message.get("Content-Transfer-Encoding", ""))
     if message.is_multipart():
-        nested = _nested(_children(message))
-        # Python takes a delivery status for a list of mails, and ends each with an empty line.
-        is_report = message.get_content_type() == "message/delivery-status"
-        return nested.removesuffix(b"\r\n") if is_report else nested
-    decoded = message.get_payload(decode=True)
-    return decoded if isinstance(decoded, bytes) else b""
+        nested = decoding.payload(_nested(_children(message)), encoding)
+        # Python takes any report for mails, and ends each with an empty line.
+        is_mail = message.get_content_type() == "message/rfc822"
+        return nested if is_mail else nested.removesuffix(b"\r\n")
+    return decoding.payload(_raw(message), encoding)
+
+
+def _raw(message: Message) -> bytes:
+    # With a transfer encoding Python decodes, but only one it knows in a spelling it likes.
+    del message["Content-Transfer-Encoding"]
+    held = message.get_payload(decode=True)
+    return held if isinstance(held, bytes) else b""
 
 
 def _children(message: Message) -> list[Message]:
@@ -310,7 +312,7 @@ def _filename(message: Message) -> str | None:
         name = message.get_filename()
     except (ValueError, LookupError, TypeError):
         return None
-    return decode_words(name) if name else None
+    return decoding.words(name) if name else None
 
 
 def _joined(parts: Iterable[Part], content_type: str) -> str | None:

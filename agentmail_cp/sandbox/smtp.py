@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Protocol
 
 from aiosmtpd.smtp import SMTP, Envelope, Session
 
+from agentmail_cp.sandbox import mime
+
 if TYPE_CHECKING:
     from collections.abc import Callable
 
@@ -50,8 +52,11 @@ class _Handler:
     async def handle_DATA(  # noqa: N802  (aiosmtpd's name)
         self, _server: SMTP, session: Session, envelope: Envelope
     ) -> str:
+        content = envelope.original_content or b""
+        if not mime.has_headers(content):
+            return "550 5.7.7 Failed to parse message."
         self._deliveries.receive(
-            envelope.original_content or b"",
+            content,
             mail_from=(envelope.mail_from or "").strip("<>"),
             recipients=envelope.rcpt_tos,
             helo=str(session.host_name or "unknown"),

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Final
 
 import msgspec
 
+from agentmail_cp import decoding
 from agentmail_cp.mailserver import (
     Address,
     Attachment,
@@ -39,7 +40,7 @@ MAIL: Final = (
     "messageId",
     "inReplyTo",
     "references",
-    "subject",
+    "header:Subject",
     "from",
     "to",
     "cc",
@@ -100,7 +101,7 @@ class Email(msgspec.Struct, rename="camel"):
     message_id: list[str] | None = None
     in_reply_to: list[str] | None = None
     references: list[str] | None = None
-    subject: str | None = None
+    subject: str | None = msgspec.field(default=None, name="header:Subject")
     sender: list[_Address] | None = msgspec.field(default=None, name="from")
     to: list[_Address] | None = None
     cc: list[_Address] | None = None
@@ -139,10 +140,11 @@ class _Part(msgspec.Struct, rename="camel"):
     charset: str | None = None
 
 
-class Value(msgspec.Struct):
+class Value(msgspec.Struct, rename="camel"):
     """The text of a body part."""
 
     value: str
+    is_encoding_problem: bool = False
 
 
 class Attached(msgspec.Struct, rename="camel"):
@@ -206,7 +208,8 @@ def mail_of(email: Email, places: Places, preview: str | None) -> Mail:
         message_id=message_ids[0] if message_ids else None,
         in_reply_to=_message_ids(email.in_reply_to),
         references=_message_ids(email.references),
-        subject=_text(email.subject) if email.subject is not None else None,
+        # Stalwart's own would be two halves of a character that a sender cut in two encoded words.
+        subject=_text(header_text(email.subject or "")) or None,
         sender=senders[0] if senders else None,
         to=_addresses(email.to),
         cc=_addresses(email.cc),
@@ -247,11 +250,13 @@ def _moment(text: str | None) -> datetime | None:
 
 def content_of(content: Content) -> MailContent:
     """What the mail says, in the port's words."""
+    # Stalwart gives a mail that ends with its headers no part at all.
+    has_parts = bool(content.text_body or content.html_body or content.attachments)
     return MailContent(
         document_id=document_of(content.id),
         raw_blob_id=BlobId(content.blob_id),
         headers=tuple((each.name, _text(header_text(each.value))) for each in content.headers),
-        text=_body(content.text_body, "text/plain", content.body_values),
+        text=_body(content.text_body, "text/plain", content.body_values) if has_parts else "",
         html=_body(content.html_body, "text/html", content.body_values),
         attachments=attached_to(content),
     )
@@ -270,11 +275,32 @@ def attached_to(mail: Attached) -> tuple[Attachment, ...]:
 def _body(parts: Sequence[_Part], content_type: str, values: Mapping[str, Value]) -> str | None:
     """The parts of this type in order, None when there is none: HTML stands in for missing text."""
     texts = [
-        values[part.part_id].value
+        _shown(part, values[part.part_id].value)
         for part in parts
         if part.type == content_type and part.part_id is not None and part.part_id in values
     ]
     return "\n".join(texts) if texts else None
+
+
+def _shown(part: _Part, value: str) -> str:
+    """A text, without what Stalwart 0.16 makes of UTF-8 that is called ASCII: it reads Windows-1252."""
+    return _text(decoding.reread(value) if part.charset == "us-ascii" else value)
+
+
+def undecoded(content: Content) -> list[str]:
+    """The texts Stalwart could not decode, by part id: it stops at the first byte that is wrong, and
+    shows broken base64 as it is, broken quoted-printable not at all.
+    """
+    values = content.body_values
+    return [
+        part.part_id
+        for part in {
+            each.part_id: each for each in (*content.text_body, *content.html_body)
+        }.values()
+        if part.part_id is not None
+        and (value := values.get(part.part_id)) is not None
+        and (value.is_encoding_problem or (part.size and not value.value))
+    ]
 
 
 def _position(part: _Part) -> int:

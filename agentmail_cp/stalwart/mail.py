@@ -9,6 +9,7 @@ What the answers look like and become is in `emails.py`.
 
 from __future__ import annotations
 
+import asyncio
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import msgspec
@@ -27,6 +28,7 @@ from agentmail_cp.mailserver import (
     MailState,
     Refusal,
 )
+from agentmail_cp.stalwart import rescue
 from agentmail_cp.stalwart.copies import Stale, refused_copy
 from agentmail_cp.stalwart.emails import (
     ATTACHED,
@@ -40,9 +42,11 @@ from agentmail_cp.stalwart.emails import (
     Email,
     Page,
     QueryPage,
+    Value,
     attached_to,
     content_of,
     mail_of,
+    undecoded,
 )
 from agentmail_cp.stalwart.folders import Missing, ensure_exists, exists, mailbox_get
 from agentmail_cp.stalwart.ids import document_of, email_id
@@ -142,7 +146,19 @@ class Mailboxes:
             "maxBodyValueBytes": 0,
         }
         found = await self._get(account_id, document_ids, CONTENTS, options, Content)
+        for content in found:
+            if broken := undecoded(content):
+                await self._rescue(account_id, content, broken)
         return {content.document_id: content for content in map(content_of, found)}
+
+    async def _rescue(
+        self, account_id: AccountId, content: Content, part_ids: Sequence[str]
+    ) -> None:
+        """Put the words of these parts into the answer that lacks them."""
+        stream = self.download(account_id, BlobId(content.blob_id))
+        raw = b"".join([chunk async for chunk in stream])
+        texts = await asyncio.to_thread(rescue.texts, raw, part_ids)
+        content.body_values.update({part_id: Value(text) for part_id, text in texts.items()})
 
     async def attachments(
         self, wanted: Mapping[AccountId, Sequence[DocumentId]]

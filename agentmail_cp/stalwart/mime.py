@@ -9,12 +9,12 @@ it encodes any ASCII header longer than a line, which breaks structured ones (Li
 from __future__ import annotations
 
 import re
-from binascii import Error as BinasciiError
 from datetime import UTC
-from email.errors import HeaderParseError
-from email.header import Header, decode_header
+from email.header import Header
 from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import quote
+
+from agentmail_cp import decoding
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -28,8 +28,6 @@ SHORT: Final = 60
 """Characters of a name or file name that are safe to leave to Stalwart, when they are ASCII."""
 
 _PHRASE = re.compile(r"[A-Za-z0-9!#$%&'*+/=?^_`{|}~-]+(?: [A-Za-z0-9!#$%&'*+/=?^_`{|}~-]+)*")
-_ENCODED = r"=\?[^?\s]+\?[BbQq]\?[^?]*\?="
-_ENCODED_RUN = re.compile(rf"{_ENCODED}(?:[ \t]+{_ENCODED})*")
 _FOLD = re.compile(r"\r?\n[ \t]+")
 
 
@@ -64,7 +62,7 @@ def utc_date(moment: datetime) -> str:
 
 def header_text(raw: str) -> str:
     """A raw header value unfolded and decoded (RFC 2047). What cannot be decoded stays as it is."""
-    return _ENCODED_RUN.sub(lambda run: _decoded(run.group()), _FOLD.sub(" ", raw)).strip()
+    return decoding.words(_FOLD.sub(" ", raw)).strip()
 
 
 RAW_NAMES: Final = {"from": "From", "to": "To", "cc": "Cc", "bcc": "Bcc", "replyTo": "Reply-To"}
@@ -137,21 +135,3 @@ def _attachment(attachment: OutgoingAttachment) -> dict[str, Any]:
     # RFC 2231 section 4; percent signs leave nothing to fold or quote.
     value = f"{disposition}; filename*=utf-8''{quote(name, safe='')}"
     return part | {"header:Content-Disposition:asRaw": value}
-
-
-def _decoded(words: str) -> str:
-    try:
-        chunks = decode_header(words)
-    except (HeaderParseError, BinasciiError, ValueError):
-        return words
-    return "".join(_chunk_text(chunk, charset) for chunk, charset in chunks)
-
-
-def _chunk_text(chunk: bytes | str, charset: str | None) -> str:
-    if isinstance(chunk, str):
-        return chunk
-    try:
-        # RFC 2231 section 5 allows a language after the charset.
-        return chunk.decode((charset or "ascii").partition("*")[0], errors="replace")
-    except LookupError:
-        return chunk.decode("utf-8", errors="replace")

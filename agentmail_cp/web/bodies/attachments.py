@@ -9,6 +9,7 @@ from uuid import UUID, uuid5
 
 import msgspec
 
+from agentmail_cp.addresses import tame
 from agentmail_cp.mailserver import Attachment, DocumentId
 
 
@@ -76,7 +77,7 @@ def _shown(inbox_id: UUID, document_id: DocumentId, attachment: Attachment) -> d
     return {
         "attachment_id": attachment_id(inbox_id, document_id, attachment.part_id),
         "size": attachment.size,
-        "filename": attachment.filename,
+        "filename": tame((attachment.filename or "").replace("\0", "")) or None,
         "content_type": attachment.content_type,
         "content_disposition": "inline" if attachment.inline else "attachment",
         "content_id": attachment.content_id,

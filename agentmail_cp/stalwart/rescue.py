@@ -1,0 +1,42 @@
+"""Texts that Stalwart 0.16 cannot decode, read from the raw mail instead. Pure.
+
+A single bad `=` in quoted-printable makes mail-parser 0.11.6 give up the whole part, and its words would
+be lost; many home-made senders write one. Which parts those are, `emails.undecoded` tells.
+"""
+
+from __future__ import annotations
+
+from email import message_from_bytes, policy
+from typing import TYPE_CHECKING, cast
+
+from agentmail_cp import decoding
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, Iterator
+    from email.message import Message
+
+
+def texts(raw: bytes, part_ids: Collection[str]) -> dict[str, str]:
+    """These parts of a mail as text, by Stalwart's part ids: their numbers in document order, the whole
+    mail's being 0. A part that is not there is left out.
+    """
+    parts = enumerate(_parts(message_from_bytes(raw, policy=policy.compat32)))
+    return {str(number): _text(part) for number, part in parts if str(number) in part_ids}
+
+
+def _parts(message: Message) -> Iterator[Message]:
+    yield message
+    if message.get_content_maintype() == "multipart" and message.is_multipart():
+        for part in cast("list[Message]", message.get_payload()):
+            yield from _parts(part)
+
+
+def _text(part: Message) -> str:
+    encoding = str(part.get("Content-Transfer-Encoding", ""))
+    charset = part.get_param("charset")
+    # Otherwise Python undoes an encoding it knows, and drops what is broken.
+    del part["Content-Transfer-Encoding"]
+    held = part.get_payload(decode=True)
+    data = decoding.payload(held if isinstance(held, bytes) else b"", encoding)
+    shown = decoding.text(data, charset if isinstance(charset, str) else None)
+    return shown.replace("\r\n", "\n")
