@@ -48,6 +48,7 @@ from agentmail_cp.inboxes import Inbox
 from agentmail_cp.labels import Change
 from agentmail_cp.mailserver import (
     Mail,
+    MailContent,
     MailServer,
     MailServerConfused,
     MailServerError,
@@ -65,6 +66,9 @@ LOOK = 0.5
 
 RECOVERY = 2.0
 """Seconds to wait when the database is away."""
+
+LONGEST_HEADERS = 262_144
+"""Bytes of a raw mail in which its recipients are looked for."""
 
 NO_CHANGE = Change(frozenset(), frozenset())
 
@@ -124,9 +128,7 @@ async def _composed(
     """The mail the version in force becomes. Rejected: NO_MAIL when that is not `draft`'s any more."""
     mail, content = await drafts.read(server, draft)
     await _ensure_current(db, server, inbox, mail)
-    for address in (*mail.to, *mail.cc, *mail.bcc, *mail.reply_to):
-        # A person may have left a half-written address; to leave it out would be a surprise.
-        parse(address.email, "to")
+    await _ensure_addressed(server, inbox, mail, content)
     message = drafts.as_message(mail, content)
     custom = (set(message.labels) | change.add) - change.remove
     message = msgspec.structs.replace(message, labels=tuple(sorted(custom)))
@@ -138,6 +140,20 @@ async def _composed(
     parent = await _parent(db, server, inbox, draft.forward_of)
     # Takes time on a large parent.
     return await asyncio.to_thread(compose_forward, message, parent, stamp)
+
+
+async def _ensure_addressed(
+    server: MailServer, inbox: Inbox, mail: Mail, content: MailContent
+) -> None:
+    """Raise `Invalid` for a recipient a person has not written to the end: the mail server leaves it
+    out of what it tells, but to leave it out of the mail would be a surprise.
+    """
+    _, version = drafts.identify(inbox.place, mail)
+    if version is not None:
+        return
+    chunks = server.download(inbox.account, content.raw_blob_id, stop=LONGEST_HEADERS)
+    for each in drafts.unreachable(b"".join([chunk async for chunk in chunks])):
+        parse(each, "to")
 
 
 async def _ensure_current(db: Database, server: MailServer, inbox: Inbox, mail: Mail) -> None:

@@ -47,11 +47,12 @@ crash after sending                    connection lost             lease ends: t
 
 from __future__ import annotations
 
-from agentmail_cp.drafts.content import Patch, as_message, attachment_ids
+from agentmail_cp.drafts.content import Patch, as_message, attachment_ids, unreachable
 from agentmail_cp.drafts.draft import (
     Draft,
     DraftFilter,
     get,
+    identify,
     list_page,
     message_id_of,
     new_id,
@@ -104,6 +105,7 @@ __all__ = [
     "forget_sent",
     "free",
     "get",
+    "identify",
     "is_draft",
     "list_page",
     "made_before",
@@ -114,6 +116,7 @@ __all__ = [
     "record",
     "sent",
     "settle",
+    "unreachable",
     "unschedule",
     "update",
 ]

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Sequence
+from email.parser import BytesHeaderParser
+from email.utils import getaddresses
 from uuid import UUID, uuid5
 
 import msgspec
@@ -83,6 +85,16 @@ def as_message(mail: Mail, content: MailContent) -> SendMessage:
 
 def _addresses(found: Sequence[Address]) -> tuple[Address, ...]:
     return tuple(fit for each in found if (fit := mailable(each)) is not None)
+
+
+def unreachable(raw: bytes) -> list[str]:
+    """What stands among the recipients of a raw mail and is no address, like a name its author has not
+    finished yet. Mail servers leave such a thing out of the addresses they tell.
+    """
+    headers = BytesHeaderParser().parsebytes(raw)
+    values = [str(value) for name in ("to", "cc", "bcc") for value in headers.get_all(name, [])]
+    found = [(name, address) for name, address in getaddresses(values) if name or address]
+    return [address or name for name, address in found if mailable(Address(address)) is None]
 
 
 def _body(text: str | None) -> str | None:

@@ -17,7 +17,7 @@ from agentmail_cp.drafts.draft import COLUMNS, SCHEDULED, Draft, facts
 from agentmail_cp.filing import Place
 from agentmail_cp.mailserver import AccountId, Address, DocumentId, Mail, OutgoingEmail
 
-LOOKED_FOR = timedelta(seconds=60)
+LOOKED_FOR = timedelta(seconds=10)
 """When a version that intake has not read yet is looked for: one that came and went between two readings
 is in no list of changes."""
 

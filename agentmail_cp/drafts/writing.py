@@ -113,6 +113,7 @@ async def create(
         raise await _unmade(db, row, error) from error
     mail = await _indexed(new.email, stored)
     async with db.transaction() as tx:
+        await messages.mark_due(tx, where.place)
         draft = await rows.made(tx, row, mail)
     if draft is None:
         await _destroy(server, row, mail)
@@ -202,6 +203,7 @@ async def update(
     except (AgentMailError, MailServerError, TimeoutError) as error:
         raise await _unchanged(db, where.place, row, error) from error
     async with db.transaction() as tx:
+        await messages.mark_due(tx, where.place)
         changed = await rows.written(tx, row, mail)
     return changed or await _give_way(db, server, row, mail)
 

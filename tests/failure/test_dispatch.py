@@ -221,7 +221,7 @@ async def test_refused_nobody_to_send_to_too_large(world: World, how: str) -> No
         account = await world.account(inbox)
         (old,) = await world.stored(inbox, Folder.DRAFTS)
         await world.sandbox.append(
-            account, b"To: ada@elsewhere, bob@elsewhere.test\r\nSubject: S\r\n\r\nT", folder=Folder.DRAFTS
+            account, b"To: ada, bob@elsewhere.test\r\nSubject: S\r\n\r\nT", folder=Folder.DRAFTS
         )
         await world.sandbox.destroy_mail(account, [old])
         await read_all(world)
