@@ -4,7 +4,8 @@ A change is made in the mail server first, which decides the order of changes th
 in the index, so that whoever was answered sees it. Noting it is safe only while intake has not read past
 the moment before it: then intake reads the mail again, and what the mail server made of it wins. Where
 intake has, the mail is compared with the mail server's once more. If the process dies in between, the
-mail server has changed and intake finds out as it does of any mail client. Owns no table.
+mail server has changed and intake finds out as it does of any mail client. Labels the mail server has no
+room for are the index's alone; such changes are in the order they are noted in. Owns no table.
 """
 
 from __future__ import annotations
@@ -107,13 +108,13 @@ async def _carry_out(
     if all_or_none and len(there) < len(rows):
         raise _gone()
     wanted = _wanted(rows, there, change)
-    kept = NOTHING_KEPT
     try:
         kept = await _relabel(server, account_id, wanted)
     except NotFound:
         if all_or_none:
             await _put_back(server, account_id, rows, there, wanted)
             raise
+        kept = await _missing(server, account_id, rows, wanted)
     if TRASH in change.remove:
         return {**kept, **await _follow(server, account_id, rows, change, wanted)}
     return kept
@@ -139,6 +140,18 @@ def _wanted(
 
 def _labels(row: Message, mail: Mail) -> tuple[str, ...]:
     return labels.labels_of(direction=row.direction, folders=mail.folders, keywords=mail.keywords)
+
+
+async def _missing(
+    server: MailServer, account_id: AccountId, rows: Sequence[Message], done: Sequence[Relabel]
+) -> Kept:
+    """The labels that those that are left do not have, where the mail server told of one that is gone."""
+    there = await _fetch(server, account_id, rows)
+    return {
+        each.document_id: labels.decode_all(each.add - there[each.document_id].keywords)
+        for each in done
+        if each.document_id in there
+    }
 
 
 async def _relabel(server: MailServer, account_id: AccountId, wanted: Sequence[Relabel]) -> Kept:

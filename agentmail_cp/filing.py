@@ -103,7 +103,7 @@ def row(
     message_id: str,
     kept: frozenset[str] = frozenset(),
 ) -> dict[str, Any]:
-    """The index row of a mail, bounded and cleaned. `kept` are labels no keyword of it stands for."""
+    """The index row of a mail, bounded and cleaned. `kept` are labels it has whatever its keywords."""
     direction = _direction(mail)
     shown = labels.labels_of(
         direction=direction, folders=mail.folders, keywords=mail.keywords, kept=kept
@@ -119,7 +119,7 @@ def row(
         "message_id": message_id,
         "direction": direction,
         "labels": list(shown),
-        "kept_labels": sorted(kept),
+        "kept_labels": labels.still_kept(kept, mail.keywords),
         "mask": mask_of(shown),
         "timestamp": mail.received_at,
         "sender": _shown(mail.sender) if mail.sender else "",

@@ -118,7 +118,7 @@ async def record(
     `held` are Message-IDs (no brackets) of sends still under way: their copies in Sent or Drafts are
     recorded by whoever settles the send, and no other mail may take their ids. `copies` tells of mails
     that clients handed in: of two copies in Sent one is shown, and moving to the other is no news.
-    `kept` are labels of new mails that the mail server has no room for. The caller holds `lock`.
+    `kept` are labels of new mails that the mail server may have no room for. The caller holds `lock`.
     Returns how the present messages are filed; drafts and held ones are not.
     """
     present = sorted(present, key=lambda mail: mail.document_id)

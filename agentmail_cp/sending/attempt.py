@@ -11,7 +11,7 @@ import msgspec
 import structlog
 from uuid_utils.compat import uuid7
 
-from agentmail_cp import drafts, sizes
+from agentmail_cp import drafts, labels, sizes
 from agentmail_cp.compose import Stamp, new_message_id
 from agentmail_cp.db import Database, Tx, fetch_one
 from agentmail_cp.drafts import Draft
@@ -88,8 +88,8 @@ async def send(
     An attempt that takes up an earlier one goes by the earlier one's Message-ID. `fingerprint`
     (`compose.fingerprint`) tells a repeated request from another one under the same key; `patience` is
     the longest the mail server may take for a small mail, in seconds; it bounds how long a crashed
-    attempt blocks its key. `draft` is what the mail was made of: taken for sending together with the send's row, and gone
-    with its record; `Conflict` is raised when it is not any more what it says.
+    attempt blocks its key. `draft` is what the mail was made of: taken for sending together with the
+    send's row, and gone with its record; `Conflict` is raised when it is not any more what it says.
     """
     check_idempotency_key(key)
     patience += sizes.patience(sizes.size_of(email))
@@ -159,6 +159,11 @@ class _Attempt(_Request, frozen=True, kw_only=True):
     @property
     def lease(self) -> timedelta:
         return timedelta(seconds=self.patience) + LEASE_MARGIN
+
+    @property
+    def labels(self) -> list[str]:
+        """The mail's labels, whether or not its copy will have room for them."""
+        return sorted(labels.decode_all(self.email.keywords))
 
 
 async def _begin(db: Database, server: MailServer, attempt: _Attempt) -> Send:
@@ -301,9 +306,9 @@ async def _insert(tx: Tx, attempt: _Attempt) -> Send | None:
         tx,
         Send,
         "insert into send (send_id, organization_id, inbox_id, account_id, idempotency_key,"
-        " fingerprint, message_id, draft_id, mail_state, state, lease_until)"
+        " fingerprint, message_id, draft_id, labels, mail_state, state, lease_until)"
         " select %(send_id)s, %(organization_id)s, %(inbox_id)s, %(account_id)s, %(key)s,"
-        " %(fingerprint)s, %(message_id)s, %(draft_id)s, (select state from inbox_sync"
+        " %(fingerprint)s, %(message_id)s, %(draft_id)s, %(labels)s, (select state from inbox_sync"
         " where inbox_id = %(inbox_id)s and organization_id = %(organization_id)s),"
         " 'submitting', now() + %(lease)s where %(key)s::text is not null or not exists"
         " (select from send where organization_id = %(organization_id)s"
@@ -319,6 +324,7 @@ async def _insert(tx: Tx, attempt: _Attempt) -> Send | None:
             "fingerprint": attempt.fingerprint,
             "message_id": attempt.email.message_id,
             "draft_id": attempt.draft.draft_id if attempt.draft else None,
+            "labels": attempt.labels,
             "lease": attempt.lease,
         },
     )
@@ -330,14 +336,15 @@ async def _reopen(tx: Tx, row: Send, attempt: _Attempt) -> Send | None:
         tx,
         Send,
         "update send set state = 'submitting', lease_until = now() + %(lease)s, updated_at = now(),"
-        " owed_until = null, mail_state = (select state from inbox_sync where inbox_id = %(inbox_id)s"
-        " and organization_id = %(organization_id)s)"
+        " owed_until = null, labels = %(labels)s, mail_state = (select state from inbox_sync"
+        " where inbox_id = %(inbox_id)s and organization_id = %(organization_id)s)"
         " where send_id = %(send_id)s and organization_id = %(organization_id)s"
         f" returning {COLUMNS}",
         {
             "send_id": row.send_id,
             "organization_id": row.organization_id,
             "inbox_id": row.inbox_id,
+            "labels": attempt.labels,
             "lease": attempt.lease,
         },
     )

@@ -15,7 +15,7 @@ from uuid import UUID
 import msgspec
 from psycopg.types.json import Jsonb
 
-from agentmail_cp import drafts, extract, labels, messages, threads
+from agentmail_cp import drafts, extract, messages, threads
 from agentmail_cp.db import Database, Tx
 from agentmail_cp.errors import (
     Invalid,
@@ -49,7 +49,7 @@ OWED = timedelta(minutes=10)
 State = Literal["submitting", "unknown", "sent", "refused", "abandoned"]
 COLUMNS = (
     "send_id, organization_id, inbox_id, account_id, idempotency_key, fingerprint, message_id,"
-    " draft_id, mail_state, state, lease_until, document_id, answer, created_at"
+    " draft_id, labels, mail_state, state, lease_until, document_id, answer, created_at"
 )
 
 
@@ -86,6 +86,7 @@ class Send(msgspec.Struct, frozen=True, kw_only=True):
     fingerprint: bytes
     message_id: str
     draft_id: UUID | None
+    labels: list[str]
     mail_state: MailState | None
     state: State
     lease_until: datetime
@@ -198,7 +199,7 @@ async def as_mail(email: OutgoingEmail, submitted: Submitted) -> Mail:
     return Mail(
         document_id=submitted.document_id,
         folders=frozenset({Folder.SENT}),
-        keywords=email.keywords | {SEEN},
+        keywords=(email.keywords - submitted.no_room) | {SEEN},
         received_at=email.date,
         sent_at=email.date,
         message_id=email.message_id,
@@ -221,7 +222,7 @@ async def finish(tx: Tx, row: Send, place: Place, mail: Mail, submitted: Submitt
     if not await messages.lock(tx, place.organization_id, place.inbox_id):
         return await answer_without_copy(tx, row, submitted.verdicts)
     # Nothing is held back from it: its Message-ID is our own, so no other send's.
-    kept = {mail.document_id: labels.decode_all(submitted.no_room)}
+    kept = {mail.document_id: frozenset(row.labels)}
     filed = (await messages.record(tx, place, present=[mail], kept=kept))[mail.document_id]
     answer = Answer(
         message_id=filed.message_id,
