@@ -1,4 +1,4 @@
-"""README's Python is run as it stands, against a running service."""
+"""The Python of README and guide is run as it stands, against a running service."""
 
 from __future__ import annotations
 
@@ -8,15 +8,18 @@ import sys
 from pathlib import Path
 
 import msgspec
+import pytest
 
 from tests.fix_sdk import Live
 
-README = Path(__file__).parents[2] / "README.md"
+ROOT = Path(__file__).parents[2]
 BLOCK = re.compile(r"^```python\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 
 
-def test_the_readme_s_python_runs_as_it_stands(live: Live, tmp_path: Path) -> None:
-    """The first thing a newcomer pastes would fail."""
+@pytest.fixture
+def beside_dev(live_anywhere: Live, tmp_path: Path) -> Path:
+    """A folder in which `make dev` seems to run."""
+    live = live_anywhere
     state = tmp_path / ".agentmail"
     state.mkdir()
     (state / "dev.json").write_bytes(
@@ -28,14 +31,26 @@ def test_the_readme_s_python_runs_as_it_stands(live: Live, tmp_path: Path) -> No
             }
         )
     )
-    (program,) = BLOCK.findall(README.read_text(encoding="utf-8"))
+    return tmp_path
+
+
+def run(page: str, at: Path) -> str:
+    """What a page's blocks print, as one program."""
+    blocks = BLOCK.findall((ROOT / page).read_text(encoding="utf-8"))
+    assert blocks
     done = subprocess.run(
-        [sys.executable, "-c", program],
-        cwd=tmp_path,
+        [sys.executable, "-c", "\n".join(blocks)],
+        cwd=at,
         capture_output=True,
         text=True,
-        timeout=30,
+        timeout=40,
         check=False,
     )
     assert done.returncode == 0, done.stderr
-    assert "It works." in done.stdout
+    return done.stdout
+
+
+@pytest.mark.parametrize("page", ["README.md", "docs/guide/mail.md"])
+def test_its_python_runs_as_it_stands(beside_dev: Path, page: str) -> None:
+    """The first thing a newcomer pastes would fail."""
+    assert "It works." in run(page, beside_dev)
