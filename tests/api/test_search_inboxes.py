@@ -36,6 +36,7 @@ async def every(service: Service, q: str, limit: int) -> list[str]:
         page = await found(service, q, limit=limit, **token)
         shown += [each["username"] for each in page["inboxes"]]
         assert page["count"] <= limit
+        assert len(shown) < 50, "the pages go round"
         if "next_page_token" not in page:
             return shown
         token = {"page_token": page["next_page_token"]}

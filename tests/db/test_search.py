@@ -107,6 +107,7 @@ async def pages_of_messages(
         if token is None:
             return shown
         assert len(page.hits) == limit
+        assert len(shown) < 50, "the pages go round"
 
 
 async def pages_of_threads(
@@ -123,6 +124,7 @@ async def pages_of_threads(
         if token is None:
             return shown
         assert len(page.hits) == limit
+        assert len(shown) < 50, "the pages go round"
 
 
 def rank_of(message: Message, body: set[str], words: Sequence[str]) -> Rank | None:
