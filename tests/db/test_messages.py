@@ -8,11 +8,11 @@ from uuid import UUID
 
 import pytest
 
-from agentmail_cp import events, filing, messages, threads
+from agentmail_cp import events, filing, labels, messages, threads
 from agentmail_cp.db import Database
 from agentmail_cp.errors import NotFound
 from agentmail_cp.events import EventType
-from agentmail_cp.mailserver import Address, Folder
+from agentmail_cp.mailserver import Address, DocumentId, Folder
 from agentmail_cp.messages import Message, MessageFilter, Place
 from agentmail_cp.threads import ThreadFilter
 from tests.db.mailbox import START, a_mail, an_inbox, record
@@ -124,6 +124,34 @@ async def test_bcc_shows_on_own_mail_only(database: Database) -> None:
     rows, _ = await listed(database, place, ascending=True)
     assert [row.bcc for row in rows] == [[], ["secret@elsewhere.test"]]
     assert await numbers(database, place, to=("secret@",)) == [2]
+
+
+async def test_a_label_without_room_is_kept_until_a_keyword_holds_it(database: Database) -> None:
+    """Reading the mailbox again would take away what it never could show, or leave it for ever."""
+    place = await an_inbox(database)
+    todo = labels.Change(frozenset({"todo"}), frozenset())
+    await record(database, place, a_mail(1))
+
+    async def relabel(change: labels.Change, **kept: str) -> None:
+        async with database.transaction() as tx:
+            await messages.lock(tx, place.organization_id, place.inbox_id)
+            keeping = {DocumentId(1): frozenset(kept.values())} if kept else {}
+            await messages.relabel(tx, place, [DocumentId(1)], change, keeping)
+
+    async def labelled() -> list[str]:
+        rows, _ = await listed(database, place)
+        return rows[0].labels
+
+    await relabel(todo, label="todo")
+    await record(database, place, a_mail(1, keywords=frozenset({"other"})))
+    assert await labelled() == ["other", "received", "todo", "unread"]
+    await record(database, place, a_mail(1, keywords=frozenset({"todo"})))
+    await record(database, place, a_mail(1))
+    assert await labelled() == ["received", "unread"]
+    await relabel(todo, label="todo")
+    await relabel(labels.Change(frozenset(), frozenset({"todo"})))
+    await record(database, place, a_mail(1))
+    assert await labelled() == ["received", "unread"]
 
 
 async def test_hostile_mail_is_cut_and_cleaned_not_refused(database: Database) -> None:
