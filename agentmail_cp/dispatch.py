@@ -33,7 +33,6 @@ import msgspec
 import structlog
 
 from agentmail_cp import drafts, filing, inboxes, messages, parents, sending
-from agentmail_cp.addresses import parse
 from agentmail_cp.compose import Parent, compose_again, compose_forward, fingerprint
 from agentmail_cp.db import Database
 from agentmail_cp.drafts import Draft
@@ -48,7 +47,6 @@ from agentmail_cp.inboxes import Inbox
 from agentmail_cp.labels import Change
 from agentmail_cp.mailserver import (
     Mail,
-    MailContent,
     MailServer,
     MailServerConfused,
     MailServerError,
@@ -66,9 +64,6 @@ LOOK = 0.5
 
 RECOVERY = 2.0
 """Seconds to wait when the database is away."""
-
-LONGEST_HEADERS = 262_144
-"""Bytes of a raw mail in which its recipients are looked for."""
 
 NO_CHANGE = Change(frozenset(), frozenset())
 
@@ -128,8 +123,8 @@ async def _composed(
     """The mail the version in force becomes. Rejected: NO_MAIL when that is not `draft`'s any more."""
     mail, content = await drafts.read(server, draft)
     await _ensure_current(db, server, inbox, mail)
-    await _ensure_addressed(server, inbox, mail, content)
-    message = drafts.as_message(mail, content)
+    await drafts.ensure_addressed(server, inbox.place, draft, mail, content)
+    message = drafts.as_message(mail, content, draft.kept_labels)
     custom = (set(message.labels) | change.add) - change.remove
     message = msgspec.structs.replace(message, labels=tuple(sorted(custom)))
     stamp = sending.stamp(inbox)
@@ -140,20 +135,6 @@ async def _composed(
     parent = await _parent(db, server, inbox, draft.forward_of)
     # Takes time on a large parent.
     return await asyncio.to_thread(compose_forward, message, parent, stamp)
-
-
-async def _ensure_addressed(
-    server: MailServer, inbox: Inbox, mail: Mail, content: MailContent
-) -> None:
-    """Raise `Invalid` for a recipient a person has not written to the end: the mail server leaves it
-    out of what it tells, but to leave it out of the mail would be a surprise.
-    """
-    _, version = drafts.identify(inbox.place, mail)
-    if version is not None:
-        return
-    chunks = server.download(inbox.account, content.raw_blob_id, stop=LONGEST_HEADERS)
-    for each in drafts.unreachable(b"".join([chunk async for chunk in chunks])):
-        parse(each, "to")
 
 
 async def _ensure_current(db: Database, server: MailServer, inbox: Inbox, mail: Mail) -> None:

@@ -47,12 +47,11 @@ crash after sending                    connection lost             lease ends: t
 
 from __future__ import annotations
 
-from agentmail_cp.drafts.content import Patch, as_message, attachment_ids, unreachable
+from agentmail_cp.drafts.content import Patch, as_message, attachment_ids
 from agentmail_cp.drafts.draft import (
     Draft,
     DraftFilter,
     get,
-    identify,
     list_page,
     message_id_of,
     new_id,
@@ -75,6 +74,7 @@ from agentmail_cp.drafts.writing import (
     create,
     delete,
     edited_elsewhere,
+    ensure_addressed,
     free,
     made_before,
     read,
@@ -100,12 +100,12 @@ __all__ = [
     "doubt",
     "edited_elsewhere",
     "ended",
+    "ensure_addressed",
     "erase",
     "fail",
     "forget_sent",
     "free",
     "get",
-    "identify",
     "is_draft",
     "list_page",
     "made_before",
@@ -116,7 +116,6 @@ __all__ = [
     "record",
     "sent",
     "settle",
-    "unreachable",
     "unschedule",
     "update",
 ]

@@ -67,8 +67,10 @@ class Patch(msgspec.Struct, frozen=True, kw_only=True):
 _NOTHING = Patch()
 
 
-def as_message(mail: Mail, content: MailContent) -> SendMessage:
-    """What a stored draft says, in the form mails are composed of."""
+def as_message(mail: Mail, content: MailContent, kept: Iterable[str]) -> SendMessage:
+    """What a stored draft says, in the form mails are composed of. `kept` are its labels that no keyword
+    holds.
+    """
     return SendMessage(
         to=_addresses(mail.to),
         cc=_addresses(mail.cc),
@@ -78,7 +80,7 @@ def as_message(mail: Mail, content: MailContent) -> SendMessage:
         text=_body(content.text),
         html=_body(content.html),
         headers=_own_headers(content.headers),
-        labels=tuple(label for each in sorted(mail.keywords) if (label := labels.decode(each))),
+        labels=tuple(sorted(labels.decode_all(mail.keywords).union(kept))),
         attachments=tuple(map(again, content.attachments)),
     )
 
@@ -87,12 +89,11 @@ def _addresses(found: Sequence[Address]) -> tuple[Address, ...]:
     return tuple(fit for each in found if (fit := mailable(each)) is not None)
 
 
-def unreachable(raw: bytes) -> list[str]:
-    """What stands among the recipients of a raw mail and is no address, like a name its author has not
+def unreachable(raw: bytes, field: str) -> list[str]:
+    """What stands in a raw mail's `field` (to, cc or bcc) and is no address, like a name its author has not
     finished yet. Mail servers leave such a thing out of the addresses they tell.
     """
-    headers = BytesHeaderParser().parsebytes(raw)
-    values = [str(value) for name in ("to", "cc", "bcc") for value in headers.get_all(name, [])]
+    values = [str(value) for value in BytesHeaderParser().parsebytes(raw).get_all(field, [])]
     found = [(name, address) for name, address in getaddresses(values) if name or address]
     return [address or name for name, address in found if mailable(Address(address)) is None]
 
@@ -152,7 +153,8 @@ def stored_mail(email: OutgoingEmail, stored: Stored) -> Mail:
     text = email.text
     if text is None and email.html is not None:
         text = extract.text_of(email.html)
-    return draft_mail(email, stored.document_id, stored.size, extract.preview(text or ""))
+    mail = draft_mail(email, stored.document_id, stored.size, extract.preview(text or ""))
+    return msgspec.structs.replace(mail, keywords=email.keywords - stored.no_room)
 
 
 def draft_mail(email: OutgoingEmail, document_id: DocumentId, size: int, preview: str = "") -> Mail:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from datetime import datetime
 from typing import Any, Literal, LiteralString
 from uuid import UUID, uuid5
@@ -25,8 +25,8 @@ SCHEDULED = "scheduled"
 COLUMNS = (
     "inbox_id, draft_id, organization_id, pod_id, account_id, client_id, state, version, document_id,"
     " taken, mail_state, lease_until, change, next_send_at, in_reply_to, forward_of, reply_all, send_at,"
-    ' send_status, send_error, fire_at, attempts, labels, subject, "to", cc, bcc, reply_to,'
-    ' "references", preview, size, has_attachment, created_at, updated_at'
+    " send_status, send_error, fire_at, attempts, labels, kept_labels, subject,"
+    ' "to", cc, bcc, reply_to, "references", preview, size, has_attachment, created_at, updated_at'
 )
 
 _VISIBLE = "state in ('draft', 'updating', 'sending')"
@@ -59,6 +59,7 @@ class Draft(msgspec.Struct, frozen=True, kw_only=True):
     fire_at: datetime | None
     attempts: int
     labels: list[str]
+    kept_labels: list[str]
     subject: str | None
     to: list[str]
     cc: list[str]
@@ -117,18 +118,19 @@ def identify(place: Place, mail: Mail) -> tuple[UUID, int | None]:
     return uuid5(place.inbox_id, f"draft/document/{mail.document_id}"), None
 
 
-def facts(mail: Mail, *, scheduled: bool) -> dict[str, Any]:
-    """The columns a version of a draft fills."""
+def facts(mail: Mail, *, scheduled: bool, kept: Collection[str] = ()) -> dict[str, Any]:
+    """The columns a version of a draft fills. `kept` are labels it has whatever its keywords."""
     return {
         **filing.contents(mail),
         "document_id": mail.document_id,
-        "labels": labels_of(mail, scheduled=scheduled),
+        "labels": labels_of(mail, scheduled=scheduled, kept=kept),
+        "kept_labels": labels.still_kept(kept, mail.keywords),
     }
 
 
-def labels_of(mail: Mail, *, scheduled: bool) -> list[str]:
+def labels_of(mail: Mail, *, scheduled: bool, kept: Collection[str] = ()) -> list[str]:
     """A draft's labels: `draft`, `scheduled` where it is, and its custom ones, sorted."""
-    custom = {label for each in mail.keywords if (label := labels.decode(each))}
+    custom = labels.decode_all(mail.keywords).union(kept)
     shown = (custom - labels.SYSTEM_LABELS) | {labels.DRAFT}
     return sorted(shown | {SCHEDULED} if scheduled else shown)
 

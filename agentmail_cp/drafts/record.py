@@ -137,7 +137,8 @@ async def _adopt(tx: Tx, row: Draft, mail: Mail) -> None:
     mail client is a draft again.
     """
     await tx.execute(
-        "update draft set document_id = %(document_id)s, labels = %(labels)s, subject = %(subject)s,"
+        "update draft set document_id = %(document_id)s, labels = %(labels)s,"
+        " kept_labels = %(kept_labels)s, subject = %(subject)s,"
         ' "to" = %(to)s, cc = %(cc)s, bcc = %(bcc)s, reply_to = %(reply_to)s,'
         ' "references" = %(references)s, preview = %(preview)s, size = %(size)s,'
         " has_attachment = %(has_attachment)s, send_at = null, send_status = null, send_error = null,"
@@ -152,17 +153,18 @@ async def _adopt(tx: Tx, row: Draft, mail: Mail) -> None:
 
 async def _relabel(tx: Tx, row: Draft, mail: Mail) -> None:
     """The same version, perhaps with other keywords: that is no edit, and leaves a schedule as it is."""
-    shown = labels_of(mail, scheduled=row.send_status == "scheduled")
+    kept = labels.still_kept(row.kept_labels, mail.keywords)
+    shown = labels_of(mail, scheduled=row.send_status == "scheduled", kept=kept)
     unseen = row.state == "draft" and row.lease_until is not None
-    if shown == row.labels and not unseen:
+    if shown == row.labels and kept == row.kept_labels and not unseen:
         return
     await tx.execute(
-        "update draft set labels = %(labels)s,"
+        "update draft set labels = %(labels)s, kept_labels = %(kept)s,"
         " lease_until = case when state = 'draft' then null else lease_until end,"
         " updated_at = case when labels = %(labels)s then updated_at else now() end"
         " where inbox_id = %(inbox_id)s and organization_id = %(organization_id)s"
         " and draft_id = %(draft_id)s",
-        {"labels": shown, **row.key},
+        {"labels": shown, "kept": kept, **row.key},
     )
 
 

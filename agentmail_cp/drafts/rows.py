@@ -5,12 +5,14 @@ A step returns None, or does nothing, when somebody else took the row meanwhile.
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from datetime import datetime, timedelta
 from typing import Any
 from uuid import UUID
 
 import msgspec
 
+from agentmail_cp import labels
 from agentmail_cp.db import Tx, fetch_one
 from agentmail_cp.drafts.content import draft_mail
 from agentmail_cp.drafts.draft import COLUMNS, SCHEDULED, Draft, facts
@@ -91,16 +93,17 @@ async def announce(tx: Tx, where: Where, new: NewDraft, lease: timedelta) -> Dra
 
 async def made(tx: Tx, row: Draft, mail: Mail) -> Draft | None:
     """The draft is stored: from now on there is one."""
+    custom = set(row.labels) - labels.SYSTEM_LABELS
     return await fetch_one(
         tx,
         Draft,
         "update draft set state = 'draft', document_id = %(document_id)s, size = %(size)s,"
-        " preview = %(preview)s, lease_until = now() + %(look)s, created_at = now(),"
-        " updated_at = now()"
+        " kept_labels = %(kept_labels)s, preview = %(preview)s, lease_until = now() + %(look)s,"
+        " created_at = now(), updated_at = now()"
         " where inbox_id = %(inbox_id)s and organization_id = %(organization_id)s"
         " and draft_id = %(draft_id)s and state = 'storing' and lease_until = %(lease_until)s"
         f" returning {COLUMNS}",
-        {**facts(mail, scheduled=False), **_held(row), "look": LOOKED_FOR},
+        {**facts(mail, scheduled=False, kept=custom), **_held(row), "look": LOOKED_FOR},
     )
 
 
@@ -154,8 +157,11 @@ async def take(
     )
 
 
-async def written(tx: Tx, row: Draft, mail: Mail, *, told: bool = True) -> Draft | None:
-    """The change was carried out, and its schedule is in force. `told` is whether its caller hears so.
+async def written(
+    tx: Tx, row: Draft, mail: Mail, kept: Collection[str], *, told: bool = True
+) -> Draft | None:
+    """The change was carried out, and its schedule is in force. `kept` are labels the draft has whatever
+    its keywords; `told` is whether the caller of the change hears of it.
 
     None also when a mail client changed the draft meanwhile.
     """
@@ -166,7 +172,7 @@ async def written(tx: Tx, row: Draft, mail: Mail, *, told: bool = True) -> Draft
         "update draft set state = 'draft', document_id = %(document_id)s, taken = null,"
         " lease_until = now() + %(look)s,"
         " change = case when %(told)s then null else change end,"
-        " labels = %(labels)s, subject = %(subject)s,"
+        " labels = %(labels)s, kept_labels = %(kept_labels)s, subject = %(subject)s,"
         ' "to" = %(to)s, cc = %(cc)s, bcc = %(bcc)s, reply_to = %(reply_to)s,'
         ' "references" = %(references)s, preview = %(preview)s, size = %(size)s,'
         " has_attachment = %(has_attachment)s, send_at = next_send_at, fire_at = next_send_at,"
@@ -176,7 +182,7 @@ async def written(tx: Tx, row: Draft, mail: Mail, *, told: bool = True) -> Draft
         " and draft_id = %(draft_id)s and state = 'updating' and lease_until = %(lease_until)s"
         f" and (document_id is null or document_id = taken) returning {COLUMNS}",
         {
-            **facts(mail, scheduled=scheduled),
+            **facts(mail, scheduled=scheduled, kept=kept),
             **_held(row),
             "send_status": SCHEDULED if scheduled else None,
             "told": told,

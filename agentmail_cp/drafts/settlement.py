@@ -152,7 +152,9 @@ async def _settle_update(db: Database, server: MailServer, claimed: Claimed) -> 
     if found and row.taken is not None:
         await _destroy(server, row, [row.taken])
     async with db.transaction() as tx:
-        written = await rows.written(tx, row, found[-1], told=False) if found else None
+        written = (
+            await rows.written(tx, row, found[-1], row.kept_labels, told=False) if found else None
+        )
     if written is None:
         await _take_back(db, server, row, found)
 

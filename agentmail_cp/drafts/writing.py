@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from uuid import UUID
 
@@ -10,12 +11,19 @@ import msgspec
 import structlog
 from msgspec import UNSET, UnsetType
 
-from agentmail_cp import messages, sizes
+from agentmail_cp import addresses, messages, sizes
 from agentmail_cp.compose import SendMessage, Stamp, compose_again
 from agentmail_cp.db import Database, fetch_one
 from agentmail_cp.drafts import rows
-from agentmail_cp.drafts.content import Patch, as_message, attachment_ids, revised, stored_mail
-from agentmail_cp.drafts.draft import COLUMNS, Draft, message_id_of, no_draft, row_of
+from agentmail_cp.drafts.content import (
+    Patch,
+    as_message,
+    attachment_ids,
+    revised,
+    stored_mail,
+    unreachable,
+)
+from agentmail_cp.drafts.draft import COLUMNS, Draft, identify, message_id_of, no_draft, row_of
 from agentmail_cp.drafts.rows import NewDraft, Where
 from agentmail_cp.drafts.settlement import claim, clear, settle_claimed
 from agentmail_cp.errors import (
@@ -27,7 +35,7 @@ from agentmail_cp.errors import (
     Unavailable,
 )
 from agentmail_cp.filing import Place
-from agentmail_cp.labels import Change, encode
+from agentmail_cp.labels import Change, decode_all, encode
 from agentmail_cp.mailserver import (
     Mail,
     MailContent,
@@ -46,6 +54,10 @@ log = structlog.stdlib.get_logger(__name__)
 
 MARGIN = timedelta(seconds=3)
 """What a lease is longer than the mail server may take."""
+
+
+LONGEST_HEADERS = 262_144
+"""Bytes of a raw mail in which its recipients are looked for."""
 
 
 class Revision(msgspec.Struct, frozen=True, kw_only=True):
@@ -199,20 +211,24 @@ async def update(
         raise _busy("Another request is changing this draft.")
     try:
         async with asyncio.timeout(patience):
-            mail = await _carried_out(server, where, row, revision)
+            mail, besides = await _carried_out(server, where, row, revision)
     except (AgentMailError, MailServerError, TimeoutError) as error:
         raise await _unchanged(db, where.place, row, error) from error
     async with db.transaction() as tx:
         await messages.mark_due(tx, where.place)
-        changed = await rows.written(tx, row, mail)
+        changed = await rows.written(tx, row, mail, besides)
     return changed or await _give_way(db, server, row, mail)
 
 
-async def _carried_out(server: MailServer, where: Where, row: Draft, revision: Revision) -> Mail:
-    """Bring the mail server to the change; the mail that is then the draft."""
+async def _carried_out(
+    server: MailServer, where: Where, row: Draft, revision: Revision
+) -> tuple[Mail, frozenset[str]]:
+    """Bring the mail server to the change; the mail that is then the draft, and labels it has besides."""
     mail, content = await read(server, row)
     if revision.patch.empty:
         return await _relabelled(server, row, mail, revision.labels)
+    kept = [each for each in ("to", "cc", "bcc") if getattr(revision.patch, each) is UNSET]
+    await ensure_addressed(server, where.place, row, mail, content, kept)
     message = _changed(row, mail, content, revision)
     stamp = Stamp(
         where.sender,
@@ -224,7 +240,28 @@ async def _carried_out(server: MailServer, where: Where, row: Draft, revision: R
     )
     sizes.check(email, where.largest)
     stored = await server.store_draft(row.account_id, email, replaces=mail.document_id)
-    return await _indexed(email, stored)
+    return await _indexed(email, stored), decode_all(stored.no_room)
+
+
+async def ensure_addressed(
+    server: MailServer,
+    place: Place,
+    row: Draft,
+    mail: Mail,
+    content: MailContent,
+    fields: Sequence[str] = ("to", "cc", "bcc"),
+) -> None:
+    """Raise `Invalid` for a recipient in these fields that a person has not written to the end: the mail server leaves
+    it out of what it tells, but to leave it out of the mail would be a surprise.
+    """
+    _, version = identify(place, mail)
+    if version is not None or not fields:
+        return
+    chunks = server.download(row.account_id, content.raw_blob_id, stop=LONGEST_HEADERS)
+    head = b"".join([chunk async for chunk in chunks])
+    for field in fields:
+        for each in unreachable(head, field):
+            addresses.parse(each, field)
 
 
 async def read(server: MailServer, row: Draft) -> tuple[Mail, MailContent]:
@@ -240,16 +277,22 @@ async def read(server: MailServer, row: Draft) -> tuple[Mail, MailContent]:
 
 def _changed(row: Draft, mail: Mail, content: MailContent, revision: Revision) -> SendMessage:
     named = attachment_ids(row.draft_id, content.attachments)
-    message = revised(as_message(mail, content), revision.patch, named)
+    message = revised(as_message(mail, content, row.kept_labels), revision.patch, named)
     custom = (set(message.labels) | revision.labels.add) - revision.labels.remove
     return msgspec.structs.replace(message, labels=tuple(sorted(custom)))
 
 
-async def _relabelled(server: MailServer, row: Draft, mail: Mail, change: Change) -> Mail:
+async def _relabelled(
+    server: MailServer, row: Draft, mail: Mail, change: Change
+) -> tuple[Mail, frozenset[str]]:
     add = frozenset(map(encode, change.add))
     remove = frozenset(map(encode, change.remove))
-    await server.relabel(row.account_id, [Relabel(mail.document_id, add=add, remove=remove)])
-    return msgspec.structs.replace(mail, keywords=(mail.keywords | add) - remove)
+    wanted = Relabel(mail.document_id, add=add, remove=remove)
+    left_out = await server.relabel(row.account_id, [wanted])
+    no_room = left_out.get(mail.document_id, frozenset())
+    keywords = (mail.keywords | (add - no_room)) - remove
+    kept = frozenset(row.kept_labels) - change.add - change.remove
+    return msgspec.structs.replace(mail, keywords=keywords), kept | decode_all(no_room)
 
 
 async def _unchanged(db: Database, place: Place, row: Draft, error: Exception) -> Exception:

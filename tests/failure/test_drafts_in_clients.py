@@ -334,7 +334,11 @@ async def test_a_half_written_address_is_not_left_out(real_service: Service) -> 
     (draft,) = await until(lambda: listed(real_service, inbox), lambda seen: len(seen) == 1)
     answer = await send(real_service, inbox, draft)
     assert answer.status_code == 400, answer.text
+    answer = await real_service.client.patch(path(inbox, draft), json={"subject": "x"})
+    assert answer.status_code == 400, answer.text
     assert await real_service.messages(other) == []
+    await change(real_service, inbox, draft, to=other["email"])
+    assert (await send(real_service, inbox, draft)).status_code == 200
 
 
 async def test_sends_do_not_flash_up_as_drafts(real_service: Service) -> None:
