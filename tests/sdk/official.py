@@ -11,7 +11,7 @@ import contextlib
 import re
 import smtplib
 import time
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Iterable
 from datetime import datetime
 from email.message import EmailMessage
 from typing import Any, TypeVar, cast, get_type_hints
@@ -53,11 +53,20 @@ class Sdk:
 
     def deliver(self, mail: EmailMessage | bytes, *recipients: str) -> None:
         """Hand a mail in over SMTP, as the world does: to its own recipients, or to these."""
-        with smtplib.SMTP(HOST, self.live.smtp_port, local_hostname="out.test", timeout=20) as smtp:
+        with self._outside() as smtp:
             if isinstance(mail, bytes):
                 smtp.sendmail(OUTSIDER, recipients, mail)
             else:
                 smtp.send_message(mail, to_addrs=recipients or None)
+
+    def deliver_all(self, mails: Iterable[EmailMessage]) -> None:
+        """Hand many in over one connection."""
+        with self._outside() as smtp:
+            for each in mails:
+                smtp.send_message(each)
+
+    def _outside(self) -> smtplib.SMTP:
+        return smtplib.SMTP(HOST, self.live.smtp_port, local_hostname="out.test", timeout=20)
 
 
 @contextlib.contextmanager

@@ -9,7 +9,7 @@ import httpx
 import pytest
 from agentmail import AgentMail
 from agentmail.core.api_error import ApiError
-from agentmail.errors import NotFoundError, ValidationError
+from agentmail.errors import NotFoundError, UnprocessableError, ValidationError
 
 from tests.fix_app import a_mail
 from tests.sdk.mailbox import REPORT, SUBJECT, WORD, Conversation, Scope, conversation, only
@@ -140,6 +140,16 @@ def test_another_scope_s_thread_is_not_there(sdk: Sdk, at: Conversation) -> None
         sdk.client.pods.threads.get(NO_THREAD, at.thread_id)
     with pytest.raises(NotFoundError):
         sdk.client.inboxes.threads.list("nobody@agents.test")
+
+
+def test_a_thread_too_long_to_label_at_once(sdk: Sdk, at: Conversation) -> None:
+    """Code that catches UnprocessableError, to label message by message, would miss it."""
+    answers = [a_mail(at.inbox_id, f"Re: {SUBJECT}", In_Reply_To=at.message_id) for _ in range(100)]
+    sdk.deliver_all(answers)
+    threads = sdk.client.threads
+    until(lambda: threads.get(at.thread_id, limit=1), lambda seen: seen.message_count == 101)
+    with pytest.raises(UnprocessableError):
+        threads.update(at.thread_id, add_labels=["lead"])
 
 
 def test_paging_with_a_damaged_token(threads: Scope) -> None:
