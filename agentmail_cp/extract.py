@@ -24,6 +24,8 @@ MAX_PREVIEW = 200
 _PREVIEWED = 8 * 1024
 _MAX_LINES = 1000
 _MAX_LINE = 300
+_HEADERS = 6
+"""Lines of a header block that are looked at."""
 _WRAPPED = 3
 """Lines over which a mail client may wrap the line that introduces a quotation."""
 
@@ -40,14 +42,18 @@ _INVISIBLE = re.compile(
 )
 
 _WROTE = (
-    r"wrote|schrieb|a écrit|escribió|ha scritto|escreveu|skrev|schreef|geschreven|napisał(?:\(a\)|a)?"
-    r"|napsal(?:\(a\)|a)?|kirjoitti|a scris|írta|yazdı|пишет|написал(?:\(а\)|а)?|пише|έγραψε"
+    r"wrote|schrieb|geschrieben|a écrit|escribió|va escriure|ha scritto|escreveu|skrev|schreef"
+    r"|geschreven|napisał(?:\(a\)|a)?|pisze|napsal(?:\(a\)|a)?|píše|napísal(?:\(a\)|a)?|kirjoitti|a scris"
+    r"|írta|yazdı|пишет|написал(?:\(а\)|а)?|пише|έγραψε|menulis|đã viết"
 )
-# "On <date>, <name> <address> wrote:" as clients of some twenty languages say it. A date is asked for,
-# so that "As she wrote:" stays; the address form covers languages without a verb at the end.
+_ADDRESS = r"<[^<>\s]+@[^<>\s]+>"
+# "On <date>, <name> <address> wrote:" as clients of some thirty languages say it. A date is asked for,
+# so that "As she wrote:" stays; the address forms cover languages without a verb at the end.
 _INTRO = re.compile(
-    rf"(?=.*\d)(?:.*\b(?:{_WROTE})\b[^:：]*[:：]|.*<[^<>\s]+@[^<>\s]+>[^:：]{{0,30}}[:：]"
-    r"|.*(?:写道|寫道|さんは書きました|のメール|님이 작성)\s*[:：]|\d{4}年\d{1,2}月\d{1,2}日.*[:：])"
+    rf"(?=.*\d)(?:.*\b(?:{_WROTE})\b[^:：]*[:：]|.*{_ADDRESS}[^:：]{{0,30}}[:：]"
+    rf"|.*{_ADDRESS}.{{0,60}}\d[:.]\d\d\D{{0,20}}[:：]"
+    r"|.*(?:写道|寫道|さんは書きました|のメール|님이 작성|작성)\s*[:：]|\d{4}年\d{1,2}月\d{1,2}日.*[:：])"
+    rf"|(?:Quoting|Zitat von|Citando|Citation de|Citat från) .*{_ADDRESS}:"
 )
 _FORWARD = (
     r"Original Message|Original Appointment|Forwarded message|Ursprüngliche Nachricht"
@@ -57,29 +63,65 @@ _FORWARD = (
     r"|Исходное сообщение|Пересылаемое сообщение|Пересланное сообщение|元のメッセージ|転送メッセージ"
     r"|原始邮件|轉寄郵件|원본 메시지"
 )
-_DIVIDER = re.compile(rf"[-_*=]{{2,}}\s*(?:{_FORWARD})\s*[-_*=]{{2,}}|_{{20,}}", re.IGNORECASE)
-# The header block Outlook puts above a quotation: a From line and another right below.
+_DIVIDER = re.compile(
+    rf"[-_*=]{{2,}}\s*(?:{_FORWARD})\s*[-_*=]{{2,}}|_{{20,}}"
+    r"|(?:Begin forwarded message|Anfang der weitergeleiteten (?:Nachricht|E-Mail)|Début du message"
+    r" (?:transféré|réexpédié)|Inicio del mensaje reenviado|Inizio messaggio inoltrato"
+    r"|Begin doorgestuurd bericht|Início da mensagem reencaminhada|Начало переадресованного сообщения"
+    r"|转发的邮件|下に転送されたメッセージ)\s?[:：]"
+    # What help desks put above the history.
+    r"|\W*(?:please )?(?:type|write|reply)\b.{0,40}\babove this line\W*",
+    re.IGNORECASE,
+)
+# The header block Outlook puts above a quotation: a From line, others right below, and among them an
+# address or a subject, without which "From: Berlin / To: Paris" would be one.
 _FROM_LINE = re.compile(
-    r"\*?(?:From|Von|De|Da|Van|От|От кого|Från|Fra|Od|差出人|发件人|寄件者|보낸 사람)\*?\s?[:：]\*?\s*\S"
+    r"\*?(?:From|Von|De|De la|Da|Van|От|От кого|Від|Från|Fra|Lähettäjä|Od|Feladó|Kimden|Από|من|מאת"
+    r"|差出人|发件人|發件人|寄件者|보낸 사람)\*?\s?[:：]\*?\s*\S"
 )
 _NEXT_LINE = re.compile(
-    r"\*?(?:Sent|Date|To|Gesendet|Datum|An|Envoyé|À|Enviado|Enviada em|Fecha|Para|Data|Inviato|A|Verzonden"
-    r"|Aan|Отправлено|Дата|Кому|Skickat|Till|Sendt|Til|Wysłano|Do|送信日時|日時|宛先|发送时间|收件人"
-    r"|寄件日期|收件者|보낸 날짜|받는 사람)\*?\s?[:：]"
+    r"\*?(?:Sent|Date|To|Gesendet|Datum|An|Envoyé|Date|À|Enviado|Enviado el|Enviada em|Fecha|Para|Data"
+    r"|Inviato|A|Verzonden|Aan|Отправлено|Дата|Кому|Надіслано|Skickat|Till|Sendt|Dato|Til|Lähetetty"
+    r"|Vastaanottaja|Wysłano|Do|Odesláno|Datum|Komu|Elküldve|Címzett|Gönderildi|Gönderilme|Kime|Trimis"
+    r"|Către|Στάλθηκε|Προς|تم الإرسال|إلى|נשלח|אל|送信日時|日時|宛先|发送时间|發送時間|收件人|寄件日期"
+    r"|收件者|보낸 날짜|받는 사람)\*?\s?[:：]"
+)
+_SUBJECT_LINE = re.compile(
+    r"\*?(?:Subject|Betreff|Objet|Asunto|Assunto|Oggetto|Onderwerp|Тема|Ämne|Emne|Aihe|Temat|Předmět"
+    r"|Predmet|Tárgy|Konu|Subiect|Θέμα|الموضوع|נושא|件名|主题|主題|主旨|제목)\*?\s?[:：]"
+)
+_SENT_FIRST = re.compile(
+    r"\*?(?:Sent|Date|Gesendet|Datum|Envoyé|Fecha|Data|Inviato)\*?\s?[:：].*\d"
+)
+_DEVICE = (
+    r"\b(?:iPhon|iPad|iOS|Android|Outlook|Samsung|Galaxy|Huawei|Xiaomi|Pixel|BlackBerry|Windows|Yahoo"
+    r"|Gmail|GMX|WEB\.DE|Mail|Proton|Spark|Superhuman|mobile|phone|smartphone|handy|Mobiltelefon|tablet"
+    r"|Orange|смартфона|устройства|Почты)"
 )
 _MOBILE = re.compile(
-    r"(?:Sent|Get Outlook|Gesendet|Von meinem|Envoyé|Enviado|Inviato|Verzonden|Verstuurd|Skickat|Отправлено"
-    r"|Wysłane)\b.{0,60}\b(?:iPhone|iPad|Android|Outlook|Samsung|Galaxy|Mobile|mobile|Handy|BlackBerry"
-    r"|Windows|Yahoo|Mail|Proton|смартфона|устройства)\b.{0,60}|iPhoneから送信|发自我的.{1,30}"
+    r"(?:Sent (?:from|with|via|using)|Gesendet (?:von|mit)|Von (?:meinem|Yahoo)|Diese Nachricht wurde von"
+    r"|Envoyé (?:de|depuis|à partir|avec)|Enviado (?:desde|do|de|pelo|a partir|con)|Inviato (?:da|dal)"
+    r"|(?:Verzonden|Verstuurd) (?:vanaf|met|via)|Skickat från|Sendt (?:fra|med)|Lähetetty"
+    r"|Wysłan[eo] (?:z|przez)|Odesláno z|Odoslané z|Отправлено (?:с|из)|Надіслано з|Απεστάλη από"
+    r"|Trimis de pe|Gửi từ|Dikirim dari|נשלח מה?|أُ?رسلت من)\b.{0,60}"
+    rf"{_DEVICE}.{{0,60}}"
+    r"|(?:Get|Télécharger|Obtenir|Obtener|Obter o|Scarica|Hanki|Hämta|Hent|Pobierz) Outlook"
+    r" (?:for|pour|para|per|för|til|dla)\b.{0,60}|Outlook (?:für|voor) .{0,20}(?:beziehen|herunterladen"
+    r"|downloaden).{0,60}"
+    r"|iPhone[’']umdan gönderildi|(?:iPhone|iPad|Android)から送信|(?:发自我的|從我的|从我的).{1,30}"
+    r"|나의 .{1,30}에서 보냄",
+    re.IGNORECASE,
 )
 _QUOTE_MARKUP = re.compile(
     r"""<[^<>]*\b(?:class\s*=\s*["']?[^"'<>]*\b(?:gmail_quote|gmail_attr|yahoo_quoted|moz-cite-prefix"""
     r"""|protonmail_quote|zmail_extra|tutanota_quote|OutlookMessageHeader)\b"""
-    r"""|id\s*=\s*["']?(?:[^"'<>]*(?:divRplyFwdMsg|appendonsend|mail-editor-reference-message-container))"""
-    r"""|type\s*=\s*["']?cite\b|name\s*=\s*["']?messageReplySection"""
+    r"""|id\s*=\s*["']?(?:[^"'<>]*(?:divRplyFwdMsg|appendonsend|isReplyContent|mail-editor-reference-message-container"""
+    r"""|ms-outlook-mobile-reference-message))"""
+    r"""|type\s*=\s*["']?cite\b|name\s*=\s*["']?(?:messageReplySection|quote\b)"""
     r"""|style\s*=\s*["'][^"'<>]*border-top:\s*solid #(?:E1E1E1|B5C4DF) 1\.0pt)[^<>]*>""",
     re.IGNORECASE,
 )
+_DIRECTION = re.compile("[\u200e\u200f\u202a-\u202e\u2066-\u2069]")
 _TRAILING_BREAKS = re.compile(r"(?:\s|&nbsp;|<br\s*/?>)+\Z", re.IGNORECASE)
 _VOID = frozenset("area base br col embed hr img input link meta param source track wbr".split())
 _MAY_INTRODUCE = re.compile(r"^\s*>|(?:[:>]|---)\s*$|_{32}")
@@ -161,7 +203,7 @@ def _intro(lines: Sequence[str]) -> tuple[int, int] | None:
 
     Lines are cut to a sane length first: quotequail's patterns are cubic in it.
     """
-    short = [line[:_MAX_LINE] for line in lines[:_MAX_LINES]]
+    short = [_DIRECTION.sub("", line[:_MAX_LINE]) for line in lines[:_MAX_LINES]]
     return min((found for found in (_own_intro(short), _known_intro(short)) if found), default=None)
 
 
@@ -189,9 +231,12 @@ def _wrapped_intro(lines: Sequence[str], start: int) -> int | None:
 
 
 def _is_header_block(lines: Sequence[str], start: int) -> bool:
-    if not _FROM_LINE.match(lines[start].strip()):
+    first, *below = (line.strip() for line in lines[start : start + _HEADERS])
+    if _SENT_FIRST.match(first):
+        return any(_FROM_LINE.match(line) and "@" in line for line in below[:1])
+    if not _FROM_LINE.match(first) or not any(_NEXT_LINE.match(line) for line in below[:2]):
         return False
-    return any(_NEXT_LINE.match(line.strip()) for line in lines[start + 1 : start + _WRAPPED])
+    return "@" in first or any(_SUBJECT_LINE.match(line) for line in below)
 
 
 def _known_intro(lines: Sequence[str]) -> tuple[int, int] | None:
