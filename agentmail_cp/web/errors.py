@@ -166,6 +166,7 @@ def _mail_server(request: Request[Any, Any, Any], error: Exception) -> Response[
 
 
 _EXPECTED = re.compile(r"Expected `([^`]+)`(?:, got `([^`]+)`)?")
+_NO_TIME = "Invalid RFC3339 encoded datetime"
 _ANY_KEY = "[...]"
 """How msgspec says: under one of the keys of an object."""
 
@@ -192,6 +193,13 @@ def invalid(reason: str, place: str) -> Invalid:
         wanted = _words(expected[1])
         return Invalid(
             field, f"{what} must be {wanted}{got}.", fix=f"Send {wanted}.", detail="INVALID_TYPE"
+        )
+    if reason.startswith(_NO_TIME):
+        return Invalid(
+            field,
+            f"{what} is not a time.",
+            fix="Use ISO 8601, like 2026-11-21T08:15:00Z.",
+            detail="INVALID_TIME",
         )
     return Invalid(
         field,

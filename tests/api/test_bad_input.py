@@ -144,6 +144,12 @@ async def test_a_field_of_the_wrong_type_is_named(target: Target, value: object)
             assert body["fix"]
 
 
+async def test_what_is_no_time_is_said_to_be_so(target: Target) -> None:
+    """`tomorrow` would need a look into the source."""
+    answer = await target.ask("create key", expires_at="tomorrow")
+    mistake(answer, "expires_at", "INVALID_TIME")
+
+
 @pytest.mark.parametrize(("route", "field"), STRICT_TEXTS)
 async def test_text_that_can_be_stored_nowhere_is_refused(
     target: Target, route: str, field: str
