@@ -251,8 +251,8 @@ async def ensure_addressed(
     content: MailContent,
     fields: Sequence[str] = ("to", "cc", "bcc"),
 ) -> None:
-    """Raise `Invalid` for a recipient in these fields that a person has not written to the end: the mail server leaves
-    it out of what it tells, but to leave it out of the mail would be a surprise.
+    """Raise `Invalid` for a recipient in these fields that a person has not written to the end: the mail
+    server leaves it out of what it tells, but to leave it out of the mail would be a surprise.
     """
     _, version = identify(place, mail)
     if version is not None or not fields:
