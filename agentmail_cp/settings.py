@@ -125,7 +125,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
 
     large_requests: Count = 4
     """Requests over a megabyte that are handled at once in one process; others wait. Each may take
-    2.5 times `max_message_size` of memory."""
+    3.5 times `max_message_size` of memory."""
 
     outbound_allow: str = ""
     """Networks beyond the internet that attachments may be fetched from by URL: CIDRs, parted by commas."""

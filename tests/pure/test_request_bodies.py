@@ -38,9 +38,17 @@ def test_wrapped_content_larger_than_a_slice_comes_through(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     data = bytes(range(256)) * 50
-    for size in (61, 64, 1000, 10**6):
+    for size in (60, 64, 1000, 10**6):
         monkeypatch.setattr(requests, "_SLICE", size)
         assert content(body(base64.encodebytes(data).decode())) == data
+        assert content(body(base64.b64encode(data).decode())) == data
+
+
+@pytest.mark.parametrize("text", ["QUI=QUJD", "QUI=\nQUJD", "QUJDQUI=QUJD"])
+def test_padding_where_a_slice_ends_is_no_end(text: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(requests, "_SLICE", 4)
+    with pytest.raises(Invalid, match="not base64"):
+        decode(body(text))
 
 
 @pytest.mark.parametrize(
