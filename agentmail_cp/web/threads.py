@@ -23,7 +23,7 @@ from agentmail_cp.access import Principal
 from agentmail_cp.db import Database
 from agentmail_cp.errors import NotFound, Unprocessable
 from agentmail_cp.inboxes import Inbox
-from agentmail_cp.mailserver import MailServer
+from agentmail_cp.mailserver import AccountId, DocumentId, MailServer
 from agentmail_cp.messages import Message
 from agentmail_cp.threads import Thread, ThreadFilter
 from agentmail_cp.web import bodies
@@ -364,14 +364,16 @@ async def attachments_by_thread(
         found = await messages.with_attachments(
             tx, organization_id=caller.organization_id, threads=having, masks=visible
         )
-    wanted = {
-        inbox.account: [each.document_id for each in found if each.inbox_id == inbox_id]
-        for inbox_id, inbox in theirs.items()
-    }
-    have = await attachments_of(server, {who: some for who, some in wanted.items() if some})
+    wanted: dict[AccountId, list[DocumentId]] = {}
+    for each in found:
+        # An inbox may be erased between one look and the next.
+        if (account_id := theirs[each.inbox_id].account_id) is not None:
+            wanted.setdefault(account_id, []).append(each.document_id)
+    have = await attachments_of(server, wanted)
     shown: dict[UUID, list[bodies.AttachmentItem]] = {}
     for each in found:
-        attached = have.get(theirs[each.inbox_id].account, {}).get(each.document_id, ())
+        account_id = theirs[each.inbox_id].account_id
+        attached = have.get(account_id, {}).get(each.document_id, ()) if account_id else ()
         items = bodies.attachment_items(each.inbox_id, each.document_id, attached)
         shown.setdefault(each.thread_id, []).extend(items or ())
     return shown
