@@ -353,3 +353,47 @@ async def test_a_mail_server_that_breaks_off_is_never_a_whole_file(
             answer = await client.get(url)
             assert answer.status_code == 503
             assert "retry-after" in answer.headers
+
+
+async def test_retained_mail_of_a_deleted_inbox_is_downloaded_by_who_asks_for_it(
+    anywhere: Service, stranger: httpx.AsyncClient
+) -> None:
+    """Old links end with the inbox; whoever may read what is retained gets a new one."""
+    inbox = await anywhere.inbox("alice")
+    message = await received(anywhere, with_pdf(inbox["email"]), inbox)
+    attachment_id = message["attachments"][0]["attachment_id"]
+    assert (await anywhere.client.delete(f"/v0/inboxes/{inbox['inbox_id']}")).status_code < 300
+    route = f"/v0/threads/{message['thread_id']}/attachments/{attachment_id}"
+    assert (await anywhere.client.get(route)).status_code == 404
+    told = await anywhere.client.get(route, params={"include_deleted": "true"})
+    assert told.status_code == 200, told.text
+    async with stranger as client:
+        answer = await client.get(told.json()["download_url"])
+    assert (answer.status_code, answer.content) == (200, PDF)
+
+
+async def test_the_attachment_of_a_thread_and_of_a_draft_are_the_same_kind_of_link(
+    anywhere: Service, stranger: httpx.AsyncClient
+) -> None:
+    inbox = await anywhere.inbox("alice")
+    message = await received(anywhere, with_pdf(inbox["email"]), inbox)
+    base = f"/v0/inboxes/{inbox['inbox_id']}"
+    made = await anywhere.client.post(
+        f"{base}/drafts",
+        json={"subject": "x", "attachments": [{"content": base64.b64encode(PDF).decode()}]},
+    )
+    assert made.status_code < 300, made.text
+    draft = made.json()
+    holders = (
+        (f"threads/{message['thread_id']}", message),
+        (f"drafts/{draft['draft_id']}", draft),
+    )
+    routes = [
+        f"{base}/{where}/attachments/{holder['attachments'][0]['attachment_id']}"
+        for where, holder in holders
+    ]
+    async with stranger as client:
+        for route in routes:
+            told = await anywhere.client.get(route)
+            assert told.status_code == 200, told.text
+            assert (await client.get(told.json()["download_url"])).content == PDF
