@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+from collections.abc import Iterable
 from pathlib import Path
 from smtplib import SMTPResponseException
 from typing import Any, NamedTuple
@@ -25,10 +26,111 @@ from tests.fix_pg import empty
 from tests.fix_stalwart import StalwartServer
 
 CORPUS = Path(__file__).parents[1] / "corpus"
-NAMES = sorted(path.stem for path in CORPUS.glob("*.eml"))
+WRITTEN = sorted(path.stem for path in CORPUS.glob("*.eml"))
 AT_ONCE = 8
 PATIENCE = 10.0
 ATTACHMENT = ("filename", "content_type", "size", "content_id", "inline")
+
+
+HEAD = "From: Ada <ada@elsewhere.test>\r\nSubject: {}\r\nMIME-Version: 1.0\r\n"
+TEXT = "Content-Type: text/plain; charset=utf-8\r\n\r\nWords\r\n"
+
+
+class Monster(NamedTuple):
+    """A mail too large to be written by hand, and what it says."""
+
+    raw: bytes
+    expected: Json
+
+
+def _expected(subject: str, text: str | None, attachments: Iterable[Json] = ()) -> Json:
+    return {
+        "subject": subject,
+        "from": "Ada <ada@elsewhere.test>",
+        "text": text,
+        "html": None,
+        "attachments": list(attachments),
+    }
+
+
+def a_thousand_parts() -> Monster:
+    """One text and 999 files."""
+    files = "".join(
+        f"--b\r\nContent-Type: application/x-n\r\nContent-Disposition: attachment; filename={n}.bin"
+        f"\r\n\r\n{n}\r\n"
+        for n in range(999)
+    )
+    raw = HEAD.format("Many") + "Content-Type: multipart/mixed; boundary=b\r\n\r\n"
+    raw += f"--b\r\n{TEXT}{files}--b--\r\n"
+    shown = (
+        {
+            "filename": f"{n}.bin",
+            "content_type": "application/x-n",
+            "size": len(str(n)),
+            "content_id": None,
+            "inline": False,
+        }
+        for n in range(999)
+    )
+    return Monster(raw.encode(), _expected("Many", "Words", shown))
+
+
+def multiparts_in_multiparts(depth: int = 40) -> Monster:
+    """A text below forty multiparts."""
+    raw = TEXT
+    for level in range(depth):
+        raw = (
+            f"Content-Type: multipart/mixed; boundary=b{level}\r\n\r\n"
+            f"--b{level}\r\n{raw}--b{level}--\r\n"
+        )
+    return Monster((HEAD.format("Deep") + raw).encode(), _expected("Deep", "Words"))
+
+
+def mails_in_mails(depth: int = 40) -> Monster:
+    """Forty mails, each attached to the next: a single file for who reads the outermost."""
+    raw = HEAD.format("Innermost") + TEXT
+    size = 0
+    for level in range(depth):
+        size = len(raw)
+        raw = (
+            HEAD.format(f"Level {level}")
+            + f"Content-Type: multipart/mixed; boundary=b{level}\r\n\r\n--b{level}\r\n{TEXT}"
+            f"--b{level}\r\nContent-Type: message/rfc822\r\n\r\n{raw}\r\n--b{level}--\r\n"
+        )
+    inner = {
+        "filename": None,
+        "content_type": "message/rfc822",
+        "size": size,
+        "content_id": None,
+        "inline": False,
+    }
+    return Monster(raw.encode(), _expected(f"Level {depth - 1}", "Words", [inner]))
+
+
+def two_thousand_headers() -> Monster:
+    """A mail that is mostly headers, one of them very long."""
+    more = "".join(f"X-Header-{n}: {'v' * 50}\r\n" for n in range(2000))
+    more += "X-Long: " + "\r\n ".join(["word"] * 5000) + "\r\n"
+    return Monster((HEAD.format("Heads") + more + TEXT).encode(), _expected("Heads", "Words\n"))
+
+
+def a_megabyte_on_one_line() -> Monster:
+    """What no mail server has to take, and some send."""
+    line = "word " * 180_000
+    raw = HEAD.format("Line") + f"Content-Type: text/plain\r\n\r\n{line}\r\n"
+    return Monster(raw.encode(), _expected("Line", f"{line}\n"))
+
+
+MONSTERS = {
+    made.__name__: made()
+    for made in (
+        a_thousand_parts,
+        multiparts_in_multiparts,
+        mails_in_mails,
+        two_thousand_headers,
+        a_megabyte_on_one_line,
+    )
+}
 
 
 class Seen(NamedTuple):
@@ -70,7 +172,8 @@ async def _message(service: Service, raw: bytes) -> Json:
 
 
 def _mails() -> dict[str, bytes]:
-    return {name: (CORPUS / f"{name}.eml").read_bytes() for name in NAMES}
+    written = {name: (CORPUS / f"{name}.eml").read_bytes() for name in WRITTEN}
+    return written | {name: monster.raw for name, monster in MONSTERS.items()}
 
 
 @pytest_asyncio.fixture(scope="module")
@@ -128,7 +231,15 @@ def as_expected(message: Json) -> Json:
     }
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", MONSTERS)
+def test_a_monster_comes_out_as_it_reads(seen: Seen, name: str) -> None:
+    """One such mail would stop an inbox, or be cut down to a part of it."""
+    expected = MONSTERS[name].expected
+    found = as_expected(seen.messages[name])
+    assert {field: found.get(field) for field in expected} == expected
+
+
+@pytest.mark.parametrize("name", WRITTEN)
 def test_a_mail_comes_out_as_it_reads(seen: Seen, name: str) -> None:
     """An agent would act on something else than what was written."""
     expected: dict[str, Any] = json.loads((CORPUS / f"{name}.json").read_text("utf-8"))
@@ -143,5 +254,5 @@ def test_a_mail_comes_out_as_it_reads(seen: Seen, name: str) -> None:
 
 def test_every_mail_has_an_expectation() -> None:
     """A mail without one would be delivered and never looked at."""
-    assert len(NAMES) >= 45
-    assert {path.stem for path in CORPUS.glob("*.json")} == set(NAMES)
+    assert len(WRITTEN) >= 45
+    assert {path.stem for path in CORPUS.glob("*.json")} == set(WRITTEN)
