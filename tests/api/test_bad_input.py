@@ -22,19 +22,34 @@ SURROGATE = b'"a\\ud800b"'
 
 
 class Target:
-    """An inbox with one message, a key, and every route that takes a body."""
+    """An inbox with one message and one draft, a key, and every route that takes a body."""
 
-    def __init__(self, service: Service, inbox: Json, message: Json, key: Json) -> None:
+    def __init__(
+        self, service: Service, inbox: Json, message: Json, draft: Json, key: Json
+    ) -> None:
         self.client = service.client
         self.service = service
         self.inbox = inbox
         at = f"/v0/inboxes/{inbox['inbox_id']}"
         self.send = f"{at}/messages/send"
+        self.required = {"batch get": {"message_ids": [message["message_id"]]}}
+        self.required["batch update"] = self.required["batch get"]
+        self.required["send"] = self.required["forward"] = {"to": inbox["email"]}
+        one = f"{at}/messages/{message['message_id']}"
         self.routes = {
             "create inbox": ("POST", "/v0/inboxes"),
             "update inbox": ("PATCH", at),
             "send": ("POST", self.send),
-            "update message": ("PATCH", f"{at}/messages/{message['message_id']}"),
+            "reply": ("POST", f"{one}/reply"),
+            "reply to all": ("POST", f"{one}/reply-all"),
+            "forward": ("POST", f"{one}/forward"),
+            "update message": ("PATCH", one),
+            "batch get": ("POST", f"{at}/messages/batch-get"),
+            "batch update": ("POST", f"{at}/messages/batch-update"),
+            "update thread": ("PATCH", f"/v0/threads/{message['thread_id']}"),
+            "create draft": ("POST", f"{at}/drafts"),
+            "update draft": ("PATCH", f"{at}/drafts/{draft['draft_id']}"),
+            "send draft": ("POST", f"{at}/drafts/{draft['draft_id']}/send"),
             "create key": ("POST", "/v0/api-keys"),
             "update key": ("PATCH", f"/v0/api-keys/{key['api_key_id']}"),
         }
@@ -45,9 +60,8 @@ class Target:
         return await self.client.request(method, path, content=body, headers={**JSON, **headers})
 
     async def ask(self, route: str, **fields: object) -> httpx.Response:
-        """Send these fields; a mail gets a recipient."""
-        if route == "send":
-            fields = {"to": self.inbox["email"], **fields}
+        """Send these fields, and those without which the route takes nothing."""
+        fields = {**self.required.get(route, {}), **fields}
         return await self.raw(route, json.dumps(fields).encode())
 
 
@@ -57,7 +71,9 @@ async def target(service: Service) -> Target:
     await service.deliver(a_mail(inbox["email"]))
     (message,) = await until(lambda: service.messages(inbox), lambda seen: len(seen) == 1)
     key = (await service.client.post("/v0/api-keys", json={})).json()
-    return Target(service, inbox, message, key)
+    drafts = f"/v0/inboxes/{inbox['inbox_id']}/drafts"
+    draft = (await service.client.post(drafts, json={"to": inbox["email"]})).json()
+    return Target(service, inbox, message, draft, key)
 
 
 NOT_JSON: dict[str, bytes] = {
@@ -90,9 +106,13 @@ async def test_a_body_that_is_no_object_is_refused(target: Target, body: bytes) 
         mistake(await target.raw(route, body), "body", "INVALID_TYPE")
 
 
+BODILESS = {"create inbox", "create key", "create draft", "send draft"}
+"""What may be asked for without a word."""
+
+
 async def test_a_missing_body_is_named(target: Target) -> None:
     """The caller would be told about a field it cannot see."""
-    for route in ("update inbox", "send", "update message", "update key"):
+    for route in target.routes.keys() - BODILESS:
         mistake(await target.raw(route, b""), "body", "REQUIRED")
         mistake(await target.raw(route, b"null"), "body", "INVALID_TYPE")
 
@@ -121,7 +141,22 @@ FIELDS: dict[str, tuple[str, ...]] = {
     "create inbox": ("username", "domain", "display_name", "client_id", "metadata", "status"),
     "update inbox": ("display_name", "metadata"),
     "send": tuple("to cc bcc reply_to subject text html labels headers attachments".split()),
+    "reply": tuple("to cc bcc reply_to text html labels headers attachments".split()),
+    "reply to all": tuple("reply_to text html labels headers attachments".split()),
+    "forward": tuple("to cc bcc reply_to subject text html labels headers attachments".split()),
     "update message": ("add_labels", "remove_labels"),
+    "batch get": ("message_ids",),
+    "batch update": ("message_ids", "add_labels", "remove_labels"),
+    "update thread": ("add_labels", "remove_labels"),
+    "create draft": tuple(
+        "to cc bcc reply_to subject text html labels attachments in_reply_to forward_of send_at"
+        " client_id".split()
+    ),
+    "update draft": tuple(
+        "to cc bcc reply_to subject text html add_labels remove_labels add_attachments"
+        " remove_attachments send_at".split()
+    ),
+    "send draft": ("add_labels", "remove_labels"),
     "create key": ("name", "permissions", "expires_at"),
     "update key": ("name", "permissions"),
 }
@@ -130,7 +165,11 @@ TEXTS = {
     for route, fields in FIELDS.items()
 }
 STRICT_TEXTS = [
-    (route, field) for route, fields in TEXTS.items() for field in fields if field != "attachments"
+    (route, field)
+    for route, fields in TEXTS.items()
+    for field in fields
+    # What only names something is looked up, and not found.
+    if field not in {"attachments", "in_reply_to", "forward_of"}
 ]
 
 
