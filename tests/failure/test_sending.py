@@ -212,6 +212,23 @@ async def test_no_answer_to_the_request_is_settled_by_the_job(
     await assert_one_mail(world, inbox, await world.post(inbox, key=key))
 
 
+async def test_labels_of_a_mail_settled_later_are_those_it_was_sent_with(world: World) -> None:
+    """Its copy has only those the mailbox has room for, and nobody is left who knows the others."""
+    inbox = await world.inbox("sender")
+    mailbox = world.sandbox.mailbox(await world.account(inbox))
+    mailbox.store(b"Subject: full\r\n\r\n", Folder.TRASH, {f"k{n}" for n in range(99)})
+    world.sandbox.faults = Faults(lost_answer=True, methods=frozenset({"submit"}))
+    fields = {"labels": ["k7", "late"]}
+    assert_try_again(await world.post(inbox, key="k", **fields))
+    world.sandbox.faults = Faults()
+    assert (await world.post(inbox, key="k", **fields)).status_code == 200
+    for _ in range(2):
+        (message,) = await world.messages(inbox)
+        assert message["labels"] == ["k7", "late", "sent"]
+        await world.rows("update inbox_sync set state = null, due_at = now() returning 1")
+        await world.read()
+
+
 async def test_without_a_key_the_next_equal_request_is_another_mail(world: World) -> None:
     """An agent that says the same thing twice on purpose would be heard once."""
     inbox = await world.inbox("sender")

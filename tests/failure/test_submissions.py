@@ -298,6 +298,25 @@ async def test_the_clients_copy_came_first(world: Submitting, inbox: Json) -> No
     assert await world.state() == ["done"]
 
 
+async def test_a_label_without_room_stays_when_the_clients_copy_takes_over(
+    world: Submitting, inbox: Json
+) -> None:
+    """It is nowhere but in the row, and no keyword goes from one copy to the other."""
+    mailbox = world.sandbox.mailbox(await world.account(inbox))
+    mailbox.store(b"Subject: full\r\n\r\n", Folder.TRASH, {f"k{n}" for n in range(99)})
+    await world.hand_in(inbox)
+    await world.time_passes()
+    await submissions.settle(world.db, world.server)
+    path = f"/v0/inboxes/{inbox['inbox_id']}/messages/<{NAME}>"
+    added = await world.client.patch(path, json={"add_labels": ["k1", "late"]})
+    assert added.status_code == 200, added.text
+    theirs = await world.save(inbox)
+    await world.work()
+    (message,) = await world.messages(inbox)
+    assert message["labels"] == ["k1", "late", "sent"]
+    assert await world.stored(inbox, Folder.SENT) == [theirs]
+
+
 async def test_the_clients_copy_came_and_went(world: Submitting, inbox: Json) -> None:
     """What a person deleted would come back."""
     await world.hand_in(inbox)
