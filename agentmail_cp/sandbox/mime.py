@@ -122,8 +122,7 @@ class _Bodies:
 def parse(raw: bytes) -> ParsedMail:
     """Take a mail apart."""
     headers = _headers(raw)
-    bodies = _Bodies()
-    _walk([message_from_bytes(raw, policy=_READING)], "mixed", bodies, in_alternative=False)
+    bodies = _bodies(raw)
     text = _joined(bodies.text, "text/plain")
     html_text = _joined(bodies.html, "text/html")
     return ParsedMail(
@@ -133,6 +132,16 @@ def parse(raw: bytes) -> ParsedMail:
         html=html_text,
         attachments=tuple(bodies.attachments),
     )
+
+
+def _bodies(raw: bytes) -> _Bodies:
+    found = _Bodies()
+    try:
+        _walk([message_from_bytes(raw, policy=_READING)], "mixed", found, in_alternative=False)
+    except RecursionError:
+        # Python's parser goes some hundred levels down; Stalwart's as far as the mail does.
+        return _Bodies()
+    return found
 
 
 def is_mail(raw: bytes) -> bool:

@@ -18,10 +18,14 @@ if TYPE_CHECKING:
 
 def texts(raw: bytes, part_ids: Collection[str]) -> dict[str, str]:
     """These parts of a mail as text, by Stalwart's part ids: their numbers in document order, the whole
-    mail's being 0. A part that is not there is left out.
+    mail's being 0. A part that is not there is left out, and so are all of a mail that is nested deeper
+    than Python's parser goes.
     """
-    parts = enumerate(_parts(message_from_bytes(raw, policy=policy.compat32)))
-    return {str(number): _text(part) for number, part in parts if str(number) in part_ids}
+    try:
+        parts = list(_parts(message_from_bytes(raw, policy=policy.compat32)))
+    except RecursionError:
+        return {}
+    return {str(n): _text(part) for n, part in enumerate(parts) if str(n) in part_ids}
 
 
 def _parts(message: Message) -> Iterator[Message]:

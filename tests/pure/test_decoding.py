@@ -125,3 +125,12 @@ def test_parts_are_rescued_by_stalwart_s_numbers() -> None:
         "3": "<p>x</p>",
         "5": "last",
     }
+
+
+def test_a_mail_nested_without_end_is_not_rescued() -> None:
+    """It would take the answer for every mail beside it along."""
+    raw = b"".join(
+        b"Content-Type: multipart/mixed; boundary=b%d\r\n\r\n--b%d\r\n" % (level, level)
+        for level in range(3000)
+    )
+    assert rescue.texts(raw, ["1"]) == {}

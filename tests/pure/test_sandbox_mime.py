@@ -92,3 +92,12 @@ def an_email(**other: object) -> OutgoingEmail:
         "recipients": ("b@contract.test",),
     }
     return OutgoingEmail(**{**fields, **other})  # pyright: ignore[reportArgumentType]
+
+
+def test_a_mail_nested_without_end_is_taken() -> None:
+    """The mailbox of whoever received it would stop."""
+    deep = b"".join(
+        b"Content-Type: multipart/mixed; boundary=b%d\r\n\r\n--b%d\r\n" % (level, level)
+        for level in range(3000)
+    )
+    assert mime.parse(b"Subject: Deep\r\n" + deep).index.subject == "Deep"
