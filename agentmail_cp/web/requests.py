@@ -88,8 +88,8 @@ class JsonRequest(Request[Any, Any, Any]):
         )
 
     async def _received(self) -> bytes | bytearray:
-        announced = self.content_length or 0
-        if announced <= LARGE:
+        announced = self.content_length
+        if announced is not None and announced <= LARGE:
             return b"".join([chunk async for chunk in self.stream()])
         try:
             async with asyncio.timeout(PATIENCE):

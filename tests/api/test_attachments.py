@@ -8,6 +8,7 @@ import contextlib
 from collections.abc import AsyncGenerator
 
 import httpx
+import msgspec
 import pytest
 import pytest_asyncio
 
@@ -298,8 +299,9 @@ async def test_the_same_key_with_another_attachment_is_another_request(
     assert (await ask(base64.b64encode(PDF + b"x").decode())).status_code == 409
 
 
+@pytest.mark.parametrize("framing", ["Content-Length: 1100000", "Transfer-Encoding: chunked"])
 async def test_a_large_body_that_does_not_come_is_not_waited_for(
-    fetching: Service, monkeypatch: pytest.MonkeyPatch
+    fetching: Service, monkeypatch: pytest.MonkeyPatch, framing: str
 ) -> None:
     """Its place is one of few: whoever stalls would keep everybody's large mail out."""
     monkeypatch.setattr(requests, "PATIENCE", 0.3)
@@ -310,9 +312,9 @@ async def test_a_large_body_that_does_not_come_is_not_waited_for(
         head = (
             f"POST /v0/inboxes/{inbox['inbox_id']}/messages/send HTTP/1.1\r\nHost: x\r\n"
             f"Authorization: Bearer {fetching.key}\r\nContent-Type: application/json\r\n"
-            "Content-Length: 1100000\r\n\r\n"
+            f"{framing}\r\n\r\n"
         )
-        writer.write(head.encode() + b'{"text": "')
+        writer.write(head.encode() + b'2\r\n{"\r\n')
         async with asyncio.timeout(10):
             answer = await reader.readuntil(b"\r\n\r\n")
         assert answer.startswith(b"HTTP/1.1 408 ")
@@ -343,3 +345,19 @@ async def test_large_requests_wait_for_each_other_and_small_ones_for_none(
         small = {"content": CONTENT}
         await asyncio.gather(*(attempt(service, inbox, each) for each in (large, small, small)))
         assert most == 3
+
+
+async def test_a_body_in_chunks_is_read_like_any_other(fetching: Service) -> None:
+    inbox = await fetching.inbox("alice")
+    whole = msgspec.json.encode({"to": inbox["email"], "attachments": [{"content": CONTENT}]})
+
+    async def pieces() -> AsyncGenerator[bytes]:
+        for start in range(0, len(whole), 1000):
+            yield whole[start : start + 1000]
+
+    answer = await fetching.client.post(
+        f"/v0/inboxes/{inbox['inbox_id']}/messages/send", content=pieces()
+    )
+    assert answer.status_code == 200, answer.text
+    message = await got(fetching, inbox)
+    assert await content_of(fetching, inbox, message) == PDF

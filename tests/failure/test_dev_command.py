@@ -249,6 +249,22 @@ def test_the_sandbox_forgets_everything_but_the_key(start: Start) -> None:
     create_ada(again)
 
 
+def test_an_attachment_on_this_machine_may_be_named_by_its_url(start: Start) -> None:
+    """To tenants loopback is closed; here a developer has nothing else to try things out with."""
+    run = start()
+    run.until_up()
+    create_ada(run)
+    sent = run.request(
+        "POST",
+        "/v0/inboxes/ada@agents.test/messages/send",
+        json={
+            "to": "ada@agents.test",
+            "attachments": [{"url": f"{run.about['base_url']}/openapi.json"}],
+        },
+    )
+    assert sent.is_success, sent.text
+
+
 @pytest.mark.stalwart
 def test_with_stalwart_a_second_start_is_quick_and_keeps_everything(start: Start) -> None:
     run = start(PATH=with_stalwart())
