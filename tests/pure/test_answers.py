@@ -524,11 +524,14 @@ def test_attachments_travel_with_a_forward_but_not_with_a_reply() -> None:
     assert compose_reply(message, parent, STAMP).attachments == (mine,)
     assert compose_forward(message, parent, STAMP).attachments == (
         mine,
-        OutgoingAttachment(BlobId("logo"), "image/png", None, "logo", inline=True),
+        OutgoingAttachment(BlobId("logo"), "image/png", None, "logo", inline=True, size=5),
         OutgoingAttachment(
-            BlobId("evil"), "application/octet-stream", ("a  X: y" + "z" * 300)[:255]
+            BlobId("evil"),
+            "application/octet-stream",
+            ("a  X: y" + "z" * 300)[:255],
+            size=5,
         ),
-        OutgoingAttachment(BlobId("table"), "text/csv; charset=koi8-r"),
+        OutgoingAttachment(BlobId("table"), "text/csv; charset=koi8-r", size=5),
     )
 
 
