@@ -195,7 +195,7 @@ async def list_page(
     active inboxes, or of all the organisation's.
     """
     scope = f"drafts/{inbox_id or pod_id or organization_id}/{where.ascending}"
-    query, parameters = _list_query(where, inbox_id, pod_id)
+    query, parameters = list_query(where, inbox_id, pod_id)
     parameters |= {"organization_id": organization_id, "limit": limit + 1}
     if page_token:
         updated_at, draft_id = pages.decode(scope, page_token, tuple[datetime, UUID])
@@ -214,9 +214,10 @@ async def list_page(
     return pages.cut(scope, rows, limit, lambda last: (last.updated_at, last.draft_id))
 
 
-def _list_query(
-    where: DraftFilter, inbox_id: UUID | None, pod_id: UUID | None
+def list_query(
+    where: DraftFilter, inbox_id: UUID | None = None, pod_id: UUID | None = None
 ) -> tuple[LiteralString, dict[str, object]]:
+    """The query of a list, without its order."""
     query: LiteralString = (
         f"select {COLUMNS} from draft where organization_id = %(organization_id)s and {_VISIBLE}"
     )
