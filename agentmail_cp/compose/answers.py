@@ -199,8 +199,10 @@ def _recipients(
 ) -> tuple[tuple[Address, ...], tuple[Address, ...]]:
     """Whom an answer goes to of itself: its to and its cc."""
     sender = (parent.sender,) if parent.sender else ()
-    from_here = parent.own or (not parent.reply_to and _without(own, sender) != sender)
-    answered = parent.to if from_here else parent.reply_to or sender
+    # Asked to answer itself, the inbox would talk to itself for ever.
+    reply_to = _without(own, parent.reply_to)
+    from_here = parent.own or (not reply_to and _without(own, sender) != sender)
+    answered = parent.to if from_here else reply_to or sender
     if everyone:
         to = _distinct(_without(own, (*answered, *parent.to)))
         return to, _distinct(_without(own, parent.cc), seen=to)

@@ -89,6 +89,12 @@ def test_a_form_that_writes_in_our_name_is_answered_to_who_filled_it_in() -> Non
     assert compose_reply(HI, a_parent(sender=OWN, reply_to=(EVE,)), STAMP).to == (EVE,)
 
 
+def test_a_mail_that_wants_the_inbox_to_answer_itself_is_answered_to_its_sender() -> None:
+    """Whoever can write to an agent could set it talking to itself."""
+    parent = a_parent(reply_to=(Address("Agent+x@example.com"),))
+    assert compose_reply(HI, parent, STAMP).to == (ADA,)
+
+
 def test_a_reply_to_all_leaves_the_inbox_out_in_every_spelling() -> None:
     """The inbox would answer itself, and an agent then answer that."""
     parent = a_parent(
