@@ -186,8 +186,11 @@ async def _fire(db: Database, server: MailServer, draft: Draft, patience: float)
     except (Unavailable, MailServerUnavailable, MailServerConfused) as error:
         log.warning("draft.postponed", draft_id=name, reason=type(error).__name__)
         await _noted(db, draft, None)
-    except (Conflict, NotFound):
+    except Conflict:
         log.info("draft.not_sent", draft_id=name)
+    except NotFound:
+        # Its inbox is being deleted, which may still come to nothing.
+        await _noted(db, draft, None)
     except (AgentMailError, MailServerRejected) as error:
         log.warning("draft.failed", draft_id=name, reason=type(error).__name__)
         await _noted(db, draft, error.message if isinstance(error, AgentMailError) else error.text)

@@ -67,6 +67,7 @@ from agentmail_cp.drafts.schedule import (
     postpone,
     sent,
     unschedule,
+    unschedule_all,
 )
 from agentmail_cp.drafts.settlement import clear_sent, forget_sent, settle
 from agentmail_cp.drafts.writing import (
@@ -117,5 +118,6 @@ __all__ = [
     "sent",
     "settle",
     "unschedule",
+    "unschedule_all",
     "update",
 ]

@@ -13,6 +13,7 @@ from uuid import UUID
 from agentmail_cp.db import Database, Tx, fetch_all
 from agentmail_cp.drafts.draft import COLUMNS, Draft
 from agentmail_cp.errors import Invalid
+from agentmail_cp.filing import Place
 
 EARLY = timedelta(seconds=60)
 """How far in the past `send_at` may lie: clocks differ, and requests take time."""
@@ -132,6 +133,17 @@ async def unschedule(tx: Tx, draft: Draft) -> None:
         " and draft_id = %(draft_id)s and state = 'draft' and document_id = %(document_id)s"
         " and send_at = %(send_at)s",
         {**draft.key, "document_id": draft.document_id, "send_at": draft.send_at},
+    )
+
+
+async def unschedule_all(tx: Tx, place: Place) -> None:
+    """Take every schedule of an inbox away: it is deleted."""
+    await tx.execute(
+        "update draft set send_at = null, send_status = null, send_error = null, fire_at = null,"
+        " labels = array_remove(labels, 'scheduled')"
+        " where inbox_id = %(inbox_id)s and organization_id = %(organization_id)s"
+        " and send_at is not null",
+        {"inbox_id": place.inbox_id, "organization_id": place.organization_id},
     )
 
 

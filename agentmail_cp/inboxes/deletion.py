@@ -100,6 +100,7 @@ async def _set_deleted(tx: Tx, inbox: Inbox) -> None:
             " and organization_id = %(organization_id)s",
             parameters,
         )
+        await drafts.unschedule_all(tx, inbox.place)
 
 
 async def finish_deleting(db: Database, server: MailServer, inbox: Inbox) -> None:
