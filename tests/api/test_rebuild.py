@@ -6,6 +6,7 @@ from tests.fix_app import Json, Service, a_mail, until
 
 FORGET = (
     "delete from message",
+    "delete from envelope",
     "delete from thread",
     "delete from thread_reference",
     "delete from thread_alias",

@@ -107,6 +107,15 @@ def test_what_a_stored_mail_is_labelled(
     assert labels.labels_of(direction=direction, folders=folders, keywords=keywords) == expected
 
 
+def test_a_label_without_room_is_among_the_others_until_a_keyword_holds_it() -> None:
+    """Kept for ever it would stay when somebody takes the keyword away in a mail client."""
+    kept, keywords = ["größe", "q3"], {"$seen", "q3"}
+    shown = labels.labels_of(direction="sent", folders={Folder.SENT}, keywords=keywords, kept=kept)
+    assert shown == ("größe", "q3", "sent")
+    assert labels.still_kept(kept, keywords) == ["größe"]
+    assert labels.still_kept(kept, {labels.encode("größe"), "q3"}) == []
+
+
 @pytest.mark.parametrize("label", sorted(labels.SERVER_LABELS))
 def test_what_happened_to_a_mail_is_not_for_callers_to_say(label: str) -> None:
     for add, remove in ((label.upper(), None), (None, [label])):
