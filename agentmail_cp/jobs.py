@@ -2,8 +2,8 @@
 
 Owns the procrastinate app and its periodic jobs: settling what crashed requests left, erasing retained
 mail when its time is over, forgetting old rows, and taking up jobs of dead workers. Jobs carry ids only,
-look at the row again, and may run twice. The worker also runs the intake loop and a settling loop that is
-finer than cron's minute. Nothing here knows HTTP.
+look at the row again, and may run twice. The worker also runs the intake loop, and loops finer than
+cron's minute that settle, file submitted mail and send scheduled drafts. Nothing here knows HTTP.
 """
 
 from __future__ import annotations

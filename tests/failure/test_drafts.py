@@ -531,6 +531,28 @@ async def test_a_change_carried_out_late_is_never_sent_unseen(world: World) -> N
     assert "send_at" not in now
 
 
+async def test_a_mail_server_that_died_between_storing_and_destroying_leaves_one(
+    world: World,
+) -> None:
+    """The old version would stay in mail clients, and come back when the new one is sent."""
+    inbox = await world.inbox("author")
+    made = await make(world, inbox, to=OUTSIDE, subject="One", send_at=ahead(3600))
+    await world.crash(
+        world.sandbox.before,
+        "store_draft",
+        world.client.patch(path(inbox, made), json={"subject": "Two"}),
+    )
+    (old,) = await stored(world, inbox)
+    new = (await message_id_of(world, inbox, old)).replace(".1@", ".2@")
+    await save_in_client(world, inbox, {"Message-ID": new, "Subject": "Two"})
+    await read_all(world)
+    assert len(await stored(world, inbox)) == 2
+    await settle(world)
+    now = await look(world, inbox, made)
+    assert (now["subject"], now["send_status"]) == ("Two", "scheduled")
+    await assert_one(world, inbox, now)
+
+
 async def test_a_sent_draft_that_a_client_saves_once_more_is_a_draft_again(world: World) -> None:
     """What a person saved a moment after their agent sent it would be destroyed unread."""
     inbox = await world.inbox("author")
