@@ -447,7 +447,7 @@ class MailServer(Protocol):
         received_at: datetime | None = None,
     ) -> DocumentId:
         """Store a raw RFC 5322 message, or one uploaded before, in a folder without sending it;
-        `received_at` None means now. Rejected: INVALID_MAIL, NO_BLOB.
+        `received_at` None means now. Keywords without room are lost. Rejected: INVALID_MAIL, NO_BLOB.
         """
         ...
 

@@ -126,7 +126,11 @@ class Relabelling:
                 await take_away(self._jmap, account_id, hidden)
                 without |= hidden
                 hidden = {}
-            patches = {key: patches[key] for key in contended | hidden.keys()}
+            # Only what does not show is tried again: the rest may have been changed by others since.
+            added = {**added, **hidden}
+            patches = {key: patches[key] for key in contended} | {
+                key: {step(each): True for each in some} for key, some in hidden.items()
+            }
             if not patches:
                 return refused, without
             if pause is not None:
