@@ -18,12 +18,15 @@ World = Literal["sandbox", "stalwart", "npm"]
 
 
 class Endpoint(msgspec.Struct, frozen=True):
-    """One call. `sdk_call` is the Python SDK's, or in parentheses what else makes it."""
+    """One call. `sdk_call` is the Python SDK's, or in parentheses what else makes it; `npm` says whether
+    the npm SDK 0.5.27 has it, too.
+    """
 
     method: str
     path: str
     sdk_call: str
     tier: Literal["must", "should", "nice", "skip"]
+    npm: bool
 
     @property
     def is_of_python(self) -> bool:

@@ -20,7 +20,7 @@ MAIL = re.compile(
 )
 """Paths of the mail API itself, which is complete."""
 
-Result = Literal["works", "polite refusal", "not yet", ""]
+Result = Literal["works", "polite refusal", "not yet"]
 
 HEAD = """\
 # Endpoints
@@ -31,7 +31,7 @@ sandbox and on a real Stalwart: `python -m tests.sdk.write_table` makes it anew,
 
 `works`: every answer had all fields the SDK's own models require. `polite refusal`: only the hosted
 service has it; an empty list, 403 or 404 that the SDK has a type for. `not yet`: 404. An empty field in
-the last column: that SDK has no such call, or no test made it. Calls in parentheses are no SDK's.
+the last column: that SDK has no such call. Calls in parentheses are not the Python SDK's.
 
 """
 
@@ -49,10 +49,11 @@ def result(endpoint: Endpoint, worlds: tuple[World, ...]) -> Result:
 
 def _npm(endpoint: Endpoint, committed: dict[str, str]) -> str:
     """The same for the npm SDK; without Node.js, what the file says."""
+    if not endpoint.npm:
+        return ""
     if not CALLS["npm"]:
         return committed.get(_name(endpoint), "")
-    found = result(endpoint, ("npm",))
-    return "" if found == "not yet" else found
+    return result(endpoint, ("npm",))
 
 
 def _name(endpoint: Endpoint) -> str:

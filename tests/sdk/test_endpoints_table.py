@@ -28,6 +28,9 @@ def test_the_mail_api_is_complete(request: pytest.FixtureRequest) -> None:
     ]
     assert len(wanted) == 58
     assert [each.sdk_call for each in wanted if result(each, PYTHON) != "works"] == []
+    if CALLS["npm"]:
+        shared = [each for each in wanted if each.npm]
+        assert [each.sdk_call for each in shared if result(each, ("npm",)) != "works"] == []
 
 
 def test_everything_the_hosted_service_alone_has_is_refused(
