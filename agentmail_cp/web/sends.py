@@ -33,6 +33,7 @@ from agentmail_cp.mailserver import MailServer, OutgoingEmail
 from agentmail_cp.settings import Settings
 from agentmail_cp.web import bodies, inject
 from agentmail_cp.web.auth import needs
+from agentmail_cp.web.contents import SMALL
 from agentmail_cp.web.errors import ERRORS
 from agentmail_cp.web.inject import Asked, Caller, Config, Db, Server
 from agentmail_cp.web.listing import Query, masks
@@ -98,8 +99,12 @@ class Outbox(msgspec.Struct, frozen=True):
             )
         parent = await parents.read(self.server, inbox.account, about)
         message = await outgoing(self.uploads, inbox, data)
+        stamp = sending.stamp(inbox)
         # Putting a large mail behind a few words takes its time.
-        email = await asyncio.to_thread(compose, message, parent, sending.stamp(inbox))
+        if about.size > SMALL:
+            email = await asyncio.to_thread(compose, message, parent, stamp)
+        else:
+            email = compose(message, parent, stamp)
         return await self._hand_in(inbox, mark, email)
 
     async def _hand_in(self, inbox: Inbox, mark: bytes, email: OutgoingEmail) -> Sent:
