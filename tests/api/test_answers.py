@@ -16,6 +16,8 @@ from imapclient import IMAPClient
 
 from agentmail_cp import inboxes
 from agentmail_cp.mailserver import Folder
+from agentmail_cp.sandbox import MailSandbox
+from agentmail_cp.sandbox.faults import Faults
 from tests.api.faults import fault, mistake
 from tests.fix_app import OUTSIDER, Json, Service, a_mail, until
 from tests.fix_stalwart import HOST, unverified
@@ -549,6 +551,23 @@ async def test_a_repeated_reply_is_answered_when_the_mail_it_was_about_is_gone(
     again = await ask(service, inbox, message, "reply", key="k", text="Hi")
     assert again.json() == sent.json()
     fault(await ask(service, inbox, message, "reply", key="new", text="Hi"), 404, "not_found")
+
+
+async def test_a_repeated_reply_is_answered_while_the_mail_server_is_away(
+    service: Service, sandbox_server: tuple[MailSandbox, int]
+) -> None:
+    """What is known need not wait for what is down."""
+    inbox = await service.inbox("desk")
+    message = await arrived(service, inbox, a_mail(inbox["email"]))
+    sent = await ask(service, inbox, message, "reply", key="k", text="Hi")
+    sandbox, _ = sandbox_server
+    sandbox.faults = Faults(down=True)
+    again = await ask(service, inbox, message, "reply", key="k", text="Hi")
+    assert again.json() == sent.json()
+    answer = await ask(service, inbox, message, "reply", key="new", text="Hi")
+    fault(answer, 503, "service_unavailable")
+    assert answer.headers["retry-after"]
+    sandbox.faults = Faults()
 
 
 # --- In a mailbox ----------------------------------------------------------------------------------
