@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections import Counter
 from pathlib import Path
-from typing import Literal
+from typing import Literal, get_args
 
 from tests.sdk.endpoints import CALLS, ENDPOINTS, Endpoint, World
 
@@ -20,6 +20,7 @@ MAIL = re.compile(
 )
 """Paths of the mail API itself, which is complete."""
 
+SUCCESSES = {200, 201, 204}
 Result = Literal["works", "polite refusal", "not yet"]
 
 HEAD = """\
@@ -71,22 +72,21 @@ def text(before: str) -> str:
     npm = committed(before)
     results = {endpoint: result(endpoint, PYTHON) for endpoint in ENDPOINTS}
     counts = Counter(results.values())
-    lines = [f"{counts[each]} {each}" for each in ("works", "polite refusal", "not yet")]
-    rows = [
-        f"| {each.method} | `{each.path}` | {_call(each)} | {each.tier} | {results[each]} |"
-        f" {_npm(each, npm)} |".replace("  |", " |")
-        for each in ENDPOINTS
+    summary = ", ".join(f"{counts[each]} {each}" for each in get_args(Result))
+    lines = [
+        f"{HEAD}Of {len(ENDPOINTS)}: {summary}.",
+        "",
+        _row("Method", "Path", "Call", "Tier", "Python", "npm"),
+        "|---|---|---|---|---|---|",
     ]
-    return "\n".join(
-        [
-            f"{HEAD}Of {len(ENDPOINTS)}: {', '.join(lines)}.",
-            "",
-            "| Method | Path | Call | Tier | Python | npm |",
-            "|---|---|---|---|---|---|",
-            *rows,
-            "",
-        ]
-    )
+    for each in ENDPOINTS:
+        path, last = f"`{each.path}`", _npm(each, npm)
+        lines.append(_row(each.method, path, _call(each), each.tier, results[each], last))
+    return "\n".join([*lines, ""])
+
+
+def _row(*cells: str) -> str:
+    return f"| {' | '.join(cells).rstrip()} |"
 
 
 def _call(endpoint: Endpoint) -> str:
