@@ -58,6 +58,10 @@ SWEEP_PAUSE = 0.05
 """Seconds between two batches of such inboxes: with the default batch a worker sweeps a
 thousand inboxes a second, and has most of its time for those who rang."""
 
+ECHOES = (0.1, 0.3)
+"""Seconds between further rings: what happens while a ring's own announcement is on its way is held back,
+too, and mail clients do several things in a row."""
+
 CHUNK = 200
 """Messages read at a time when an inbox is read from scratch."""
 
@@ -108,7 +112,7 @@ class Doorbell:
 
     Stalwart keeps the last events of a burst back until another event comes (seen on 0.16.18), so each
     announcement of something else than our own ring is followed by one ring, a little later than the
-    webhook's throttle. What is lost between answer and write, the sweep finds.
+    webhook's throttle, and by two more (`ECHOES`). What is lost between answer and write, the sweep finds.
     """
 
     def __init__(self, db: Database, server: MailServer, *, throttle: float) -> None:
@@ -151,8 +155,21 @@ class Doorbell:
             await self._ring_again.wait()
             self._ring_again.clear()
             await asyncio.sleep(self._pause)
-            with contextlib.suppress(MailServerError):
-                await self._server.ring()
+            await self._ring_once()
+            for pause in ECHOES:
+                if await self._announced_within(pause):
+                    break
+                await self._ring_once()
+
+    async def _ring_once(self) -> None:
+        with contextlib.suppress(MailServerError):
+            await self._server.ring()
+
+    async def _announced_within(self, seconds: float) -> bool:
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                await self._ring_again.wait()
+        return self._ring_again.is_set()
 
 
 class Intake:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import email.policy
+import imaplib
 from collections.abc import Callable
 from datetime import UTC, datetime
 from email import message_from_bytes
@@ -15,6 +16,7 @@ from imapclient import DELETED, DRAFT, SEEN, IMAPClient
 
 from agentmail_cp import dispatch
 from tests.api.drafting import ahead, change, listed, look, make, path, send, status
+from tests.failure.real import Ringing, Running
 from tests.fix_app import OUTSIDER, Json, Service, until
 from tests.fix_stalwart import unverified
 
@@ -357,6 +359,36 @@ async def test_sends_do_not_flash_up_as_drafts(real_service: Service) -> None:
     await asyncio.sleep(0.3)
     watching.cancel()
     assert seen == []
+
+
+async def test_what_a_client_does_to_drafts_rings(live: Running, ringing: Ringing) -> None:
+    """Drafts would follow a mail client only once a minute."""
+    inbox = await live.inbox()
+
+    async def shown() -> list[str]:
+        answer = await live.client.get(path(inbox))
+        return [each["subject"] for each in answer.json()["drafts"]]
+
+    def save(client: imaplib.IMAP4_SSL) -> None:
+        client.append("Drafts", r"(\Draft \Seen)", "", written(inbox).as_bytes())
+
+    def mark(client: imaplib.IMAP4_SSL) -> None:
+        client.select("Drafts")
+        client.store("1", "+FLAGS", r"(\Deleted)")
+
+    def unmark(client: imaplib.IMAP4_SSL) -> None:
+        client.select("Drafts")
+        client.store("1", "-FLAGS", r"(\Deleted)")
+
+    def purge(client: imaplib.IMAP4_SSL) -> None:
+        client.select("Drafts")
+        client.store("1", "+FLAGS", r"(\Deleted)")
+        client.expunge()
+
+    for act, expected in ((save, ["By hand"]), (mark, []), (unmark, ["By hand"]), (purge, [])):
+        with ringing.imap(inbox) as client:
+            await asyncio.to_thread(act, client)
+            await until(shown, lambda seen, wanted=expected: seen == wanted, seconds=SOON)
 
 
 async def test_two_replicas_replace_a_draft_at_once(real_service: Service) -> None:
