@@ -93,6 +93,7 @@ def examine(client: AgentMail, world: World, response: httpx.Response) -> None:
     path = normalise(request.url.raw_path.partition(b"?")[0])
     endpoint = endpoint_of(request.method, path)
     note(world, endpoint, response.status_code)
+    assert response.status_code < 500, response.text
     if not response.is_success:
         fault(response, response.status_code)
     elif endpoint.is_of_python:

@@ -45,7 +45,7 @@ def result(endpoint: Endpoint, worlds: tuple[World, ...]) -> Result:
         return "not yet"
     if endpoint.tier == "skip":
         return "polite refusal"
-    return "works" if all(any(status < 300 for status in each) for each in answers) else "not yet"
+    return "works" if all(SUCCESSES & each for each in answers) else "not yet"
 
 
 def _npm(endpoint: Endpoint, committed: dict[str, str]) -> str:
