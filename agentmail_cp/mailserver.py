@@ -193,7 +193,8 @@ class Mail(msgspec.Struct, frozen=True, kw_only=True):
     """What the index needs of one stored mail. Ids carry no angle brackets; times are aware UTC.
 
     `folders` holds the special folders the mail is in; a mail in the user's own folders only has none.
-    `keywords` are lower case. `size` is the raw message in bytes. `preview` is plain text.
+    `keywords` are lower case. `size` is the raw message in bytes. `has_attachment` counts inline pictures
+    too. `preview` is plain text.
     """
 
     document_id: DocumentId

@@ -173,6 +173,6 @@ def draft_mail(email: OutgoingEmail, document_id: DocumentId, size: int, preview
         bcc=email.bcc,
         reply_to=email.reply_to,
         size=size,
-        has_attachment=any(not each.inline for each in email.attachments),
+        has_attachment=bool(email.attachments),
         preview=preview,
     )

@@ -184,13 +184,9 @@ def _index(raw: bytes, headers: list[tuple[str, str]], bodies: _Bodies) -> Mail:
         bcc=_addresses(last.get("bcc")),
         reply_to=_addresses(last.get("reply-to")),
         size=len(raw),
-        has_attachment=any(not _shown(part, bodies) for part in bodies.attachments),
+        has_attachment=bool(bodies.attachments),
         preview=_preview(bodies),
     )
-
-
-def _shown(part: Part, bodies: _Bodies) -> bool:
-    return part in bodies.text or part in bodies.html
 
 
 def _ids(value: str) -> tuple[str, ...]:

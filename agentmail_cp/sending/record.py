@@ -212,7 +212,7 @@ async def as_mail(email: OutgoingEmail, submitted: Submitted) -> Mail:
         bcc=email.bcc,
         reply_to=email.reply_to,
         size=submitted.size,
-        has_attachment=any(not each.inline for each in email.attachments),
+        has_attachment=bool(email.attachments),
         preview=extract.preview(text or ""),
     )
 

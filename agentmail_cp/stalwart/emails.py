@@ -47,11 +47,14 @@ MAIL: Final = (
     "bcc",
     "replyTo",
     "size",
-    "hasAttachment",
     "preview",
     "textBody",
+    "htmlBody",
+    "attachments",
 )
-"""Properties of `Mail`; `textBody` tells which mails are HTML only."""
+"""Properties of `Mail`; the parts tell which mails are HTML only and which have attachments.
+`hasAttachment` is not asked for: to it, inline pictures are none.
+"""
 
 LEAF: Final = ("partId", "type")
 """What is asked of each body part of `MAIL`."""
@@ -95,8 +98,9 @@ class Email(msgspec.Struct, rename="camel"):
     keywords: dict[str, bool]
     received_at: str
     size: int
-    has_attachment: bool
     text_body: list[Leaf]
+    html_body: list[Leaf]
+    attachments: list[Leaf]
     sent_at: str | None = None
     message_id: list[str] | None = None
     in_reply_to: list[str] | None = None
@@ -115,6 +119,11 @@ class Email(msgspec.Struct, rename="camel"):
         texts = (part for part in self.text_body if part.type.startswith("text/"))
         first = next(texts, None)
         return first.part_id if first is not None and first.type == "text/html" else None
+
+    @property
+    def shows_media(self) -> bool:
+        """Whether something else than text stands among the bodies."""
+        return not all(part.type.startswith("text/") for part in (*self.text_body, *self.html_body))
 
 
 class Keywords(msgspec.Struct):
@@ -216,7 +225,7 @@ def mail_of(email: Email, places: Places, preview: str | None) -> Mail:
         bcc=_addresses(email.bcc),
         reply_to=_addresses(email.reply_to),
         size=email.size,
-        has_attachment=email.has_attachment,
+        has_attachment=bool(email.attachments) or email.shows_media,
         preview=preview or " ".join(_text(email.preview or "").split())[:PREVIEW],
     )
 
@@ -264,12 +273,17 @@ def content_of(content: Content) -> MailContent:
 
 def attached_to(mail: Attached) -> tuple[Attachment, ...]:
     """What the mail has attached, in document order."""
-    # Inline pictures outside multipart/related are only in the body lists (RFC 8621 section 4.1.4).
-    media = [p for p in (*mail.text_body, *mail.html_body) if not p.type.startswith("text/")]
-    parts = {part.part_id: part for part in (*media, *mail.attachments)}
+    parts = {part.part_id: part for part in (*_media(mail), *mail.attachments)}
     return tuple(
         _attachment(part) for part in sorted(parts.values(), key=_position) if part.blob_id
     )
+
+
+def _media(mail: Attached) -> list[_Part]:
+    """Inline pictures outside multipart/related, which are in the body lists only (RFC 8621 section
+    4.1.4).
+    """
+    return [p for p in (*mail.text_body, *mail.html_body) if not p.type.startswith("text/")]
 
 
 def _body(parts: Sequence[_Part], content_type: str, values: Mapping[str, Value]) -> str | None:

@@ -372,7 +372,7 @@ async def test_a_body_of_several_texts_is_read_whole(world: World) -> None:
         "Content-Type: text/plain\r\n\r\nAfter.",
     )
     mail = await world.received(account, raw)
-    assert not mail.has_attachment
+    assert mail.has_attachment
     content = await world.content(account, mail.document_id)
     assert content.text == "Before.\nAfter."
     assert [each.content_type for each in content.attachments] == ["image/jpeg"]
