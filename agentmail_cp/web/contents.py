@@ -18,6 +18,9 @@ from agentmail_cp.web import bodies
 
 Attached = Mapping[AccountId, Mapping[DocumentId, tuple[Attachment, ...]]]
 
+PATIENCE = 0.5
+"""Seconds a list waits for what its items have attached, before it is shown without."""
+
 SMALL = 16_384
 """Bytes of mail that are made ready in less time than a thread is found for them."""
 
@@ -25,12 +28,13 @@ SMALL = 16_384
 async def attachments_of(
     server: MailServer, wanted: Mapping[AccountId, Sequence[DocumentId]]
 ) -> Attached:
-    """What mails of any accounts have attached; nothing while the mail server is away."""
+    """What mails of any accounts have attached; nothing while the mail server is away or hangs."""
     if not any(wanted.values()):
         return {}
     try:
-        return await server.attachments(wanted)
-    except MailServerUnavailable:
+        async with asyncio.timeout(PATIENCE):
+            return await server.attachments(wanted)
+    except (MailServerUnavailable, TimeoutError):
         return {}
 
 

@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
+from email.message import EmailMessage
+
+from agentmail_cp.sandbox import MailSandbox
+from agentmail_cp.sandbox.faults import Faults
 from tests.fix_app import Json, Service, a_mail, until
 
 
@@ -101,3 +106,34 @@ async def test_an_answer_from_outside_joins_the_thread(service: Service) -> None
     assert shown["labels"] == ["received", "sent", "unread"]
     assert [message["subject"] for message in shown["messages"]] == ["Question", "Another subject"]
     assert shown["senders"] == ["talk@agents.test", "Ada Lovelace <ada@elsewhere.test>"]
+
+
+def _with_picture(to: str) -> EmailMessage:
+    mail = a_mail(to, "A picture")
+    mail.set_content('<img src="cid:logo">', subtype="html")
+    mail.add_related(b"\x89PNG", "image", "png", cid="<logo>")
+    return mail
+
+
+async def test_a_list_tells_of_a_mail_whose_only_attachment_is_inline(anywhere: Service) -> None:
+    """An agent that looks for pictures in a list would not open the mail that has one."""
+    inbox = await anywhere.inbox()
+    await anywhere.deliver(_with_picture(inbox["email"]))
+    (message,) = await until(lambda: anywhere.messages(inbox), lambda seen: len(seen) == 1)
+    (attachment,) = message["attachments"]
+    assert (attachment["content_type"], attachment["content_id"]) == ("image/png", "logo")
+
+
+async def test_lists_answer_while_the_mail_server_hangs(
+    service: Service, sandbox_server: tuple[MailSandbox, int]
+) -> None:
+    """One attachment on a page would keep every list waiting for as long as the mail server hangs."""
+    inbox = await service.inbox()
+    await service.deliver(_with_picture(inbox["email"]))
+    await until(lambda: service.messages(inbox), lambda seen: len(seen) == 1)
+    sandbox_server[0].faults = Faults(slow=60.0, methods=frozenset({"attachments"}))
+    async with asyncio.timeout(3):
+        (message,) = await service.messages(inbox)
+        threads = (await service.client.get("/v0/threads")).json()["threads"]
+    assert "attachments" not in message
+    assert len(threads) == 1
