@@ -83,7 +83,7 @@ class Desk(msgspec.Struct, frozen=True):
     async def create(self, inbox_id: str, data: bodies.CreateDraft) -> tuple[bodies.Draft, bool]:
         """The draft a request asks for, and whether it is a new one."""
         _check_kind(data)
-        send_at = _moment(data.send_at)
+        send_at = self._moment(data.send_at)
         inbox = await self.inbox(inbox_id)
         if data.client_id is not None:
             inboxes.check_client_id(data.client_id)
@@ -105,6 +105,13 @@ class Desk(msgspec.Struct, frozen=True):
             self.db, self.server, self._where(inbox), new, patience=self.patience
         )
         return await self._answer(inbox, draft), True
+
+    def _moment(self, send_at: datetime | None) -> datetime | None:
+        """When to send, if at all. Who may not send may not have it sent either."""
+        if send_at is None:
+            return None
+        self.caller.require("draft_send")
+        return drafts.check_send_at(send_at, datetime.now(UTC))
 
     async def _about(self, inbox: Inbox, message_id: str | None) -> Message | None:
         """The message a draft is about, which the key must be able to see."""
@@ -136,7 +143,7 @@ class Desk(msgspec.Struct, frozen=True):
     async def update(self, inbox_id: str, draft_id: str, data: bodies.UpdateDraft) -> bodies.Draft:
         """The draft after a change."""
         change = _label_change(data.add_labels, data.remove_labels)
-        send_at = UNSET if data.send_at is UNSET else _moment(data.send_at)
+        send_at = UNSET if data.send_at is UNSET else self._moment(data.send_at)
         patch = _patch(data)
         if patch.empty and change.empty and send_at is UNSET and not data.add_attachments:
             raise Invalid(
@@ -281,10 +288,6 @@ def _check_kind(data: bodies.CreateDraft) -> None:
             "There is no message whose recipients could be replied to.",
             fix="Give in_reply_to as well, or leave out reply_all.",
         )
-
-
-def _moment(send_at: datetime | None) -> datetime | None:
-    return None if send_at is None else drafts.check_send_at(send_at, datetime.now(UTC))
 
 
 def _label_change(add: bodies.Texts, remove: bodies.Texts) -> Change:

@@ -530,6 +530,28 @@ async def test_a_key_needs_the_permission(
     assert permission in body["message"]
 
 
+@pytest.mark.parametrize("kept", ["draft_create", "draft_update"])
+async def test_scheduling_needs_the_permission_to_send(service: Service, kept: str) -> None:
+    """A key that may write drafts for a person to look at could send them, a second later."""
+    inbox = await service.inbox("unscheduled")
+    made = await make(service, inbox, to="ada@elsewhere.test", text="x")
+    key = await service.client.post(
+        "/v0/api-keys", json={"permissions": {kept: True, "draft_read": True}}
+    )
+    headers = {"Authorization": f"Bearer {key.json()['api_key']}"}
+    method, where = (
+        ("POST", path(inbox)) if kept == "draft_create" else ("PATCH", path(inbox, made))
+    )
+    for send_at, expected in ((ahead(3600), 403), (None, 201 if method == "POST" else 200)):
+        answer = await service.client.request(
+            method, where, json={"text": "x", "send_at": send_at}, headers=headers
+        )
+        assert answer.status_code == expected, answer.text
+        if send_at:
+            assert "draft_send" in fault(answer, 403, "missing_permission")["message"]
+    assert not await listed(service, inbox, labels="scheduled")
+
+
 async def test_another_organisation_sees_nothing(service: Service) -> None:
     """One customer could read or send another's drafts."""
     from tests.failure.world import new_organization  # noqa: PLC0415
