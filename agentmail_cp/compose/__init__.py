@@ -24,7 +24,9 @@ from agentmail_cp.compose.ids import (
     reply_headers,
 )
 from agentmail_cp.compose.message import (
+    CONTENT_ID,
     MAX_RECIPIENTS,
+    MEDIA_TYPE,
     SendMessage,
     Stamp,
     compose_send,
@@ -33,9 +35,11 @@ from agentmail_cp.compose.message import (
 from agentmail_cp.compose.subjects import MAX_SUBJECT
 
 __all__ = [
+    "CONTENT_ID",
     "MAX_RECIPIENTS",
     "MAX_REFERENCES",
     "MAX_SUBJECT",
+    "MEDIA_TYPE",
     "Parent",
     "SendMessage",
     "Stamp",

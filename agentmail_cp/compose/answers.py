@@ -12,6 +12,8 @@ from agentmail_cp.addresses import mailable, tame
 from agentmail_cp.compose.forwarded import Forwarded, with_forwarded
 from agentmail_cp.compose.ids import reply_headers
 from agentmail_cp.compose.message import (
+    CONTENT_ID,
+    MEDIA_TYPE,
     THREADING,
     SendMessage,
     Stamp,
@@ -24,11 +26,7 @@ from agentmail_cp.mailserver import Address, Attachment, OutgoingAttachment, Out
 _AUTO_SUBMITTED = "Auto-Submitted"
 _ANY_TYPE = "application/octet-stream"
 _MAX_FILENAME = 255
-_CONTENT_TYPE = re.compile(
-    r"(?!multipart/)[a-z0-9][\w.+-]*/[a-z0-9][\w.+-]*", re.ASCII | re.IGNORECASE
-)
 _CHARSET = re.compile(r"[\w.:+-]{1,40}", re.ASCII)
-_CONTENT_ID = re.compile(r"[!-;=?-~]{1,255}")
 _WORD_ENDS = re.compile(r"[\s;(]")
 _BULK = frozenset({"bulk", "list", "junk"})
 
@@ -129,7 +127,7 @@ def again(attachment: Attachment) -> OutgoingAttachment:
     """A stranger's attachment, with nothing in its headers that could not stand there."""
     content_type, content_id = attachment.content_type, attachment.content_id or ""
     charset = attachment.charset or ""
-    if not _CONTENT_TYPE.fullmatch(content_type):
+    if not MEDIA_TYPE.fullmatch(content_type):
         content_type = _ANY_TYPE
     elif _CHARSET.fullmatch(charset):
         content_type += f"; charset={charset}"
@@ -137,7 +135,7 @@ def again(attachment: Attachment) -> OutgoingAttachment:
         blob_id=attachment.blob_id,
         content_type=content_type,
         filename=tame(attachment.filename or "")[:_MAX_FILENAME] or None,
-        content_id=content_id if _CONTENT_ID.fullmatch(content_id) else None,
+        content_id=content_id if CONTENT_ID.fullmatch(content_id) else None,
         inline=attachment.inline,
         size=attachment.size,
     )

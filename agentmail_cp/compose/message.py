@@ -30,6 +30,16 @@ MAX_HEADER_NAME = 76
 MAX_HEADER_VALUE = 998
 """Bytes in the value of a header of the caller's own (RFC 5322 section 2.1.1)."""
 
+MEDIA_TYPE = re.compile(
+    r"(?!multipart/)[a-z0-9][\w.+-]*/[a-z0-9][\w.+-]*", re.ASCII | re.IGNORECASE
+)
+"""The type of an attachment without parameters (RFC 2045 section 5.1). A multipart is made of parts, so
+no bytes can be one.
+"""
+
+CONTENT_ID = re.compile(r"[!-;=?-~]{1,255}")
+"""The id of an attachment without brackets (RFC 2045 section 7)."""
+
 THREADING = frozenset({"in-reply-to", "references"})
 """Headers a caller may set on a new mail only."""
 

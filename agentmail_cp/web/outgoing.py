@@ -16,7 +16,7 @@ from urllib.parse import unquote, urlsplit
 import msgspec
 
 from agentmail_cp import addresses, downloads, labels
-from agentmail_cp.compose import SendMessage
+from agentmail_cp.compose import CONTENT_ID, MEDIA_TYPE, SendMessage
 from agentmail_cp.errors import AgentMailError, Invalid, MessageRejected
 from agentmail_cp.inboxes import Inbox
 from agentmail_cp.mailserver import BlobId, MailServer, OutgoingAttachment
@@ -27,8 +27,7 @@ from agentmail_cp.web import bodies
 MAX_PART_FIELD: Final = 255
 """Characters in a filename or media type of an attachment."""
 
-CONTENT_TYPE = re.compile(r"[A-Za-z0-9][\w.+-]*/[A-Za-z0-9][\w.+-]*(?:\s*;[\x20-\x7e]*)?", re.ASCII)
-CONTENT_ID = re.compile(r"[!-;=?-~]{1,255}")
+CONTENT_TYPE = re.compile(rf"{MEDIA_TYPE.pattern}(?:\s*;[\x20-\x7e]*)?", MEDIA_TYPE.flags)
 
 
 class Uploads(msgspec.Struct, frozen=True):
@@ -222,7 +221,9 @@ def _content_type(text: str | None, field: str) -> str | None:
     if not text:
         return None
     if len(text) > MAX_PART_FIELD or not CONTENT_TYPE.fullmatch(addresses.one_line(text, field)):
-        raise Invalid(field, "This is not a media type.", fix="Write it like application/pdf.")
+        raise Invalid(
+            field, "This is no media type of a file.", fix="Write it like application/pdf."
+        )
     return text
 
 

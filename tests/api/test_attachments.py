@@ -153,6 +153,11 @@ async def test_what_the_caller_says_of_a_url_comes_first(fetching: Service, site
         ({"content": 5}, "attachments.0.content", "INVALID_TYPE"),
         ({"url": 5}, "attachments.0.url", "INVALID_TYPE"),
         ({"content": CONTENT, "content_type": "x"}, "attachments.0.content_type", "INVALID_VALUE"),
+        (
+            {"content": CONTENT, "content_type": "Multipart/mixed; boundary=x"},
+            "attachments.0.content_type",
+            "INVALID_VALUE",
+        ),
     ],
 )
 async def test_an_attachment_that_does_not_fit_says_where(
