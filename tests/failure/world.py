@@ -27,6 +27,10 @@ from tests.fix_app import DOMAIN, Json, Service, a_mail, settings_for, started
 OUTSIDE = "ada@elsewhere.test"
 
 
+class NotReached(Exception):
+    """A request was to die at a step it never came to."""
+
+
 class World(Service):
     """A service whose worker is the test itself."""
 
@@ -78,7 +82,9 @@ class World(Service):
         )
 
     async def crash(self, hooks: dict[str, Hook], method: str, request: Awaitable[Any]) -> None:
-        """Let the process die where this call of the port begins (`before`) or ends (`after`)."""
+        """Let the process die where this call of the port begins (`before`) or ends (`after`). Raises
+        `NotReached` when the request ends without it.
+        """
         there = asyncio.Event()
 
         async def hang() -> None:
@@ -87,12 +93,16 @@ class World(Service):
 
         hooks[method] = hang
         task = asyncio.ensure_future(request)
+        reached = asyncio.create_task(there.wait())
         try:
-            await asyncio.wait_for(there.wait(), 5)
+            await asyncio.wait({task, reached}, timeout=5, return_when=asyncio.FIRST_COMPLETED)
         finally:
             hooks.pop(method)
             task.cancel()
-            await asyncio.gather(task, return_exceptions=True)
+            reached.cancel()
+            await asyncio.gather(task, reached, return_exceptions=True)
+        if not there.is_set():
+            raise NotReached(method)
 
     async def rows(self, query: Any, **parameters: object) -> list[dict[str, Any]]:
         async with self.db.transaction() as tx:
