@@ -10,7 +10,8 @@ from __future__ import annotations
 import base64
 import binascii
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from itertools import groupby
 
 _MEANT = {
     **dict.fromkeys(["iso-8859-1", "iso8859-1", "iso_8859-1", "latin1", "latin-1", "l1"], "cp1252"),
@@ -70,9 +71,9 @@ def words(value: str) -> str:
     """
     if "=?" not in value:
         return value
-    pieces = list(_pieces(value))
     return "".join(
-        piece if isinstance(piece, str) else text(piece[1], piece[0]) for piece in _merged(pieces)
+        piece if isinstance(piece, str) else text(piece[1], piece[0])
+        for piece in _merged(_pieces(value))
     )
 
 
@@ -137,16 +138,10 @@ def _word(encoding: str, encoded: str) -> bytes | None:
     return base64.b64decode(letters + b"=" * (-len(letters) % 4))
 
 
-def _merged(pieces: list[str | tuple[str, bytes]]) -> Iterator[str | tuple[str, bytes]]:
-    held: tuple[str, bytes] | None = None
-    for piece in pieces:
-        if held and not isinstance(piece, str) and piece[0] == held[0]:
-            held = (held[0], held[1] + piece[1])
-            continue
-        if held:
-            yield held
-        held = None if isinstance(piece, str) else piece
-        if isinstance(piece, str):
-            yield piece
-    if held:
-        yield held
+def _merged(pieces: Iterable[str | tuple[str, bytes]]) -> Iterator[str | tuple[str, bytes]]:
+    """The pieces, neighbours in one charset as one. Joined once each: a header may have a million."""
+    for charset, run in groupby(pieces, lambda piece: None if isinstance(piece, str) else piece[0]):
+        if charset is None:
+            yield from run
+        else:
+            yield charset, b"".join(piece[1] for piece in run if not isinstance(piece, str))

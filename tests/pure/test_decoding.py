@@ -85,6 +85,14 @@ def test_hostile_text_takes_no_time(piece: str) -> None:
     assert time.perf_counter() - started < 5
 
 
+def test_a_header_of_megabytes_in_encoded_words_takes_no_time() -> None:
+    """Anybody can send one, and everybody's mail waits while it is read."""
+    word = f"=?utf-8?q?{'a' * 50}?= "
+    started = time.perf_counter()
+    assert decoding.words(word * 120_000) == "a" * 6_000_000 + " "
+    assert time.perf_counter() - started < 5
+
+
 NESTED = b"""\
 Content-Type: multipart/mixed; boundary=a
 
