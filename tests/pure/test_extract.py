@@ -73,6 +73,20 @@ def test_no_mail_holds_a_worker_up(bit: str) -> None:
     assert time.perf_counter() - started < 10
 
 
+@pytest.mark.parametrize("bit", [" ", "\n", "&nbsp;", "<br>", "<br ", "> "])
+def test_breaks_above_a_quotation_hold_nobody_up(bit: str) -> None:
+    """Whoever asks for such a mail would stop the whole process: a regular expression lets nobody in."""
+    above = (bit * MAX_INPUT)[:60_000] + "x"
+    started = time.perf_counter()
+    assert reply_html(f'{above}<div class="gmail_quote">old</div>').startswith(above)
+    assert time.perf_counter() - started < 5
+
+
+def test_breaks_above_a_quotation_are_left_out() -> None:
+    for breaks in (" ", "<br>", "<BR />\n", "&nbsp;<br/> &NBSP;", "\n<br \n>"):
+        assert reply_html(f'<p>New{breaks}<div class="gmail_quote">old</div>') == "<p>New</p>"
+
+
 def test_a_margin_cannot_fill_the_memory() -> None:
     html = '<p title=">" style="margin-top: 90000000em">a</p><p style="padding-left:90000000em">b'
     assert len(text_of(html)) < 100
