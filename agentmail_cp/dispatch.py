@@ -166,6 +166,7 @@ async def _parent(db: Database, server: MailServer, inbox: Inbox, message_id: st
             "The message this draft forwards was deleted.",
             fix="Make a new draft; a forward is sent with the words of its message.",
             field="forward_of",
+            detail="DELETED",
         ) from error
 
 

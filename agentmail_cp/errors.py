@@ -11,7 +11,9 @@ from typing import ClassVar
 
 
 class AgentMailError(Exception):
-    """Something the caller asked for cannot be done."""
+    """Something the caller asked for cannot be done. `field` is where the request is wrong, `detail` a code
+    of `docs/guide/errors.md` for what is wrong there; an error that has the one has the other.
+    """
 
     name: ClassVar[str] = "InternalError"
     code: ClassVar[str] = "internal_error"
@@ -22,17 +24,19 @@ class AgentMailError(Exception):
         *,
         fix: str | None = None,
         field: str | None = None,
+        detail: str | None = None,
         code: str | None = None,
     ) -> None:
         super().__init__(message)
         self.message = message
         self.fix = fix
         self.field = field
+        self.detail = detail
         self.reason = code or self.code
 
 
 class Invalid(AgentMailError):
-    """A value does not fit. `field` is where, `detail` a code from `docs/guide/errors.md`."""
+    """A value does not fit."""
 
     name = "ValidationError"
     code = "validation_error"
@@ -40,8 +44,7 @@ class Invalid(AgentMailError):
     def __init__(
         self, field: str, message: str, *, fix: str | None = None, detail: str = "INVALID_VALUE"
     ) -> None:
-        super().__init__(message, fix=fix, field=field)
-        self.detail = detail
+        super().__init__(message, fix=fix, field=field, detail=detail)
 
 
 class Unauthorized(AgentMailError):

@@ -84,6 +84,7 @@ def compose_reply(
             "There is nobody to reply to: the message names no other address that takes mail.",
             fix="Reply with at least one address in to.",
             field="to",
+            detail="REQUIRED",
         )
     answer = msgspec.structs.replace(
         message,

@@ -159,6 +159,7 @@ def _recipients(message: SendMessage, *, draft: bool) -> tuple[str, ...]:
             "This message has no recipient.",
             fix="Give at least one address in to, cc or bcc.",
             field="to",
+            detail="REQUIRED",
         )
     if len(everyone) > MAX_RECIPIENTS:
         raise Invalid(

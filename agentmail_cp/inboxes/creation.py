@@ -285,6 +285,8 @@ def _refused(inbox: Inbox, error: MailServerRejected) -> Exception:
         return Forbidden(
             f"The mail server does not know the domain {inbox.domain}.",
             fix="Run `agentmail-cp stalwart apply`, or choose another domain.",
+            field="domain",
+            detail="UNKNOWN_DOMAIN",
             code="domain_not_verified",
         )
     return error

@@ -60,6 +60,12 @@ _REJECTIONS: dict[Refusal, type[AgentMailError]] = {
     Refusal.FORBIDDEN: MessageRejected,
     Refusal.OVER_QUOTA: Forbidden,
 }
+_MISTAKES = {
+    Refusal.TOO_LARGE: ("body", "TOO_LARGE"),
+    Refusal.TOO_MANY_RECIPIENTS: ("to", "TOO_MANY_RECIPIENTS"),
+    Refusal.INVALID_MAIL: ("body", "INVALID_VALUE"),
+}
+"""What the caller can put right: field and code of `docs/guide/errors.md`."""
 
 
 def stamp(inbox: Inbox) -> Stamp:
@@ -375,9 +381,9 @@ def _rejection(error: MailServerRejected) -> AgentMailError:
     kind = _REJECTIONS.get(error.code)
     if kind is not None:
         return kind(f"Message rejected: {error.text}")
-    if error.code in (Refusal.TOO_LARGE, Refusal.TOO_MANY_RECIPIENTS, Refusal.INVALID_MAIL):
-        field = "to" if error.code is Refusal.TOO_MANY_RECIPIENTS else "body"
-        return Invalid(field, f"Message rejected: {error.text}", detail=error.code.upper())
+    if error.code in _MISTAKES:
+        field, detail = _MISTAKES[error.code]
+        return Invalid(field, f"Message rejected: {error.text}", detail=detail)
     return MessageRejected(f"Message rejected: {error.text}")
 
 

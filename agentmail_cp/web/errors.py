@@ -99,6 +99,7 @@ ERRORS: dict[int, ResponseSpec] = {
         401: "There is no valid API key.",
         403: "Not allowed, taken, or refused by the mail server.",
         404: "There is no such thing, or not for this key.",
+        408: "The body took too long to arrive.",
         409: "The request contradicts another one.",
         413: "The request is too large.",
         422: "The request is well formed but makes no sense.",
@@ -130,10 +131,11 @@ def _request_id(request: Request[Any, Any, Any]) -> str | None:
 
 def body(error: AgentMailError, request_id: str | None = None) -> ErrorBody:
     """Both forms of an error in one body."""
-    details = ErrorDetails(field=error.field, code=getattr(error, "detail", None))
+    details = ErrorDetails(field=error.field, code=error.detail)
     errors = None
     if isinstance(error, Invalid):
-        errors = [FieldError(error.detail, (error.field or "").split("."), error.message)]
+        path = (error.field or "").split(".")
+        errors = [FieldError(error.detail or "", path, error.message)]
     return ErrorBody(
         name=error.name,
         message=error.message,

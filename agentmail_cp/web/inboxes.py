@@ -142,6 +142,7 @@ def domain(settings: Settings, name: str | None) -> MailDomain:
     raise Forbidden(
         f"The domain {name[:253]} is not verified here.",
         fix=f"Leave domain out to use {settings.domain}.",
-        code="domain_not_verified",
         field="domain",
+        detail="UNKNOWN_DOMAIN",
+        code="domain_not_verified",
     )

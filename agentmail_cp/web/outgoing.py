@@ -199,7 +199,7 @@ def _rejected(
     text: str, field: str, fix: str = "Check the URL, or send the bytes as base64 in content."
 ) -> MessageRejected:
     what = f"Message rejected: {field} cannot be fetched. {text}"
-    return MessageRejected(what, fix=fix, field=field)
+    return MessageRejected(what, fix=fix, field=field, detail="NOT_FETCHED")
 
 
 def _told_type(response: Response) -> str:

@@ -85,6 +85,7 @@ class JsonRequest(Request[Any, Any, Any]):
             f"This request is larger than {limit} bytes.",
             fix="Send smaller attachments, or give them by url: then they do not count here.",
             field="body",
+            detail="TOO_LARGE",
         )
 
     async def _received(self) -> bytes | bytearray:

@@ -17,7 +17,8 @@ def fault(answer: httpx.Response, status: int, code: str | None = None) -> Json:
     assert body["message"]
     assert body["error"]["type"] == body["code"]
     assert body["error"]["message"] == body["message"]
-    assert isinstance(body["error"]["details"], dict)
+    details = body["error"]["details"]
+    assert "code" in details or "field" not in details, body
     assert answer.headers["x-request-id"]
     if code is not None:
         assert body["code"] == code

@@ -198,7 +198,7 @@ async def test_a_url_that_answers_otherwise_rejects_the_message(
     answer = await attempt(fetching, inbox, {"content": CONTENT}, {"url": f"{site.url}/a"})
     assert (answer["status"], answer["code"]) == (403, "message_rejected")
     assert words in answer["message"]
-    assert answer["error"]["details"]["field"] == "attachments.1.url"
+    assert answer["error"]["details"] == {"field": "attachments.1.url", "code": "NOT_FETCHED"}
     assert await fetching.messages(inbox) == []
 
 

@@ -352,7 +352,7 @@ async def test_a_deleted_message_is_still_replied_to_but_not_forwarded(anywhere:
     assert gone.status_code == 204
     await until(lambda: anywhere.messages(inbox), lambda seen: seen == [])
     refused = fault(await send(anywhere, inbox, forward), 422, "unprocessable")
-    assert refused["error"]["details"]["field"] == "forward_of"
+    assert refused["error"]["details"] == {"field": "forward_of", "code": "DELETED"}
     assert await status(anywhere, inbox, forward) == 200
     answer = await send(anywhere, inbox, reply)
     assert answer.status_code == 200, answer.text
