@@ -1,4 +1,4 @@
-"""Bodies of messages and their attachments."""
+"""Bodies of messages, one and many."""
 
 from __future__ import annotations
 
