@@ -36,9 +36,6 @@ MAX_LABELS = 100
 
 UNREAD, TRASH, SPAM, DRAFT = "unread", "trash", "spam", "draft"
 
-HIDDEN_BY_DEFAULT = frozenset({SPAM, "blocked", "unauthenticated", TRASH})
-"""Lists leave out messages with one of these unless they are asked for."""
-
 _FROM_SERVER_KEYWORD = {
     f"${label}": label
     for label in (
