@@ -125,8 +125,7 @@ async def file_for_ever(resources: Resources) -> None:
 
 async def fire_for_ever(resources: Resources) -> None:
     """Send scheduled drafts when their time has come."""
-    settings = resources.settings
-    patience = settings.stalwart_timeout + settings.stalwart_connect_timeout
+    patience = resources.settings.stalwart_patience
 
     async def fire(db: Database, server: MailServer) -> int:
         return await dispatch.fire_due(db, server, patience=patience)

@@ -147,6 +147,11 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
             ) from None
 
     @property
+    def stalwart_patience(self) -> float:
+        """Seconds one call to Stalwart may take altogether."""
+        return self.stalwart_connect_timeout + self.stalwart_timeout
+
+    @property
     def base_url(self) -> str:
         return (self.public_url or f"http://{self.host}:{self.port}").rstrip("/")
 

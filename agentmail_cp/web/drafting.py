@@ -46,7 +46,6 @@ from agentmail_cp.mailserver import (
     Refusal,
 )
 from agentmail_cp.messages import Message
-from agentmail_cp.settings import Settings
 from agentmail_cp.sizes import Room
 from agentmail_cp.web import bodies, inject
 from agentmail_cp.web.inject import Asked, Caller, Config, Db, Server
@@ -59,18 +58,16 @@ READING_AGAIN = (0.02, 0.05, 0.1, 0.3)
 
 
 class Desk(msgspec.Struct, frozen=True):
-    """One request about drafts, and what is needed to answer it."""
+    """One request about drafts, and what is needed to answer it. `patience` is how many seconds one call
+    to the mail server may take.
+    """
 
     db: Database
     server: MailServer
     uploads: Uploads
-    settings: Settings
+    patience: float
     caller: Principal
     asked: Query
-
-    @property
-    def patience(self) -> float:
-        return self.settings.stalwart_timeout + self.settings.stalwart_connect_timeout
 
     async def inbox(self, inbox_id: str) -> Inbox:
         async with self.db.reading() as tx:
@@ -272,7 +269,7 @@ async def provide_desk(
     asked: Asked,
 ) -> Desk:
     """The dependency `desk`."""
-    return Desk(db, server, uploads, settings, caller, asked)
+    return Desk(db, server, uploads, settings.stalwart_patience, caller, asked)
 
 
 def _check_kind(data: bodies.CreateDraft) -> None:

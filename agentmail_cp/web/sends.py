@@ -117,7 +117,7 @@ class Outbox(msgspec.Struct, frozen=True):
                 email=email,
                 fingerprint=mark,
                 key=self.key,
-                patience=self.settings.stalwart_timeout + self.settings.stalwart_connect_timeout,
+                patience=self.settings.stalwart_patience,
             )
         )
 
