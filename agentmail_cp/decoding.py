@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import base64
 import binascii
+import codecs
 import re
 from collections.abc import Iterable, Iterator
 from itertools import groupby
@@ -35,6 +36,7 @@ _WORDS = re.compile(rf"{_WORD}(?:[ \t\r\n]*(?={_WORD}))?")
 _NOT_BASE64 = re.compile(rb"[^A-Za-z0-9+/]")
 _LONE = re.compile("[\ud800-\udfff]")
 """Half characters, which UTF-7 can spell and UTF-8 cannot."""
+_HOLES = "agentmail_cp.holes"
 _LOOKS_MISREAD = re.compile("[\u0080-\u00ff\u0152-\u2122]")
 
 
@@ -82,7 +84,7 @@ def reread(shown: str) -> str:
     if not _LOOKS_MISREAD.search(shown):
         return shown
     try:
-        return b"".join(_as_cp1252(char) for char in shown).decode()
+        return shown.encode("cp1252", errors=_HOLES).decode()
     except UnicodeError:
         return shown
 
@@ -94,11 +96,14 @@ def _guessed(data: bytes) -> str:
         return data.decode("cp1252", errors="replace")
 
 
-def _as_cp1252(char: str) -> bytes:
-    try:
-        return char.encode("cp1252")
-    except UnicodeEncodeError:
-        return char.encode("latin-1")
+def _hole(error: UnicodeError) -> tuple[bytes, int]:
+    """What five bytes without a character in Windows-1252 are read as: the character of their number."""
+    if not isinstance(error, UnicodeEncodeError):
+        raise error
+    return error.object[error.start : error.end].encode("latin-1"), error.end
+
+
+codecs.register_error(_HOLES, _hole)
 
 
 def _from_base64(data: bytes) -> bytes:

@@ -71,8 +71,9 @@ def test_what_was_misread_is_read_again_only_if_it_was() -> None:
     """UTF-8 called ASCII comes from Stalwart as Windows-1252."""
     for text in ("Süß ✓", "日本語", "plain"):
         assert decoding.reread(decoding.text(text.encode(), "iso-8859-1")) == text
-    for text in ("Süß", "Ã", "5 €"):
+    for text in ("Süß", "Ã", "5 €", "Ã\x81 日"):
         assert decoding.reread(text) == text
+    assert decoding.reread("Ã\x81Ã\x8dÃ\x8fÃ\x90Ã\x9d \u00e2\u201a\u00ac") == "ÁÍÏÐÝ €"
 
 
 @pytest.mark.parametrize("piece", ["=?a?q?", "=?utf-8?q?a?= ", "=? ", "=?utf-8?q?a", " ", "=\n"])
