@@ -29,6 +29,8 @@ if TYPE_CHECKING:
     from agentmail_cp.stalwart.folders import Places
 
 PREVIEW: Final = 200
+MOST_SUBJECT: Final = 131_072
+"""Characters of a raw subject that are decoded: more than any that is kept of it takes."""
 LONG_AGO: Final = datetime(1970, 1, 1, tzinfo=UTC)
 
 MAIL: Final = (
@@ -218,7 +220,7 @@ def mail_of(email: Email, places: Places, preview: str | None) -> Mail:
         in_reply_to=_message_ids(email.in_reply_to),
         references=_message_ids(email.references),
         # Stalwart's own would be two halves of a character that a sender cut in two encoded words.
-        subject=_text(header_text(email.subject or "")) or None,
+        subject=_text(header_text((email.subject or "")[:MOST_SUBJECT])) or None,
         sender=senders[0] if senders else None,
         to=_addresses(email.to),
         cc=_addresses(email.cc),
@@ -269,6 +271,12 @@ def content_of(content: Content) -> MailContent:
         html=_body(content.html_body, "text/html", content.body_values),
         attachments=attached_to(content),
     )
+
+
+def length(content: Content) -> int:
+    """Characters of headers and bodies."""
+    headers = sum(len(each.value) for each in content.headers)
+    return headers + sum(len(each.value) for each in content.body_values.values())
 
 
 def attached_to(mail: Attached) -> tuple[Attachment, ...]:

@@ -45,6 +45,7 @@ from agentmail_cp.stalwart.emails import (
     Value,
     attached_to,
     content_of,
+    length,
     mail_of,
     undecoded,
 )
@@ -75,6 +76,8 @@ T = TypeVar("T")
 
 CONTENTS: Final = 25
 """Mails whose bodies come in one answer; a body may be as large as the largest mail."""
+LARGE: Final = 65_536
+"""Characters of mails whose words are made ready off the event loop."""
 LISTING_TRIES: Final = 5
 
 
@@ -149,7 +152,12 @@ class Mailboxes:
         for content in found:
             if broken := undecoded(content):
                 await self._rescue(account_id, content, broken)
-        return {content.document_id: content for content in map(content_of, found)}
+        # Megabytes of text, or of headers in encoded words, take their time.
+        if sum(map(length, found)) > LARGE:
+            contents = await asyncio.to_thread(lambda: list(map(content_of, found)))
+        else:
+            contents = list(map(content_of, found))
+        return {content.document_id: content for content in contents}
 
     async def _rescue(
         self, account_id: AccountId, content: Content, part_ids: Sequence[str]
