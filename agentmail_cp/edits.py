@@ -84,6 +84,16 @@ async def destroy(
 ) -> None:
     """Erase messages of one inbox for good; those already gone are no error."""
     await server.destroy_mail(account_id, document_ids)
+    await forget(db, place, document_ids)
+
+
+async def forget(db: Database, place: Place, document_ids: Sequence[DocumentId]) -> None:
+    """Take messages out of the index that the mail server has no more.
+
+    Intake does so by itself, except for a mail that was sent from here and erased before intake read of
+    it: what comes and goes between two readings is in no list of changes (RFC 8620 section 5.2). Whoever
+    finds it missing says so here.
+    """
     async with db.transaction() as tx:
         await messages.lock(tx, place.organization_id, place.inbox_id)
         await messages.record(tx, place, destroyed=document_ids)

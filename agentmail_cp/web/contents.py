@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Mapping, Sequence
 
-from agentmail_cp import messages
+from agentmail_cp import edits, messages
+from agentmail_cp.db import Database
 from agentmail_cp.inboxes import Inbox
 from agentmail_cp.mailserver import (
     AccountId,
@@ -47,11 +48,13 @@ async def attached(
 
 
 async def read(
-    server: MailServer, inbox: Inbox, rows: Sequence[messages.Message]
+    db: Database, server: MailServer, inbox: Inbox, rows: Sequence[messages.Message]
 ) -> list[bodies.Message]:
-    """Whole messages; those that are gone are left out."""
+    """Whole messages; those that are gone are left out, from now on also of lists."""
     contents = await server.read(inbox.account, [row.document_id for row in rows])
     there = [(row, contents[row.document_id]) for row in rows if row.document_id in contents]
+    if gone := [row.document_id for row in rows if row.document_id not in contents]:
+        await edits.forget(db, inbox.place, gone)
 
     def shown() -> list[bodies.Message]:
         return [bodies.message(row, inbox.address, content) for row, content in there]

@@ -83,7 +83,7 @@ class Messages(Controller):
         async with db.reading() as tx:
             inbox = await inboxes.get(tx, caller.organization_id, restore(inbox_id))
             row = await _find(tx, caller, asked, inbox, message_id)
-        whole = await read(server, inbox, [row])
+        whole = await read(db, server, inbox, [row])
         if not whole:
             raise NotFound("There is no such message.")
         return whole[0]

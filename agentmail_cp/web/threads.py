@@ -197,7 +197,7 @@ class _Threads(Controller):
                 page_token=asked.text("page_token"),
             )
         shown, have = await asyncio.gather(
-            read(server, inbox, rows),
+            read(db, server, inbox, rows),
             attachments_by_thread(db, server, caller, {inbox.inbox_id: inbox}, [row], visible),
         )
         return bodies.thread(

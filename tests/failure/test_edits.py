@@ -157,6 +157,32 @@ async def test_a_process_that_dies_while_deleting(world: World, where: str) -> N
     assert await world.stored(box, Folder.INBOX) == []
 
 
+@pytest.mark.parametrize("how", ["as a message", "in its thread"])
+async def test_a_sent_mail_erased_before_intake_read_of_it_is_not_listed_for_ever(
+    world: World, how: str
+) -> None:
+    """What came and went between two readings is in no list of changes: agents would be shown a message
+    that none of them can read, with every list anew.
+    """
+    box = await world.inbox("alice")
+    sent = (await world.post(box, key="k")).json()
+    mailbox = world.sandbox.mailbox(await world.account(box))
+    mailbox.destroy(mailbox.listing().document_ids)
+    await read(world)
+    assert len(await world.messages(box)) == 1, "nobody has noticed yet"
+    url = path_of(box, sent)
+    if how == "in its thread":
+        url = f"/v0/inboxes/{box['inbox_id']}/threads/{sent['thread_id']}"
+    first = await world.client.get(url)
+    assert first.status_code == 404 or first.json()["messages"] == [], first.text
+    assert await world.messages(box) == []
+    assert await world.threads(box) == []
+    assert (await world.client.get(url)).status_code == 404
+    again = await world.post(box, key="k")
+    assert again.json() == sent
+    assert len(world.sandbox.outbox) == 1
+
+
 async def test_what_intake_read_before_a_deletion_brings_nothing_back(world: World) -> None:
     """An erased message would be listed and announced once more."""
     box, message = await a_message(world)
