@@ -96,12 +96,18 @@ async def settle_one(db: Database, server: MailServer, claimed: Claimed) -> None
 
 
 async def _filed(server: MailServer, row: Send, document_id: DocumentId) -> tuple[Mail, ...]:
-    """The copy of a mail that was handed in; moved to Sent where the mail server did not get to it."""
+    """The copy of a mail that was handed in; moved to Sent where the mail server did not get to it. None
+    when somebody erased it meanwhile.
+    """
     mails = await server.fetch(row.account_id, [document_id])
     if not any(Folder.DRAFTS in mail.folders for mail in mails):
         return mails
     move = Relabel(document_id, remove=frozenset({"$draft"}), move_to=Folder.SENT)
-    await server.relabel(row.account_id, [move])
+    try:
+        await server.relabel(row.account_id, [move])
+    except MailServerRejected as error:
+        if error.code is not Refusal.NO_MAIL:
+            raise
     return await server.fetch(row.account_id, [document_id])
 
 

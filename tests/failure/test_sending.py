@@ -382,6 +382,27 @@ async def test_a_mail_left_among_the_drafts_after_it_was_handed_in_is_filed(worl
     await assert_one_mail(world, inbox, await world.post(inbox, key="k"))
 
 
+async def test_a_copy_erased_while_it_is_filed_is_no_reason_to_send_again(world: World) -> None:
+    """Whoever threw the copy away at that moment would make the repeated request send a second mail."""
+    inbox = await world.inbox("sender")
+    await world.crash(world.sandbox.after, "submit", world.post(inbox, key="k"))
+    mailbox = world.sandbox.mailbox(await world.account(inbox))
+    (row,) = await world.rows("select message_id from send")
+    (copy,) = mailbox.find(row["message_id"], None)
+    copy.folder, copy.keywords = Folder.DRAFTS, copy.keywords | {"$draft"}
+
+    async def erase() -> None:
+        mailbox.destroy([copy.document_id])
+
+    world.sandbox.before["relabel"] = erase
+    await world.settle()
+    await world.settle()
+    assert await world.states() == ["sent"]
+    again = await world.post(inbox, key="k")
+    assert again.status_code == 200, again.text
+    assert len(world.sandbox.outbox) == 1
+
+
 async def test_crash_after_a_refusal_for_all(world: World) -> None:
     """A mail nobody took would stay in Sent."""
     inbox = await world.inbox("sender")
