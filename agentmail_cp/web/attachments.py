@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from litestar import Controller, get
 from litestar.params import FromPath
 
-from agentmail_cp import filing, inboxes, messages
+from agentmail_cp import inboxes, messages
 from agentmail_cp.access import Principal
 from agentmail_cp.db import Database
 from agentmail_cp.errors import NotFound
@@ -19,9 +19,9 @@ from agentmail_cp.mailserver import Attachment, DocumentId, MailServer, MailServ
 from agentmail_cp.web import bodies, inject
 from agentmail_cp.web.auth import needs
 from agentmail_cp.web.errors import ERRORS
-from agentmail_cp.web.inject import Asked, Caller, Db, Server
+from agentmail_cp.web.inject import Caller, Db, Server
 from agentmail_cp.web.links import Links
-from agentmail_cp.web.listing import Query, masks
+from agentmail_cp.web.listing import visible_to
 from agentmail_cp.web.paths import message_id_candidates, restore
 
 _COUNTED_DECODED = ("text/", "message/")
@@ -87,14 +87,13 @@ class Files(Controller):
         inbox_id: FromPath[str],
         message_id: FromPath[str],
         attachment_id: FromPath[str],
-        asked: Asked,
         caller: Caller,
         db: Db,
         server: Server,
         links: inject.Links,
     ) -> bodies.AttachmentResponse:
         """Get an attachment: what it is, and a link from which anybody can download it for an hour."""
-        inbox, row = await _message(db, caller, asked, inbox_id, message_id)
+        inbox, row = await _message(db, caller, inbox_id, message_id)
         return await attachment_of(server, links, inbox, [row.document_id], attachment_id)
 
     @get(
@@ -107,13 +106,12 @@ class Files(Controller):
         self,
         inbox_id: FromPath[str],
         message_id: FromPath[str],
-        asked: Asked,
         caller: Caller,
         db: Db,
         links: inject.Links,
     ) -> bodies.RawMessageResponse:
         """Get a link from which anybody can download the message as it was sent, for an hour."""
-        inbox, row = await _message(db, caller, asked, inbox_id, message_id)
+        inbox, row = await _message(db, caller, inbox_id, message_id)
         url, expires_at = links.make(inbox, row.document_id, None)
         return bodies.RawMessageResponse(
             message_id=row.message_id, size=row.size, download_url=url, expires_at=expires_at
@@ -121,7 +119,7 @@ class Files(Controller):
 
 
 async def _message(
-    db: Database, caller: Principal, asked: Query, inbox_id: str, message_id: str
+    db: Database, caller: Principal, inbox_id: str, message_id: str
 ) -> tuple[Inbox, messages.Message]:
     """The message a path names, hidden or not, as far as the key may read it."""
     async with db.reading() as tx:
@@ -131,6 +129,6 @@ async def _message(
             organization_id=caller.organization_id,
             inbox_id=inbox.inbox_id,
             candidates=message_id_candidates(restore(message_id)),
-            masks=masks(asked, caller, tuple(filing.HIDING)),
+            masks=visible_to(caller),
         )
     return inbox, row

@@ -15,7 +15,6 @@ from agentmail_cp import (
     addresses,
     dispatch,
     drafts,
-    filing,
     inboxes,
     labels,
     messages,
@@ -48,8 +47,8 @@ from agentmail_cp.mailserver import (
 from agentmail_cp.messages import Message
 from agentmail_cp.sizes import Room
 from agentmail_cp.web import bodies, inject
-from agentmail_cp.web.inject import Asked, Caller, Config, Db, Server
-from agentmail_cp.web.listing import Query, masks
+from agentmail_cp.web.inject import Caller, Config, Db, Server
+from agentmail_cp.web.listing import visible_to
 from agentmail_cp.web.outgoing import Uploads, outgoing, upload
 from agentmail_cp.web.paths import message_id_candidates, restore
 
@@ -67,7 +66,6 @@ class Desk(msgspec.Struct, frozen=True):
     uploads: Uploads
     patience: float
     caller: Principal
-    asked: Query
 
     async def inbox(self, inbox_id: str) -> Inbox:
         async with self.db.reading() as tx:
@@ -120,7 +118,7 @@ class Desk(msgspec.Struct, frozen=True):
                 organization_id=self.caller.organization_id,
                 inbox_id=inbox.inbox_id,
                 candidates=message_id_candidates(message_id),
-                masks=masks(self.asked, self.caller, tuple(filing.HIDING)),
+                masks=visible_to(self.caller),
             )
 
     async def _composed(
@@ -266,10 +264,9 @@ async def provide_desk(
     uploads: inject.Uploads,
     settings: Config,
     caller: Caller,
-    asked: Asked,
 ) -> Desk:
     """The dependency `desk`."""
-    return Desk(db, server, uploads, settings.stalwart_patience, caller, asked)
+    return Desk(db, server, uploads, settings.stalwart_patience, caller)
 
 
 def _check_kind(data: bodies.CreateDraft) -> None:

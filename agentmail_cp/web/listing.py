@@ -57,6 +57,13 @@ def masks(asked: Query, caller: Principal, wanted: Sequence[str]) -> tuple[int, 
     return filing.visible_masks(included)
 
 
+def visible_to(caller: Principal) -> tuple[int, ...]:
+    """Which hidden messages a caller who names one may see: all that the key may read."""
+    return filing.visible_masks(
+        [label for label in filing.HIDING if caller.may(f"label_{label}_read")]
+    )
+
+
 _TEXT = Schema(type=OpenAPIType.STRING)
 _FLAG = Schema(type=OpenAPIType.BOOLEAN)
 _TIME = Schema(type=OpenAPIType.STRING, format=OpenAPIFormat.DATE_TIME)

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from litestar import Controller, delete, get, patch, post
 from litestar.params import FromPath, JSONBody
 
-from agentmail_cp import edits, filing, inboxes, labels, messages, pages
+from agentmail_cp import edits, inboxes, labels, messages, pages
 from agentmail_cp.access import Principal
 from agentmail_cp.db import Tx
 from agentmail_cp.errors import Invalid, NotFound
@@ -18,7 +18,7 @@ from agentmail_cp.web.auth import needs
 from agentmail_cp.web.contents import attached, read
 from agentmail_cp.web.errors import ERRORS
 from agentmail_cp.web.inject import Asked, Caller, Db, Server
-from agentmail_cp.web.listing import LIST_FILTERS, Query, listing, masks
+from agentmail_cp.web.listing import LIST_FILTERS, Query, listing, masks, visible_to
 from agentmail_cp.web.paths import message_id_candidates, restore
 
 MOST_GOT = 500
@@ -74,7 +74,6 @@ class Messages(Controller):
         self,
         inbox_id: FromPath[str],
         message_id: FromPath[str],
-        asked: Asked,
         caller: Caller,
         db: Db,
         server: Server,
@@ -82,7 +81,7 @@ class Messages(Controller):
         """Get a whole message."""
         async with db.reading() as tx:
             inbox = await inboxes.get(tx, caller.organization_id, restore(inbox_id))
-            row = await _find(tx, caller, asked, inbox, message_id)
+            row = await _find(tx, caller, inbox, message_id)
         whole = await read(db, server, inbox, [row])
         if not whole:
             raise NotFound("There is no such message.")
@@ -99,7 +98,6 @@ class Messages(Controller):
         inbox_id: FromPath[str],
         message_id: FromPath[str],
         data: JSONBody[bodies.UpdateMessage],
-        asked: Asked,
         caller: Caller,
         db: Db,
         server: Server,
@@ -108,7 +106,7 @@ class Messages(Controller):
         change = label_change(data)
         async with db.reading() as tx:
             inbox = await inboxes.get(tx, caller.organization_id, restore(inbox_id))
-            row = await _find(tx, caller, asked, inbox, message_id)
+            row = await _find(tx, caller, inbox, message_id)
         shown = await edits.update_labels(
             db, server, account_id=inbox.account, place=inbox.place, rows=[row], change=change
         )
@@ -124,7 +122,6 @@ class Messages(Controller):
         self,
         inbox_id: FromPath[str],
         message_id: FromPath[str],
-        asked: Asked,
         caller: Caller,
         db: Db,
         server: Server,
@@ -132,7 +129,7 @@ class Messages(Controller):
         """Delete a message for good. To throw it away, add the label trash."""
         async with db.reading() as tx:
             inbox = await inboxes.get(tx, caller.organization_id, restore(inbox_id))
-            row = await _find(tx, caller, asked, inbox, message_id)
+            row = await _find(tx, caller, inbox, message_id)
         await edits.destroy(
             db,
             server,
@@ -152,7 +149,6 @@ class Messages(Controller):
         self,
         inbox_id: FromPath[str],
         data: JSONBody[bodies.BatchGetMessages],
-        asked: Asked,
         caller: Caller,
         db: Db,
         server: Server,
@@ -160,7 +156,7 @@ class Messages(Controller):
         """Get many messages without their bodies, in the order asked; what is not there is left out."""
         async with db.reading() as tx:
             inbox = await inboxes.get(tx, caller.organization_id, restore(inbox_id))
-            found = await _find_many(tx, caller, asked, inbox, data.message_ids, MOST_GOT)
+            found = await _find_many(tx, caller, inbox, data.message_ids, MOST_GOT)
         rows = [row for row in found if row]
         have = await attached(server, inbox, rows)
         shown = [
@@ -179,7 +175,6 @@ class Messages(Controller):
         self,
         inbox_id: FromPath[str],
         data: JSONBody[bodies.BatchUpdateMessages],
-        asked: Asked,
         caller: Caller,
         db: Db,
         server: Server,
@@ -188,7 +183,7 @@ class Messages(Controller):
         change = label_change(data)
         async with db.reading() as tx:
             inbox = await inboxes.get(tx, caller.organization_id, restore(inbox_id))
-            found = await _find_many(tx, caller, asked, inbox, data.message_ids, MOST_UPDATED)
+            found = await _find_many(tx, caller, inbox, data.message_ids, MOST_UPDATED)
         rows = [row for row in found if row]
         if len(rows) < len(found):
             raise NotFound(
@@ -231,21 +226,19 @@ def _filter(asked: Query, caller: Principal) -> MessageFilter:
     )
 
 
-async def _find(
-    tx: Tx, caller: Principal, asked: Query, inbox: Inbox, message_id: str
-) -> messages.Message:
+async def _find(tx: Tx, caller: Principal, inbox: Inbox, message_id: str) -> messages.Message:
     """The message a path names, hidden or not, as far as the key may read it."""
     return await messages.get(
         tx,
         organization_id=caller.organization_id,
         inbox_id=inbox.inbox_id,
         candidates=message_id_candidates(restore(message_id)),
-        masks=masks(asked, caller, tuple(filing.HIDING)),
+        masks=visible_to(caller),
     )
 
 
 async def _find_many(
-    tx: Tx, caller: Principal, asked: Query, inbox: Inbox, ids: Sequence[str], most: int
+    tx: Tx, caller: Principal, inbox: Inbox, ids: Sequence[str], most: int
 ) -> Sequence[messages.Message | None]:
     """The messages a body names as `_find` finds one, None for each that is not there."""
     if not 1 <= len(ids) <= most:
@@ -260,7 +253,7 @@ async def _find_many(
         organization_id=caller.organization_id,
         inbox_id=inbox.inbox_id,
         wanted=[message_id_candidates(each) for each in ids],
-        masks=masks(asked, caller, tuple(filing.HIDING)),
+        masks=visible_to(caller),
     )
     named = [row.message_id if row else each for row, each in zip(found, ids, strict=True)]
     if len(set(named)) < len(named):

@@ -16,7 +16,7 @@ from litestar import Controller, Response, post
 from litestar.di import NamedDependency, Provide
 from litestar.params import FromPath, HeaderParameter, JSONBody, SkipValidation
 
-from agentmail_cp import filing, inboxes, messages, parents, sending, sizes
+from agentmail_cp import inboxes, messages, parents, sending, sizes
 from agentmail_cp.access import Principal
 from agentmail_cp.compose import (
     Parent,
@@ -35,8 +35,8 @@ from agentmail_cp.web import bodies, inject
 from agentmail_cp.web.auth import needs
 from agentmail_cp.web.contents import SMALL
 from agentmail_cp.web.errors import ERRORS
-from agentmail_cp.web.inject import Asked, Caller, Config, Db, Server
-from agentmail_cp.web.listing import Query, masks
+from agentmail_cp.web.inject import Caller, Config, Db, Server
+from agentmail_cp.web.listing import visible_to
 from agentmail_cp.web.outgoing import Uploads, outgoing
 from agentmail_cp.web.paths import message_id_candidates, restore
 
@@ -58,7 +58,6 @@ class Outbox(msgspec.Struct, frozen=True):
     uploads: Uploads
     settings: Settings
     caller: Principal
-    asked: Query
     key: str | None
 
     async def send(self, inbox_id: str, data: bodies.SendMessage) -> Sent:
@@ -95,7 +94,7 @@ class Outbox(msgspec.Struct, frozen=True):
                 organization_id=self.caller.organization_id,
                 inbox_id=inbox.inbox_id,
                 candidates=candidates,
-                masks=masks(self.asked, self.caller, tuple(filing.HIDING)),
+                masks=visible_to(self.caller),
             )
         parent = await parents.read(self.server, inbox.account, about)
         message = await outgoing(self.uploads, inbox, data)
@@ -139,11 +138,10 @@ async def provide_outbox(
     uploads: inject.Uploads,
     settings: Config,
     caller: Caller,
-    asked: Asked,
     idempotency_key: IdempotencyKey = None,
 ) -> Outbox:
     """The dependency `outbox`."""
-    return Outbox(db, server, uploads, settings, caller, asked, idempotency_key)
+    return Outbox(db, server, uploads, settings, caller, idempotency_key)
 
 
 Sending = NamedDependency[SkipValidation[Outbox]]

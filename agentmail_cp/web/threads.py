@@ -18,7 +18,7 @@ from litestar.openapi.spec import Operation
 from litestar.params import FromPath, JSONBody, SkipValidation
 from litestar.types import Dependencies
 
-from agentmail_cp import access, edits, filing, inboxes, messages, pages, threads
+from agentmail_cp import access, edits, inboxes, messages, pages, threads
 from agentmail_cp.access import Principal
 from agentmail_cp.db import Database
 from agentmail_cp.errors import NotFound, Unprocessable
@@ -32,7 +32,7 @@ from agentmail_cp.web.auth import needs
 from agentmail_cp.web.contents import attachments_of, read
 from agentmail_cp.web.errors import ERRORS
 from agentmail_cp.web.inject import Asked, Caller, Db, Links, Server
-from agentmail_cp.web.listing import INCLUDES, LIST_FILTERS, Query, listing, masks
+from agentmail_cp.web.listing import INCLUDES, LIST_FILTERS, Query, listing, masks, visible_to
 from agentmail_cp.web.messages import label_change
 from agentmail_cp.web.paths import restore
 
@@ -163,7 +163,7 @@ class _Threads(Controller):
                 tx,
                 organization_id=caller.organization_id,
                 thread_id=row.thread_id,
-                masks=masks(asked, caller, tuple(filing.HIDING)),
+                masks=visible_to(caller),
             )
         return await attachment_of(server, links, inbox, document_ids, attachment_id)
 
@@ -328,7 +328,7 @@ async def _find(
             thread_id=_uuid(restore(thread_id)),
             inbox_id=within.inbox_id,
             pod_id=within.pod_id,
-            masks=masks(asked, caller, tuple(filing.HIDING)),
+            masks=visible_to(caller),
         )
         inbox = within.inbox or await inboxes.get_for_reading(
             tx, caller.organization_id, row.inbox_id
