@@ -234,6 +234,7 @@ class _Threads(Controller):
                 f"This thread has {row.message_count} messages.",
                 fix=f"Only threads of fewer than {MOST_MESSAGES} can be labelled at once; label "
                 "the messages instead.",
+                detail="TOO_MANY",
             )
         await edits.update_labels(
             db,

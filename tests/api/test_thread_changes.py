@@ -128,7 +128,8 @@ async def test_a_thread_of_a_hundred_is_not_labelled_at_once(service: Service) -
         lambda seen: seen.json()["message_count"] == 100,
     )
     answer = await service.client.patch(path, json={"add_labels": ["y"]})
-    fault(answer, 422, "unprocessable")
+    body = fault(answer, 422, "unprocessable")
+    assert body["error"]["details"] == {"code": "TOO_MANY"}
 
 
 @pytest.mark.parametrize("scope", SCOPES)
