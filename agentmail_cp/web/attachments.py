@@ -18,14 +18,12 @@ from agentmail_cp.inboxes import Inbox
 from agentmail_cp.mailserver import Attachment, DocumentId, MailServer, MailServerRejected, Refusal
 from agentmail_cp.web import bodies, inject
 from agentmail_cp.web.auth import needs
+from agentmail_cp.web.contents import COUNTED_DECODED
 from agentmail_cp.web.errors import ERRORS
 from agentmail_cp.web.inject import Caller, Db, Server
 from agentmail_cp.web.links import Links
 from agentmail_cp.web.listing import visible_to
 from agentmail_cp.web.paths import message_id_candidates, restore
-
-_COUNTED_DECODED = ("text/", "message/")
-"""Media types whose size a mail server may count otherwise than a download does."""
 
 
 async def attachment_of(
@@ -60,7 +58,7 @@ async def _linked(
 
 
 async def _size(server: MailServer, inbox: Inbox, attachment: Attachment) -> int:
-    if not attachment.content_type.startswith(_COUNTED_DECODED):
+    if not attachment.content_type.startswith(COUNTED_DECODED):
         return attachment.size
     try:
         return await server.blob_size(inbox.account, attachment.blob_id)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from agentmail_cp import edits, messages
 from agentmail_cp.db import Database
@@ -21,6 +21,9 @@ Attached = Mapping[AccountId, Mapping[DocumentId, tuple[Attachment, ...]]]
 
 PATIENCE = 0.5
 """Seconds a list waits for what its items have attached, before it is shown without."""
+
+COUNTED_DECODED = ("text/", "message/")
+"""Media types whose size a mail server may count otherwise than a download does."""
 
 SMALL = 16_384
 """Bytes of mail that are made ready in less time than a thread is found for them."""
@@ -45,6 +48,29 @@ async def attached(
     """What these messages of an inbox have attached."""
     having = [row.document_id for row in rows if row.has_attachment]
     return (await attachments_of(server, {inbox.account: having})).get(inbox.account, {})
+
+
+async def readable(
+    server: MailServer, inbox: Inbox, rows: Sequence[messages.Message], most: int
+) -> int:
+    """How many of these messages, from the last on, can be read at once: as many as have bodies of at
+    most `most` bytes together, as far as that can be told without reading them, and always one.
+    """
+    if sum(row.size for row in rows) <= most:
+        return len(rows)
+    have = await attached(server, inbox, rows)
+    left = most
+    for count, row in enumerate(reversed(rows)):
+        left -= max(0, row.size - _beside(have.get(row.document_id, ())))
+        if left < 0 and count:
+            return count
+    return len(rows)
+
+
+def _beside(attached: Iterable[Attachment]) -> int:
+    """Bytes of a mail that are surely not its bodies'."""
+    sure = (each for each in attached if not each.content_type.startswith(COUNTED_DECODED))
+    return sum(each.size for each in sure)
 
 
 async def read(

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from uuid import UUID
 
 import msgspec
@@ -25,13 +26,14 @@ from agentmail_cp.errors import NotFound, Unprocessable
 from agentmail_cp.inboxes import Inbox
 from agentmail_cp.mailserver import AccountId, DocumentId, MailServer
 from agentmail_cp.messages import Message
+from agentmail_cp.sizes import mail_limit
 from agentmail_cp.threads import Thread, ThreadFilter
 from agentmail_cp.web import bodies
 from agentmail_cp.web.attachments import attachment_of
 from agentmail_cp.web.auth import needs
-from agentmail_cp.web.contents import attachments_of, read
+from agentmail_cp.web.contents import attachments_of, read, readable
 from agentmail_cp.web.errors import ERRORS
-from agentmail_cp.web.inject import Asked, Caller, Db, Links, Server
+from agentmail_cp.web.inject import Asked, Caller, Config, Db, Links, Server
 from agentmail_cp.web.listing import INCLUDES, LIST_FILTERS, Query, listing, masks, visible_to
 from agentmail_cp.web.messages import label_change
 from agentmail_cp.web.paths import restore
@@ -182,20 +184,21 @@ class _Threads(Controller):
         caller: Caller,
         db: Db,
         server: Server,
+        settings: Config,
     ) -> bodies.Thread:
-        """Get a thread with its newest messages, oldest of them first; the next page has older ones."""
+        """Get a thread with its newest messages, oldest of them first; the next page has older ones.
+        A page is shorter where its bodies would be larger than a message may be.
+        """
         inbox, row = await _find(db, within, caller, asked, thread_id)
         visible = masks(asked, caller, ())
         limit = pages.limit(asked.text("limit"), default=MOST_MESSAGES, maximum=MOST_MESSAGES)
-        async with db.reading() as tx:
-            rows, token = await messages.page_of_thread(
-                tx,
-                organization_id=caller.organization_id,
-                thread_id=row.thread_id,
-                masks=visible,
-                limit=limit,
-                page_token=asked.text("page_token"),
-            )
+        page = partial(_page, db, row, visible, asked.text("page_token"))
+        rows, token = await page(limit)
+        # Strangers decide how much a thread holds: a page takes no more memory than a message may.
+        most = mail_limit(settings.max_message_size)
+        fitting = await readable(server, inbox, rows, most)
+        if fitting < len(rows):
+            rows, token = await page(fitting)
         shown, have = await asyncio.gather(
             read(db, server, inbox, rows),
             attachments_by_thread(db, server, caller, {inbox.inbox_id: inbox}, [row], visible),
@@ -337,6 +340,20 @@ async def _find(
     if inbox.state != "active" and (active or not asked.flag("include_deleted")):
         raise _no_thread()
     return inbox, row
+
+
+async def _page(
+    db: Database, row: Thread, visible: Sequence[int], page_token: str | None, limit: int
+) -> tuple[Sequence[Message], str | None]:
+    async with db.reading() as tx:
+        return await messages.page_of_thread(
+            tx,
+            organization_id=row.organization_id,
+            thread_id=row.thread_id,
+            masks=visible,
+            limit=limit,
+            page_token=page_token,
+        )
 
 
 async def _messages(db: Database, row: Thread) -> list[Message]:

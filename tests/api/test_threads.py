@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 from datetime import datetime, timedelta
+from functools import partial
 
+from agentmail_cp.sandbox import MailSandbox
 from tests.api.faults import fault, mistake
-from tests.fix_app import Json, Service, a_mail, until
+from tests.fix_app import Json, Service, a_mail, serving, until
 
 ELSEWHERE = "elsewhere.test"
 
@@ -142,6 +144,32 @@ async def test_pages_of_threads_show_each_once(service: Service) -> None:
     own = await get(service, f"/v0/inboxes/{inbox['inbox_id']}/threads?limit=1")
     token = own["next_page_token"]
     mistake(await service.client.get(f"/v0/threads?page_token={token}"), "page_token")
+
+
+async def test_a_page_of_a_thread_takes_no_more_memory_than_a_message_may(
+    database_url: str, sandbox_server: tuple[MailSandbox, int]
+) -> None:
+    """Strangers decide how much a thread holds; a hundred large mails in one would end the process."""
+    sandbox, port = sandbox_server
+    async with serving(
+        database_url, sandbox, smtp_port=port, max_message_size=1_000_000
+    ) as service:
+        inbox = await service.inbox("desk")
+        for n in range(5):
+            mail = a_mail(inbox["email"], f"Part {n}", References="<root@elsewhere.test>")
+            if n < 2:
+                mail.set_content(f"{'x' * 70}\n" * 17_000)
+            else:
+                mail.add_attachment(b"x" * 500_000, maintype="image", subtype="png")
+            await service.deliver(mail)
+            await until(partial(service.messages, inbox), lambda seen, n=n: len(seen) > n)
+        (item,) = await threads(service, "/v0/threads")
+        path = f"/v0/threads/{item['thread_id']}"
+        pages = [await get(service, path)]
+        while token := pages[-1].get("next_page_token"):
+            pages.append(await get(service, f"{path}?page_token={token}"))
+    shown = [[each["subject"] for each in page["messages"]] for page in pages]
+    assert shown == [["Part 1", "Part 2", "Part 3", "Part 4"], ["Part 0"]]
 
 
 async def test_threads_are_filtered(service: Service) -> None:
