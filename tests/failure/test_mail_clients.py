@@ -75,6 +75,34 @@ async def test_mail_deleted_over_imap_disappears_with_its_thread(
     assert (await live.client.get(path)).status_code == 404
 
 
+async def test_a_sent_mail_erased_over_imap_before_intake_read_of_it_leaves_the_lists(
+    live: Running, ringing: Ringing
+) -> None:
+    """A mail that comes and goes between two readings is in no list of changes."""
+    inbox, other = await live.inbox(), await live.inbox()
+    hold, let_go = "now() + interval '1 h'", "null, due_at = now()"
+    await live.rows(f"update inbox_sync set claimed_until = {hold} returning 1")
+    path = f"/v0/inboxes/{inbox['inbox_id']}/messages"
+    body = {"to": other["email"], "subject": "Brief", "text": "T"}
+    sent = (await live.client.post(f"{path}/send", json=body)).json()
+
+    def erase() -> None:
+        with ringing.imap(inbox) as client:
+            client.select('"Sent"')
+            client.store("1", "+FLAGS", r"(\Deleted)")
+            client.expunge()
+
+    await asyncio.to_thread(erase)
+    await live.rows(f"update inbox_sync set claimed_until = {let_go} returning 1")
+    unread = "select 1 from inbox_sync where due_at is not null or claimed_until is not null"
+    await until(lambda: live.rows(unread), lambda rows: rows == [], seconds=SOON)
+    assert len(await live.messages(inbox)) == 1, "nobody can have noticed"
+    answer = await live.client.get(f"{path}/{sent['message_id']}")
+    assert answer.status_code == 404, answer.text
+    assert await live.messages(inbox) == []
+    assert (await live.threads(inbox)).json()["threads"] == []
+
+
 async def test_mail_a_client_files_in_sent_is_sent(live: Running, ringing: Ringing) -> None:
     """What a person wrote in a mail client would look like mail from somebody else."""
     inbox = await live.inbox()
