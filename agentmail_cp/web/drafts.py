@@ -4,7 +4,7 @@ organisation, where they can be looked at.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections import defaultdict
 
 import msgspec
 from litestar import Controller, Response, delete, get, patch, post
@@ -15,6 +15,7 @@ from litestar.types import Dependencies
 from agentmail_cp import drafts, inboxes, pages
 from agentmail_cp.drafts import DraftFilter
 from agentmail_cp.errors import NotFound
+from agentmail_cp.mailserver import AccountId, DocumentId
 from agentmail_cp.web import bodies
 from agentmail_cp.web.attachments import attachment_of
 from agentmail_cp.web.auth import needs
@@ -23,20 +24,10 @@ from agentmail_cp.web.drafting import Drafting, provide_desk
 from agentmail_cp.web.errors import ERRORS
 from agentmail_cp.web.inject import Asked, Caller, Db, Links, Server
 from agentmail_cp.web.listing import listing
+from agentmail_cp.web.scopes import Within, called, everywhere, one_inbox, one_pod
 from agentmail_cp.web.sends import IdempotencyKey, Sent, response
-from agentmail_cp.web.threads import Within, everywhere, one_inbox, one_pod
 
 FILTERS = ("limit", "page_token", "labels", "before", "after", "ascending")
-
-
-def called(name: str) -> Callable[..., str]:
-    """The operation id of a handler below each of the paths: that of the SDK's call."""
-
-    def operation_id(_handler: object, _method: object, path: Sequence[object]) -> str:
-        first = next(each for each in path if each in {"inboxes", "pods", "drafts"})
-        return f"drafts.{name}" if first == "drafts" else f"{first}.drafts.{name}"
-
-    return operation_id
 
 
 class _Drafts(Controller):
@@ -45,7 +36,7 @@ class _Drafts(Controller):
     tags = ("Drafts",)
 
     @get(
-        operation_id=called("list"),
+        operation_id=called("drafts", "list"),
         guards=[needs("draft_read")],
         responses=ERRORS,
         operation_class=listing(*FILTERS),
@@ -74,18 +65,11 @@ class _Drafts(Controller):
             theirs = await inboxes.get_each(
                 tx, caller.organization_id, {row.inbox_id for row in rows}
             )
-        having = [row for row in rows if row.has_attachment and row.document_id is not None]
-        have = await attachments_of(
-            server,
-            {
-                account: [
-                    row.document_id
-                    for row in having
-                    if row.account_id == account and row.document_id is not None
-                ]
-                for account in {row.account_id for row in having}
-            },
-        )
+        having: defaultdict[AccountId, list[DocumentId]] = defaultdict(list)
+        for row in rows:
+            if row.has_attachment and row.document_id is not None:
+                having[row.account_id].append(row.document_id)
+        have = await attachments_of(server, having)
         shown = [
             bodies.draft_item(
                 row,
@@ -98,7 +82,7 @@ class _Drafts(Controller):
 
     @get(
         "/{draft_id:str}/attachments/{attachment_id:str}",
-        operation_id=called("get_attachment"),
+        operation_id=called("drafts", "get_attachment"),
         guards=[needs("draft_read")],
         responses=ERRORS,
     )
@@ -127,7 +111,7 @@ class _Drafts(Controller):
 
     @get(
         "/{draft_id:str}",
-        operation_id=called("get"),
+        operation_id=called("drafts", "get"),
         guards=[needs("draft_read")],
         responses=ERRORS,
     )
@@ -148,7 +132,7 @@ class InboxDrafts(_Drafts):
         "desk": Provide(provide_desk),
     }
 
-    @post(operation_id=called("create"), guards=[needs("draft_create")], responses=ERRORS)
+    @post(operation_id=called("drafts", "create"), guards=[needs("draft_create")], responses=ERRORS)
     async def create(
         self,
         inbox_id: FromPath[str],
@@ -161,7 +145,7 @@ class InboxDrafts(_Drafts):
 
     @patch(
         "/{draft_id:str}",
-        operation_id=called("update"),
+        operation_id=called("drafts", "update"),
         guards=[needs("draft_update")],
         responses=ERRORS,
     )
@@ -177,7 +161,7 @@ class InboxDrafts(_Drafts):
 
     @delete(
         "/{draft_id:str}",
-        operation_id=called("delete"),
+        operation_id=called("drafts", "delete"),
         guards=[needs("draft_delete")],
         responses=ERRORS,
     )
@@ -189,7 +173,7 @@ class InboxDrafts(_Drafts):
 
     @post(
         "/{draft_id:str}/send",
-        operation_id=called("send"),
+        operation_id=called("drafts", "send"),
         status_code=200,
         guards=[needs("draft_send")],
         responses=ERRORS,

@@ -20,15 +20,8 @@ from agentmail_cp.web.errors import ERRORS
 from agentmail_cp.web.inject import Asked, Caller, Db, Server
 from agentmail_cp.web.listing import Query, listing
 from agentmail_cp.web.paths import restore
-from agentmail_cp.web.threads import (
-    Within,
-    attachments_by_thread,
-    called,
-    everywhere,
-    one_inbox,
-    one_pod,
-    within,
-)
+from agentmail_cp.web.scopes import Within, called, everywhere, one_inbox, one_pod
+from agentmail_cp.web.threads import attachments_by_thread, within
 
 NARROWED = ("q", "limit", "page_token", "before", "after")
 
@@ -74,7 +67,7 @@ class _ThreadSearch(Controller):
     tags = ("Threads",)
 
     @get(
-        operation_id=called("search"),
+        operation_id=called("threads", "search"),
         guards=[needs("message_read")],
         responses=ERRORS,
         operation_class=listing(*NARROWED),

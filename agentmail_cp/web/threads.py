@@ -7,19 +7,18 @@ can be read but not changed.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from uuid import UUID
 
-import msgspec
 from litestar import Controller, delete, get, patch
-from litestar.di import NamedDependency, Provide
+from litestar.di import Provide
 from litestar.openapi.spec import Operation
-from litestar.params import FromPath, JSONBody, SkipValidation
+from litestar.params import FromPath, JSONBody
 from litestar.types import Dependencies
 
-from agentmail_cp import access, edits, inboxes, messages, pages, threads
+from agentmail_cp import edits, inboxes, messages, pages, threads
 from agentmail_cp.access import Principal
 from agentmail_cp.db import Database
 from agentmail_cp.errors import NotFound, Unprocessable
@@ -37,51 +36,11 @@ from agentmail_cp.web.inject import Asked, Caller, Config, Db, Links, Server
 from agentmail_cp.web.listing import INCLUDES, LIST_FILTERS, Query, listing, masks, visible_to
 from agentmail_cp.web.messages import label_change
 from agentmail_cp.web.paths import restore
+from agentmail_cp.web.scopes import Scope, Within, called, everywhere, one_inbox, one_pod
 
 FILTERS = (*LIST_FILTERS, "senders", "recipients", "subject")
 MOST_MESSAGES = 100
 """Messages on a page of a thread; also one more than a thread may have to be labelled."""
-
-
-class Scope(msgspec.Struct, frozen=True):
-    """Where threads are looked for: in one inbox, in one pod, or, without either, everywhere."""
-
-    inbox: Inbox | None = None
-    pod_id: UUID | None = None
-
-    @property
-    def inbox_id(self) -> UUID | None:
-        return self.inbox.inbox_id if self.inbox else None
-
-
-Within = NamedDependency[SkipValidation[Scope]]
-
-
-async def one_inbox(inbox_id: FromPath[str], caller: Caller, db: Db) -> Scope:
-    """The scope of `/inboxes/{inbox_id}/threads`."""
-    async with db.reading() as tx:
-        return Scope(inbox=await inboxes.get(tx, caller.organization_id, restore(inbox_id)))
-
-
-async def one_pod(pod_id: FromPath[str], caller: Caller, db: Db) -> Scope:
-    """The scope of `/pods/{pod_id}/threads`."""
-    async with db.reading() as tx:
-        return Scope(pod_id=await access.find_pod(tx, caller.organization_id, restore(pod_id)))
-
-
-def everywhere() -> Scope:
-    """The scope of `/threads`."""
-    return Scope()
-
-
-def called(name: str) -> Callable[..., str]:
-    """The operation id of a handler below each of the paths: that of the SDK's call."""
-
-    def operation_id(_handler: object, _method: object, path: Sequence[object]) -> str:
-        first = next(each for each in path if each in {"inboxes", "pods", "threads"})
-        return f"threads.{name}" if first == "threads" else f"{first}.threads.{name}"
-
-    return operation_id
 
 
 def _taking(*names: str) -> type[Operation]:
@@ -108,7 +67,7 @@ class _Threads(Controller):
     tags = ("Threads",)
 
     @get(
-        operation_id=called("list"),
+        operation_id=called("threads", "list"),
         guards=[needs("message_read")],
         responses=ERRORS,
         operation_class=_taking(*FILTERS),
@@ -142,7 +101,7 @@ class _Threads(Controller):
 
     @get(
         "/{thread_id:str}/attachments/{attachment_id:str}",
-        operation_id=called("get_attachment"),
+        operation_id=called("threads", "get_attachment"),
         guards=[needs("message_read")],
         responses=ERRORS,
         operation_class=_taking(),
@@ -171,7 +130,7 @@ class _Threads(Controller):
 
     @get(
         "/{thread_id:str}",
-        operation_id=called("get"),
+        operation_id=called("threads", "get"),
         guards=[needs("message_read")],
         responses=ERRORS,
         operation_class=_taking("limit", "page_token", *INCLUDES),
@@ -214,7 +173,7 @@ class _Threads(Controller):
 
     @patch(
         "/{thread_id:str}",
-        operation_id=called("update"),
+        operation_id=called("threads", "update"),
         guards=[needs("message_update")],
         responses=ERRORS,
     )
@@ -256,7 +215,7 @@ class _Threads(Controller):
 
     @delete(
         "/{thread_id:str}",
-        operation_id=called("delete"),
+        operation_id=called("threads", "delete"),
         guards=[needs("message_delete")],
         responses=ERRORS,
     )
