@@ -34,7 +34,7 @@ TEXTS: Final = ("subject", "body")
 NEWEST_FIRST: Final = ({"property": "receivedAt", "isAscending": False},)
 
 BODY: Final = 256 * 1024
-"""Bytes of each body part that an excerpt is looked for in."""
+"""Bytes of each body part that an excerpt is looked for in, and characters of all of a mail's."""
 BODIES: Final = 25
 """Mails whose bodies come in one answer."""
 
@@ -137,4 +137,4 @@ def _text(mail: Shown) -> str:
         value = mail.body_values.get(part.part_id or "")
         if value is not None:
             pieces.append(html_words(value.value) if part.type == "text/html" else value.value)
-    return "\n".join(pieces)
+    return "\n".join(pieces)[:BODY]
