@@ -96,7 +96,7 @@ async def settle_one(db: Database, server: MailServer, claimed: Claimed) -> None
 
 
 async def _filed(server: MailServer, row: Send, document_id: DocumentId) -> tuple[Mail, ...]:
-    """The copy of a mail that was handed in; moved to Sent where the mail server did not get to it. None
+    """The copy of a mail that was handed in, moved to Sent where the mail server did not get to it; nothing
     when somebody erased it meanwhile.
     """
     mails = await server.fetch(row.account_id, [document_id])
