@@ -56,6 +56,20 @@ def test_every_variable_is_a_setting() -> None:
     assert f"{PREFIX}DATABASE_URL_FILE" in found
 
 
+@pytest.mark.parametrize("name", ["MAX_MESSAGE_SIZE", "LARGE_REQUESTS", "OUTBOUND_ALLOW"])
+def test_limits_of_mail_can_be_set(name: str) -> None:
+    """The operations guide names them; a container is given only what stands here."""
+    for service in ("api", "worker"):
+        assert SERVICES[service]["environment"][PREFIX + name] == f"${{{PREFIX}{name}:-}}"
+
+
+def test_stalwart_takes_mail_as_large_as_the_api_does() -> None:
+    """What is accepted at one door would be refused at the next."""
+    name = f"{PREFIX}MAX_MESSAGE_SIZE"
+    given = {SERVICES[each]["environment"][name] for each in ("api", "worker", "stalwart-apply")}
+    assert len(given) == 1
+
+
 def test_secrets_come_from_files_only() -> None:
     for service in SERVICES.values():
         for variable in service["environment"]:
