@@ -13,7 +13,19 @@ from agentmail_cp import decoding
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterator
+    from email.header import Header
     from email.message import Message
+
+MOST_HEADER = 4_096
+"""Characters of a header that are read: Python's parser takes minutes for a million parameters."""
+
+
+class _Reading(policy.Compat32):
+    def header_fetch_parse(self, name: str, value: str) -> str | Header:
+        return super().header_fetch_parse(name, value[:MOST_HEADER])
+
+
+_READING = _Reading()
 
 
 def texts(raw: bytes, part_ids: Collection[str]) -> dict[str, str]:
@@ -22,7 +34,7 @@ def texts(raw: bytes, part_ids: Collection[str]) -> dict[str, str]:
     than Python's parser goes.
     """
     try:
-        parts = list(_parts(message_from_bytes(raw, policy=policy.compat32)))
+        parts = list(_parts(message_from_bytes(raw, policy=_READING)))
     except RecursionError:
         return {}
     return {str(n): _text(part) for n, part in enumerate(parts) if str(n) in part_ids}
