@@ -45,7 +45,7 @@ def step(row: Draft, found: Found | None, gone: Collection[DocumentId]) -> Step:
     """What to do with a row. Pure."""
     if found is not None and not _under_way(row, found):
         newest = found.mail.document_id
-        if newest > max(row.document_id or 0, row.taken or 0):
+        if newest > max(_in_force(row, gone), row.taken or 0):
             return Step.ADOPT
         if newest == row.document_id and row.state not in {"deleting", "sent"}:
             return Step.RELABEL
@@ -54,6 +54,14 @@ def step(row: Draft, found: Found | None, gone: Collection[DocumentId]) -> Step:
     if row.state in {"updating", "sending"}:
         return Step.LOSE
     return Step.REMOVE if row.state == "draft" else Step.KEEP
+
+
+def _in_force(row: Draft, gone: Collection[DocumentId]) -> DocumentId:
+    """What a copy must be newer than. When the version in force is gone, an older one that is left takes
+    its place, except of a draft that callers were told is gone.
+    """
+    lost = row.document_id in gone and row.state not in {"deleting", "sent"}
+    return DocumentId(0) if lost or row.document_id is None else row.document_id
 
 
 def _under_way(row: Draft, found: Found) -> bool:

@@ -155,6 +155,22 @@ def test_a_version_that_is_gone(state: State, expected: Step) -> None:
     assert step(a_row(state=state), None, {DocumentId(4)}) is Step.KEEP
 
 
+@pytest.mark.parametrize(
+    ("state", "expected"),
+    [
+        ("draft", Step.ADOPT),
+        ("updating", Step.ADOPT),
+        ("sending", Step.ADOPT),
+        ("deleting", Step.KEEP),
+        ("sent", Step.KEEP),
+    ],
+)
+def test_an_older_copy_that_is_left(state: State, expected: Step) -> None:
+    """Whoever deletes the newer of two copies would see the draft vanish, or one that was sent come back."""
+    row = a_row(state=state, document_id=5, taken=2)
+    assert step(row, Found(a_mail(3), None), {DocumentId(5)}) is expected
+
+
 @given(
     st.sampled_from(STATES),
     st.none() | st.integers(1, 9),
