@@ -150,12 +150,14 @@ class Desk(msgspec.Struct, frozen=True):
         inbox = await self.inbox(inbox_id)
         which = _uuid(draft_id)
         await drafts.free(self.db, self.server, inbox.place, which)
+        # Before the upload, which lets go of the bytes.
+        mark = fingerprint(str(inbox.inbox_id), "drafts.update", [which, data])
         added = await self._added(inbox, data)
         revision = Revision(
             patch=msgspec.structs.replace(patch, add_attachments=added),
             labels=change,
             send_at=send_at,
-            fingerprint=fingerprint(str(inbox.inbox_id), "drafts.update", [which, data]),
+            fingerprint=mark,
         )
         changed = await drafts.update(
             self.db, self.server, self._where(inbox), which, revision, patience=self.patience

@@ -102,6 +102,8 @@ async def _upload(
         return await _fetched(uploads, inbox, part, room, deadline)
     content_type = part.content_type or downloads.OCTETS
     blob_id = await uploads.server.upload(inbox.account, content, content_type)
+    # What holds the request may live until the next garbage collection; its megabytes need not.
+    part.given.content = None
     return _attachment(part, blob_id, content_type, part.filename, len(content))
 
 

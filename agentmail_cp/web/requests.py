@@ -67,9 +67,11 @@ class JsonRequest(Request[Any, Any, Any]):
             body = await self.body()
             self._body = b""
             try:
-                # Large ones in a thread, where other requests are answered between slices of base64.
-                large = len(body) > LARGE
-                self._json = await asyncio.to_thread(decode, body) if large else decode(body)
+                if len(body) > LARGE:
+                    # In a thread, where other requests are answered between slices of base64; and not
+                    # kept, as this object lives until the next garbage collection.
+                    return await asyncio.to_thread(decode, body)
+                self._json = decode(body)
             except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
                 raise Invalid(
                     "body",
