@@ -85,13 +85,47 @@ class NewApiKey(msgspec.Struct, frozen=True):
     secret: str
 
 
+class Reach(msgspec.Struct, frozen=True):
+    """How far somebody reaches: a whole organisation, one pod of it, or one inbox of that pod. What lies
+    beyond is not there for them.
+    """
+
+    organization_id: UUID
+    pod_id: UUID | None = None
+    inbox_id: UUID | None = None
+
+    @property
+    def whole(self) -> bool:
+        """Whether this is the whole organisation."""
+        return self.pod_id is None and self.inbox_id is None
+
+    def require_organization(self) -> None:
+        """Raise `Forbidden` unless this is the whole organisation."""
+        if not self.whole:
+            raise Forbidden(
+                "This API key is for one pod or inbox only.", fix="Use a key of the organization."
+            )
+
+    def require_pod(self) -> None:
+        """Raise `Forbidden` when this is a single inbox."""
+        if self.inbox_id is not None:
+            raise Forbidden(
+                "This API key is for one inbox only.",
+                fix="Use a key of the pod or of the organization.",
+            )
+
+
 class Principal(msgspec.Struct, frozen=True, kw_only=True):
     """Who a request comes from, and what they may do."""
 
-    organization_id: UUID
+    reach: Reach
     api_key_id: UUID
     permissions: frozenset[str] | None
     expires_at: datetime | None
+
+    @property
+    def organization_id(self) -> UUID:
+        return self.reach.organization_id
 
     def may(self, permission: str) -> bool:
         return self.permissions is None or permission in self.permissions
@@ -172,16 +206,23 @@ async def default_pod(tx: Tx, organization_id: UUID) -> UUID:
     return row["pod_id"]
 
 
-async def find_pod(tx: Tx, organization_id: UUID, pod: str) -> UUID:
-    """The id of the pod that goes by this id or client_id; `NotFound` otherwise."""
+async def find_pod(tx: Tx, reach: Reach, pod: str) -> UUID:
+    """The id of the pod within reach that goes by this id or client_id; `NotFound` otherwise, and
+    `Forbidden` for whoever reaches a single inbox.
+    """
+    reach.require_pod()
     row = await (
         await tx.execute(
             "select pod_id from pod where organization_id = %(organization_id)s"
             " and (pod_id = %(pod_id)s or client_id = %(client_id)s)",
-            {"organization_id": organization_id, "pod_id": _as_uuid(pod), "client_id": pod},
+            {
+                "organization_id": reach.organization_id,
+                "pod_id": _as_uuid(pod),
+                "client_id": pod,
+            },
         )
     ).fetchone()
-    if row is None:
+    if row is None or reach.pod_id not in (None, row["pod_id"]):
         raise NotFound("There is no such pod.")
     return row["pod_id"]
 
@@ -425,7 +466,7 @@ def principal(key: ApiKey) -> Principal:
     """What a key amounts to."""
     granted = key.permissions
     return Principal(
-        organization_id=key.organization_id,
+        reach=Reach(key.organization_id, key.pod_id, key.inbox_id),
         api_key_id=key.api_key_id,
         permissions=None if granted is None else frozenset(n for n, on in granted.items() if on),
         expires_at=key.expires_at,

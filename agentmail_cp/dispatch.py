@@ -33,6 +33,7 @@ import msgspec
 import structlog
 
 from agentmail_cp import drafts, filing, inboxes, messages, parents, sending
+from agentmail_cp.access import Reach
 from agentmail_cp.compose import Parent, compose_again, compose_forward, fingerprint
 from agentmail_cp.db import Database
 from agentmail_cp.drafts import Draft
@@ -204,7 +205,9 @@ async def _fire(db: Database, server: MailServer, draft: Draft, patience: float)
 
 async def _fire_one(db: Database, server: MailServer, draft: Draft, patience: float) -> None:
     async with db.reading() as tx:
-        inbox = await inboxes.get(tx, draft.organization_id, inboxes.public_id(draft.inbox_id))
+        inbox = await inboxes.get(
+            tx, Reach(draft.organization_id), inboxes.public_id(draft.inbox_id)
+        )
     version = [draft.draft_id.hex, draft.document_id]
     mark = fingerprint(str(inbox.inbox_id), "drafts.scheduled", version)
     await send(

@@ -7,6 +7,7 @@ status and body; nothing here knows about either.
 
 from __future__ import annotations
 
+from datetime import datetime
 from typing import ClassVar
 
 
@@ -82,6 +83,13 @@ class NotFound(AgentMailError):
     code = "not_found"
 
 
+class LimitExceeded(Forbidden):
+    """A limit stands in the way that does not heal with time."""
+
+    name = "LimitExceededError"
+    code = "limit_exceeded"
+
+
 class Gone(AgentMailError):
     """It was there, and its time is over."""
 
@@ -100,6 +108,23 @@ class Conflict(AgentMailError):
     ) -> None:
         super().__init__(message, fix=fix)
         self.retry_after = retry_after
+
+
+class CannotDelete(Conflict):
+    """Something else has to go first."""
+
+    code = "cannot_delete"
+
+
+class RateLimited(AgentMailError):
+    """A limit stands in the way until `retry_at`."""
+
+    name = "RateLimitError"
+    code = "rate_limit_exceeded"
+
+    def __init__(self, message: str, *, retry_at: datetime, fix: str | None = None) -> None:
+        super().__init__(message, fix=fix)
+        self.retry_at = retry_at
 
 
 class Unprocessable(AgentMailError):

@@ -9,6 +9,7 @@ from __future__ import annotations
 from uuid import UUID
 
 from agentmail_cp import drafts, messages
+from agentmail_cp.access import Reach
 from agentmail_cp.db import Database, Tx, fetch_all, fetch_one
 from agentmail_cp.errors import Conflict, NotFound, Unavailable
 from agentmail_cp.inboxes.inbox import COLUMNS, LEASE, Inbox, get, get_for_reading, inbox_uuid
@@ -23,14 +24,14 @@ ERASING = 600.0
 """Seconds the rows of one inbox's mail may take to go."""
 
 
-async def delete(db: Database, server: MailServer, *, organization_id: UUID, inbox: str) -> None:
-    """Delete an inbox: gone for callers at once, its mail retained, its address refused by SMTP.
+async def delete(db: Database, server: MailServer, *, reach: Reach, inbox: str) -> None:
+    """Delete an inbox within reach: gone for callers at once, its mail retained, its address refused by SMTP.
 
     When the mail server is away the inbox stays as it was and `Unavailable` is raised; when only its
     answer is missing, the deletion stands and `settle` finishes it.
     """
     async with db.transaction() as tx:
-        found = await _set_deleting(tx, await get(tx, organization_id, inbox))
+        found = await _set_deleting(tx, await get(tx, reach, inbox))
     try:
         await _retire(server, found)
     except MailServerUnavailable as error:

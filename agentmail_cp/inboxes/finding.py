@@ -15,9 +15,10 @@ from uuid import UUID
 import msgspec
 
 from agentmail_cp import highlights, pages
+from agentmail_cp.access import Reach
 from agentmail_cp.db import Tx, fetch_all
 from agentmail_cp.highlights import fold
-from agentmail_cp.inboxes.inbox import COLUMNS, Inbox
+from agentmail_cp.inboxes.inbox import COLUMNS, Inbox, in_reach
 from agentmail_cp.threads import pattern
 
 SHORTEST_QUERY = 2
@@ -61,22 +62,21 @@ def begins(text: str, word: str) -> bool:
 
 async def search(
     tx: Tx,
+    reach: Reach,
     *,
-    organization_id: UUID,
-    pod_id: UUID | None,
     q: str | None,
     limit: int,
     page_token: str | None,
 ) -> tuple[list[Inbox], str | None]:
-    """A page of the active inboxes that fit, and the token of the next page.
+    """A page of the active inboxes within reach that fit, and the token of the next page.
 
     Raises `Invalid` as `highlights.parse` does, for fewer than 2 or more than 256 characters too.
     """
     words = highlights.parse(q, shortest=SHORTEST_QUERY, longest=LONGEST_QUERY).folded
     address = (q or "").strip().lower()
-    scope = f"search/inboxes/{pod_id or organization_id}/{address}"
+    scope = f"search/inboxes/{reach.inbox_id or reach.pod_id or reach.organization_id}/{address}"
     start = pages.decode(scope, page_token, Key) if page_token else None
-    names = await _names(tx, organization_id, pod_id, words, address, start)
+    names = await _names(tx, reach, words, address, start)
     exact = [each for each in names if each.address == address]
     read = [each for each in names if each.address != address]
     room = limit - len(exact)
@@ -86,14 +86,13 @@ async def search(
         last = fitting[room - 1].key if room else _BEGINNING
     elif len(read) > MOST_READ:
         last = read[MOST_READ - 1].key
-    shown = await _whole(tx, organization_id, [*exact, *fitting[:room]])
+    shown = await _whole(tx, reach.organization_id, [*exact, *fitting[:room]])
     return shown, pages.encode(scope, last) if last else None
 
 
 async def _names(
     tx: Tx,
-    organization_id: UUID,
-    pod_id: UUID | None,
+    reach: Reach,
     words: Sequence[str],
     address: str,
     start: Key | None,
@@ -101,29 +100,27 @@ async def _names(
     """The inboxes after `start` that may fit, one more than are read; on the first page, which has no
     `start`, also the one with exactly this address.
     """
-    created_at, inbox_id = start or _BEGINNING
+    created_at, last_id = start or _BEGINNING
     scope: LiteralString = (
         " from inbox where organization_id = %(organization_id)s and state = 'active'"
     )
-    if pod_id is not None:
-        scope += " and pod_id = %(pod_id)s"
+    scope += in_reach(reach)
     columns: LiteralString = "select inbox_id, created_at, address, display_name"
     return await fetch_all(
         tx,
         _Name,
         f"({columns}{scope} and address = %(address)s and %(first)s) union all"
         f" ({columns}{scope} and address <> %(address)s"
-        " and (created_at, inbox_id) < (%(created_at)s, %(inbox_id)s::uuid)"
+        " and (created_at, inbox_id) < (%(created_at)s, %(last_id)s::uuid)"
         " and (concat(address, ' ', display_name) ilike all(%(patterns)s)"
         " or octet_length(display_name) > char_length(display_name))"
         " order by created_at desc, inbox_id desc limit %(most)s)",
         {
-            "organization_id": organization_id,
-            "pod_id": pod_id,
+            **msgspec.structs.asdict(reach),
             "address": address,
             "first": start is None,
             "created_at": created_at,
-            "inbox_id": inbox_id,
+            "last_id": last_id,
             "patterns": [pattern(word) for word in words if word.isascii()],
             "most": MOST_READ + 1,
         },

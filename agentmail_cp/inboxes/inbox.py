@@ -21,6 +21,7 @@ from msgspec import UNSET, UnsetType
 from psycopg.types.json import Jsonb
 
 from agentmail_cp import pages, usernames
+from agentmail_cp.access import Reach
 from agentmail_cp.db import Tx, fetch_all, fetch_one, fetch_only
 from agentmail_cp.errors import Invalid, NotFound
 from agentmail_cp.mailserver import AccountId
@@ -66,6 +67,14 @@ class Inbox(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def place(self) -> Place:
         return Place(self.inbox_id, self.organization_id, self.pod_id, self.domain)
+
+    def within(self, reach: Reach) -> bool:
+        """Whether this inbox is within reach."""
+        return (
+            self.organization_id == reach.organization_id
+            and reach.pod_id in (None, self.pod_id)
+            and reach.inbox_id in (None, self.inbox_id)
+        )
 
     @property
     def account(self) -> AccountId:
@@ -204,17 +213,17 @@ def password_hash(password: str) -> str:
     return "{SSHA512}" + base64.b64encode(digest + salt).decode()
 
 
-async def get(tx: Tx, organization_id: UUID, inbox: str, *, lock: bool = False) -> Inbox:
-    """The active inbox that goes by this address or `inb_…` id; `NotFound` otherwise."""
+async def get(tx: Tx, reach: Reach, inbox: str, *, lock: bool = False) -> Inbox:
+    """The active inbox within reach that goes by this address or `inb_…` id; `NotFound` otherwise."""
     query: LiteralString = (
         f"select {COLUMNS} from inbox where organization_id = %(organization_id)s"
         " and inbox_id = %(inbox_id)s and state = 'active'"
     )
     if lock:
         query += " for update"
-    parameters = {"organization_id": organization_id, "inbox_id": parse_id(inbox)}
+    parameters = {"organization_id": reach.organization_id, "inbox_id": parse_id(inbox)}
     found = await fetch_one(tx, Inbox, query, parameters)
-    if found is None:
+    if found is None or not found.within(reach):
         raise NotFound(
             "There is no such inbox.", fix="List your inboxes to see which addresses exist."
         )
@@ -257,22 +266,23 @@ async def get_each(tx: Tx, organization_id: UUID, inbox_ids: Iterable[UUID]) -> 
 
 
 async def list_page(
-    tx: Tx, *, organization_id: UUID, limit: int, page_token: str | None, ascending: bool = False
+    tx: Tx, reach: Reach, *, limit: int, page_token: str | None, ascending: bool = False
 ) -> tuple[list[Inbox], str | None]:
-    """One page of active inboxes by time of creation, and the token of the next page."""
-    scope = f"inboxes/{organization_id}/{ascending}"
-    query = (
+    """One page of the active inboxes within reach by time of creation, and the token of the next."""
+    scope = f"inboxes/{reach.inbox_id or reach.pod_id or reach.organization_id}/{ascending}"
+    query: LiteralString = (
         f"select {COLUMNS} from inbox where organization_id = %(organization_id)s"
         " and state = 'active'"
     )
-    parameters: dict[str, Any] = {"organization_id": organization_id, "limit": limit + 1}
+    query += in_reach(reach)
+    parameters: dict[str, Any] = msgspec.structs.asdict(reach) | {"limit": limit + 1}
     if page_token:
-        created_at, inbox_id = pages.decode(scope, page_token, tuple[datetime, UUID])
-        parameters |= {"created_at": created_at, "inbox_id": inbox_id}
+        created_at, last_id = pages.decode(scope, page_token, tuple[datetime, UUID])
+        parameters |= {"created_at": created_at, "last_id": last_id}
         query += (
-            " and (created_at, inbox_id) > (%(created_at)s, %(inbox_id)s::uuid)"
+            " and (created_at, inbox_id) > (%(created_at)s, %(last_id)s::uuid)"
             if ascending
-            else " and (created_at, inbox_id) < (%(created_at)s, %(inbox_id)s::uuid)"
+            else " and (created_at, inbox_id) < (%(created_at)s, %(last_id)s::uuid)"
         )
     query += (
         " order by created_at, inbox_id limit %(limit)s"
@@ -283,7 +293,14 @@ async def list_page(
     return pages.cut(scope, rows, limit, lambda last: (last.created_at, last.inbox_id))
 
 
-async def update(tx: Tx, organization_id: UUID, inbox: str, patch: InboxPatch) -> Inbox:
+def in_reach(reach: Reach) -> LiteralString:
+    """The condition that keeps a query on `inbox` within reach, beside that on its organisation."""
+    if reach.inbox_id is not None:
+        return " and inbox_id = %(inbox_id)s"
+    return "" if reach.pod_id is None else " and pod_id = %(pod_id)s"
+
+
+async def update(tx: Tx, reach: Reach, inbox: str, patch: InboxPatch) -> Inbox:
     """Change display_name or metadata."""
     if patch.display_name is UNSET and patch.metadata is UNSET:
         raise Invalid(
@@ -298,7 +315,7 @@ async def update(tx: Tx, organization_id: UUID, inbox: str, patch: InboxPatch) -
             "metadata is empty.",
             fix="Give the keys to change, or null to clear all.",
         )
-    current = await get(tx, organization_id, inbox, lock=True)
+    current = await get(tx, reach, inbox, lock=True)
     metadata = current.metadata
     if patch.metadata is not UNSET:
         check_metadata(patch.metadata or {})
@@ -315,6 +332,6 @@ async def update(tx: Tx, organization_id: UUID, inbox: str, patch: InboxPatch) -
             "display_name": name,
             "metadata": Jsonb(metadata),
             "inbox_id": current.inbox_id,
-            "organization_id": organization_id,
+            "organization_id": current.organization_id,
         },
     )

@@ -121,7 +121,7 @@ async def _message(
 ) -> tuple[Inbox, messages.Message]:
     """The message a path names, hidden or not, as far as the key may read it."""
     async with db.reading() as tx:
-        inbox = await inboxes.get(tx, caller.organization_id, restore(inbox_id))
+        inbox = await inboxes.get(tx, caller.reach, restore(inbox_id))
         row = await messages.get(
             tx,
             organization_id=caller.organization_id,

@@ -69,7 +69,7 @@ class Desk(msgspec.Struct, frozen=True):
 
     async def inbox(self, inbox_id: str) -> Inbox:
         async with self.db.reading() as tx:
-            return await inboxes.get(tx, self.caller.organization_id, restore(inbox_id))
+            return await inboxes.get(tx, self.caller.reach, restore(inbox_id))
 
     def _where(self, inbox: Inbox) -> Where:
         sender = Address(inbox.address, inbox.display_name)
@@ -241,9 +241,7 @@ class Desk(msgspec.Struct, frozen=True):
                 inbox_id=inbox_id,
                 pod_id=pod_id,
             )
-            inbox = await inboxes.get(
-                tx, self.caller.organization_id, inboxes.public_id(row.inbox_id)
-            )
+            inbox = await inboxes.get(tx, self.caller.reach, inboxes.public_id(row.inbox_id))
         return inbox, row
 
     async def _answer(self, inbox: Inbox, row: Draft) -> bodies.Draft:

@@ -206,6 +206,6 @@ class Drafts(_Drafts):
 
     path = "/drafts"
     dependencies: Dependencies | None = {  # noqa: RUF012
-        "within": Provide(everywhere, sync_to_thread=False),
+        "within": Provide(everywhere),
         "desk": Provide(provide_desk),
     }

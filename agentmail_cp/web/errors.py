@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 import re
+from datetime import UTC, datetime
 from typing import Any, cast
 
 import msgspec
@@ -24,12 +25,15 @@ from litestar.openapi.datastructures import ResponseSpec
 
 from agentmail_cp.errors import (
     AgentMailError,
+    CannotDelete,
     Conflict,
     Forbidden,
     Gone,
     Invalid,
+    LimitExceeded,
     MessageRejected,
     NotFound,
+    RateLimited,
     Taken,
     TooLarge,
     TooSlow,
@@ -45,14 +49,17 @@ STATUS: dict[type[AgentMailError], int] = {
     Invalid: 400,
     Unauthorized: 401,
     Forbidden: 403,
+    LimitExceeded: 403,
     Taken: 403,
     MessageRejected: 403,
     NotFound: 404,
     TooSlow: 408,
     Conflict: 409,
+    CannotDelete: 409,
     Gone: 410,
     TooLarge: 413,
     Unprocessable: 422,
+    RateLimited: 429,
     Unavailable: 503,
 }
 
@@ -90,6 +97,7 @@ class ErrorBody(msgspec.Struct, omit_defaults=True, kw_only=True):
     fix: str | None = None
     errors: list[FieldError] | None = None
     request_id: str | None = None
+    retry_at: datetime | None = None
 
 
 ERRORS: dict[int, ResponseSpec] = {
@@ -103,6 +111,7 @@ ERRORS: dict[int, ResponseSpec] = {
         409: "The request contradicts another one.",
         413: "The request is too large.",
         422: "The request is well formed but makes no sense.",
+        429: "A limit is reached; `Retry-After` and `retry_at` say when to try again.",
         503: "The database or the mail server is away; `Retry-After` says when to try again.",
     }.items()
 }
@@ -113,7 +122,9 @@ def answer(
 ) -> Response[ErrorBody]:
     """The answer for one of our own errors."""
     headers = dict(headers or {})
-    retry_after = getattr(error, "retry_after", None)
+    retry_after: float | None = getattr(error, "retry_after", None)
+    if isinstance(error, RateLimited):
+        retry_after = (error.retry_at - datetime.now(UTC)).total_seconds()
     if retry_after is not None:
         headers["Retry-After"] = str(max(1, math.ceil(retry_after)))
     if isinstance(error, Unauthorized):
@@ -144,6 +155,7 @@ def body(error: AgentMailError, request_id: str | None = None) -> ErrorBody:
         errors=errors,
         error=ErrorSummary(error.reason, error.message, details),
         request_id=request_id,
+        retry_at=error.retry_at if isinstance(error, RateLimited) else None,
     )
 
 

@@ -28,7 +28,7 @@ async def list_events(
     """List the changes of labels in an inbox, newest first, whoever made them."""
     limit = pages.limit(asked.text("limit"))
     async with db.reading() as tx:
-        inbox = await inboxes.get(tx, caller.organization_id, restore(inbox_id))
+        inbox = await inboxes.get(tx, caller.reach, restore(inbox_id))
         rows, token = await events.list_labels(
             tx,
             organization_id=caller.organization_id,

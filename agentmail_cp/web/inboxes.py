@@ -36,6 +36,7 @@ class Inboxes(Controller):
         data: JSONBody[bodies.CreateInbox | None] = None,
     ) -> Response[bodies.Inbox]:
         """Make an inbox, or with a known client_id get the one that has it (200 instead of 201)."""
+        caller.reach.require_pod()
         wanted = data or bodies.CreateInbox()
         created = await inboxes.create(
             db,
@@ -72,7 +73,7 @@ class Inboxes(Controller):
         async with db.reading() as tx:
             found, token = await inboxes.list_page(
                 tx,
-                organization_id=caller.organization_id,
+                caller.reach,
                 limit=limit,
                 page_token=asked.text("page_token"),
                 ascending=asked.flag("ascending"),
@@ -94,7 +95,7 @@ class Inboxes(Controller):
     ) -> bodies.Inbox:
         """Get one inbox."""
         async with db.reading() as tx:
-            return bodies.inbox(await inboxes.get(tx, caller.organization_id, restore(inbox_id)))
+            return bodies.inbox(await inboxes.get(tx, caller.reach, restore(inbox_id)))
 
     @patch(
         "/{inbox_id:str}",
@@ -112,9 +113,7 @@ class Inboxes(Controller):
         """Change display_name or metadata. Metadata is merged; null removes."""
         wanted = InboxPatch(display_name=data.display_name, metadata=data.metadata)
         async with db.transaction() as tx:
-            return bodies.inbox(
-                await inboxes.update(tx, caller.organization_id, restore(inbox_id), wanted)
-            )
+            return bodies.inbox(await inboxes.update(tx, caller.reach, restore(inbox_id), wanted))
 
     @delete(
         "/{inbox_id:str}",
@@ -130,9 +129,8 @@ class Inboxes(Controller):
         server: Server,
     ) -> None:
         """Delete an inbox. Its mail is retained, its address never given to anybody else."""
-        await inboxes.delete(
-            db, server, organization_id=caller.organization_id, inbox=restore(inbox_id)
-        )
+        caller.reach.require_pod()
+        await inboxes.delete(db, server, reach=caller.reach, inbox=restore(inbox_id))
 
 
 def domain(settings: Settings, name: str | None) -> MailDomain:

@@ -49,7 +49,7 @@ class Messages(Controller):
         """List messages without their bodies, newest first."""
         limit = pages.limit(asked.text("limit"))
         async with db.reading() as tx:
-            inbox = await inboxes.get(tx, caller.organization_id, restore(inbox_id))
+            inbox = await inboxes.get(tx, caller.reach, restore(inbox_id))
             rows, token = await messages.list_page(
                 tx,
                 organization_id=caller.organization_id,
@@ -80,7 +80,7 @@ class Messages(Controller):
     ) -> bodies.Message:
         """Get a whole message."""
         async with db.reading() as tx:
-            inbox = await inboxes.get(tx, caller.organization_id, restore(inbox_id))
+            inbox = await inboxes.get(tx, caller.reach, restore(inbox_id))
             row = await _find(tx, caller, inbox, message_id)
         whole = await read(db, server, inbox, [row])
         if not whole:
@@ -105,7 +105,7 @@ class Messages(Controller):
         """Add and remove labels; a label in both lists is removed."""
         change = label_change(data)
         async with db.reading() as tx:
-            inbox = await inboxes.get(tx, caller.organization_id, restore(inbox_id))
+            inbox = await inboxes.get(tx, caller.reach, restore(inbox_id))
             row = await _find(tx, caller, inbox, message_id)
         shown = await edits.update_labels(
             db, server, account_id=inbox.account, place=inbox.place, rows=[row], change=change
@@ -128,7 +128,7 @@ class Messages(Controller):
     ) -> None:
         """Delete a message for good. To throw it away, add the label trash."""
         async with db.reading() as tx:
-            inbox = await inboxes.get(tx, caller.organization_id, restore(inbox_id))
+            inbox = await inboxes.get(tx, caller.reach, restore(inbox_id))
             row = await _find(tx, caller, inbox, message_id)
         await edits.destroy(
             db,
@@ -155,7 +155,7 @@ class Messages(Controller):
     ) -> bodies.BatchGetMessagesResponse:
         """Get many messages without their bodies, in the order asked; what is not there is left out."""
         async with db.reading() as tx:
-            inbox = await inboxes.get(tx, caller.organization_id, restore(inbox_id))
+            inbox = await inboxes.get(tx, caller.reach, restore(inbox_id))
             found = await _find_many(tx, caller, inbox, data.message_ids, MOST_GOT)
         rows = [row for row in found if row]
         have = await attached(server, inbox, rows)
@@ -182,7 +182,7 @@ class Messages(Controller):
         """Add and remove labels of many messages: of all, or, if one is not there, of none."""
         change = label_change(data)
         async with db.reading() as tx:
-            inbox = await inboxes.get(tx, caller.organization_id, restore(inbox_id))
+            inbox = await inboxes.get(tx, caller.reach, restore(inbox_id))
             found = await _find_many(tx, caller, inbox, data.message_ids, MOST_UPDATED)
         rows = [row for row in found if row]
         if len(rows) < len(found):

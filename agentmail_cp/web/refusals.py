@@ -131,9 +131,9 @@ def _handler(refusal: Refusal) -> HTTPRouteHandler:
 async def _look_up(tx: Tx, caller: Principal, named: dict[str, Any]) -> None:
     """Raises `NotFound` for an inbox or pod in the path that does not exist."""
     if "inbox_id" in named:
-        await inboxes.get(tx, caller.organization_id, restore(named["inbox_id"]))
+        await inboxes.get(tx, caller.reach, restore(named["inbox_id"]))
     if "pod_id" in named:
-        await access.find_pod(tx, caller.organization_id, restore(named["pod_id"]))
+        await access.find_pod(tx, caller.reach, restore(named["pod_id"]))
 
 
 REFUSED: Final = tuple(_handler(refusal) for refusal in REFUSALS)

@@ -1,6 +1,7 @@
-"""Where a request looks for threads and drafts: in one inbox, in one pod or in the whole organisation.
+"""Where a request looks: in one inbox, in one pod, or everywhere its key reaches.
 
-The same handlers stand below three paths; the dependency `within` tells them which.
+The same handlers stand below three paths; the dependency `within` tells them which, and is never wider
+than the key.
 """
 
 from __future__ import annotations
@@ -13,20 +14,26 @@ from litestar.di import NamedDependency
 from litestar.params import FromPath, SkipValidation
 
 from agentmail_cp import access, inboxes
+from agentmail_cp.access import Reach
 from agentmail_cp.inboxes import Inbox
 from agentmail_cp.web.inject import Caller, Db
 from agentmail_cp.web.paths import restore
 
 
 class Scope(msgspec.Struct, frozen=True):
-    """In one inbox, in one pod, or, without either, everywhere."""
+    """What a path and the caller's key together reach."""
 
+    reach: Reach
     inbox: Inbox | None = None
-    pod_id: UUID | None = None
 
     @property
     def inbox_id(self) -> UUID | None:
         return self.inbox.inbox_id if self.inbox else None
+
+    @property
+    def pod_id(self) -> UUID | None:
+        """The pod, where no single inbox of it is meant."""
+        return None if self.inbox else self.reach.pod_id
 
 
 Within = NamedDependency[SkipValidation[Scope]]
@@ -35,18 +42,27 @@ Within = NamedDependency[SkipValidation[Scope]]
 async def one_inbox(inbox_id: FromPath[str], caller: Caller, db: Db) -> Scope:
     """The scope of `/inboxes/{inbox_id}/…`."""
     async with db.reading() as tx:
-        return Scope(inbox=await inboxes.get(tx, caller.organization_id, restore(inbox_id)))
+        return _of_inbox(await inboxes.get(tx, caller.reach, restore(inbox_id)))
 
 
 async def one_pod(pod_id: FromPath[str], caller: Caller, db: Db) -> Scope:
     """The scope of `/pods/{pod_id}/…`."""
     async with db.reading() as tx:
-        return Scope(pod_id=await access.find_pod(tx, caller.organization_id, restore(pod_id)))
+        found = await access.find_pod(tx, caller.reach, restore(pod_id))
+    return Scope(Reach(caller.organization_id, found))
 
 
-def everywhere() -> Scope:
-    """The scope of paths that name neither."""
-    return Scope()
+async def everywhere(caller: Caller, db: Db) -> Scope:
+    """The scope of paths that name neither: all that the key reaches."""
+    if caller.reach.inbox_id is None:
+        return Scope(caller.reach)
+    async with db.reading() as tx:
+        inbox = await inboxes.get(tx, caller.reach, inboxes.public_id(caller.reach.inbox_id))
+    return _of_inbox(inbox)
+
+
+def _of_inbox(inbox: Inbox) -> Scope:
+    return Scope(Reach(inbox.organization_id, inbox.pod_id, inbox.inbox_id), inbox)
 
 
 def called(kind: str, name: str) -> Callable[..., str]:

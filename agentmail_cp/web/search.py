@@ -10,9 +10,7 @@ from litestar.di import Provide
 from litestar.params import FromPath
 from litestar.types import Dependencies
 
-from agentmail_cp import access, inboxes, pages, search
-from agentmail_cp.access import Principal
-from agentmail_cp.db import Database
+from agentmail_cp import inboxes, pages, search
 from agentmail_cp.web import bodies
 from agentmail_cp.web.auth import needs
 from agentmail_cp.web.contents import attached
@@ -49,7 +47,7 @@ async def search_messages(
     limit = pages.limit(asked.text("limit"))
     query = _query(asked)
     async with db.reading() as tx:
-        inbox = await inboxes.get(tx, caller.organization_id, restore(inbox_id))
+        inbox = await inboxes.get(tx, caller.reach, restore(inbox_id))
     found = await search.messages(
         db, server, inbox=inbox, query=query, limit=limit, page_token=asked.text("page_token")
     )
@@ -122,55 +120,50 @@ class ThreadSearch(_ThreadSearch):
     """Search of all the organisation's threads."""
 
     path = "/threads/search"
-    dependencies: Dependencies | None = within(Provide(everywhere, sync_to_thread=False))
+    dependencies: Dependencies | None = within(Provide(everywhere))
 
 
-@get(
-    "/inboxes/search",
-    operation_id="inboxes.search",
-    guards=[needs("inbox_read")],
-    responses=ERRORS,
-    operation_class=listing("q", "limit", "page_token"),
-    tags=("Inboxes",),
-)
-async def search_inboxes(asked: Asked, caller: Caller, db: Db) -> bodies.SearchInboxes:
-    """Search inboxes by the beginnings of words in address and display name.
+class _InboxSearch(Controller):
+    """Search of inboxes in any scope."""
 
-    An exact address comes first, then the newest. A page may be empty and have a `next_page_token`.
-    """
-    return await _inboxes(asked, caller, db, None)
+    tags = ("Inboxes",)
 
+    @get(
+        operation_id=called("inboxes", "search"),
+        guards=[needs("inbox_read")],
+        responses=ERRORS,
+        operation_class=listing("q", "limit", "page_token"),
+    )
+    async def search(self, within: Within, asked: Asked, db: Db) -> bodies.SearchInboxes:
+        """Search inboxes by the beginnings of words in address and display name.
 
-@get(
-    "/pods/{pod_id:str}/inboxes/search",
-    operation_id="pods.inboxes.search",
-    guards=[needs("inbox_read")],
-    responses=ERRORS,
-    operation_class=listing("q", "limit", "page_token"),
-    tags=("Inboxes",),
-)
-async def search_pod_inboxes(
-    pod_id: FromPath[str], asked: Asked, caller: Caller, db: Db
-) -> bodies.SearchInboxes:
-    """Search a pod's inboxes, as all inboxes are searched."""
-    return await _inboxes(asked, caller, db, restore(pod_id))
+        An exact address comes first, then the newest. A page may be empty and have a `next_page_token`.
+        """
+        limit = pages.limit(asked.text("limit"))
+        async with db.reading() as tx:
+            found, token = await inboxes.search(
+                tx,
+                within.reach,
+                q=asked.text("q"),
+                limit=limit,
+                page_token=asked.text("page_token"),
+            )
+        shown = [bodies.inbox(each) for each in found]
+        return bodies.SearchInboxes(len(shown), limit, shown, token)
 
 
-async def _inboxes(
-    asked: Query, caller: Principal, db: Database, pod: str | None
-) -> bodies.SearchInboxes:
-    limit = pages.limit(asked.text("limit"))
-    async with db.reading() as tx:
-        found, token = await inboxes.search(
-            tx,
-            organization_id=caller.organization_id,
-            pod_id=await access.find_pod(tx, caller.organization_id, pod) if pod else None,
-            q=asked.text("q"),
-            limit=limit,
-            page_token=asked.text("page_token"),
-        )
-    shown = [bodies.inbox(each) for each in found]
-    return bodies.SearchInboxes(len(shown), limit, shown, token)
+class InboxSearch(_InboxSearch):
+    """Search of all inboxes."""
+
+    path = "/inboxes/search"
+    dependencies: Dependencies | None = within(Provide(everywhere))
+
+
+class PodInboxSearch(_InboxSearch):
+    """Search of a pod's inboxes."""
+
+    path = "/pods/{pod_id:str}/inboxes/search"
+    dependencies: Dependencies | None = within(Provide(one_pod))
 
 
 def _query(asked: Query) -> search.Query:
@@ -182,6 +175,6 @@ ROUTES = (
     InboxThreadSearch,
     PodThreadSearch,
     ThreadSearch,
-    search_inboxes,
-    search_pod_inboxes,
+    InboxSearch,
+    PodInboxSearch,
 )

@@ -64,7 +64,7 @@ class Outbox(msgspec.Struct, frozen=True):
         """Send a new mail."""
         sending.check_idempotency_key(self.key)
         async with self.db.reading() as tx:
-            inbox = await inboxes.get(tx, self.caller.organization_id, restore(inbox_id))
+            inbox = await inboxes.get(tx, self.caller.reach, restore(inbox_id))
             mark = fingerprint(str(inbox.inbox_id), "messages.send", data)
             earlier = await sending.answered(tx, inbox, mark, self.key)
         if earlier is not None:
@@ -84,7 +84,7 @@ class Outbox(msgspec.Struct, frozen=True):
         sending.check_idempotency_key(self.key)
         candidates = message_id_candidates(restore(message_id))
         async with self.db.reading() as tx:
-            inbox = await inboxes.get(tx, self.caller.organization_id, restore(inbox_id))
+            inbox = await inboxes.get(tx, self.caller.reach, restore(inbox_id))
             mark = fingerprint(str(inbox.inbox_id), endpoint, [_bracketed(candidates), data])
             earlier = await sending.answered(tx, inbox, mark, self.key)
             if earlier is not None:

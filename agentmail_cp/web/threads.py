@@ -257,7 +257,7 @@ class Threads(_Threads):
     """Threads of all the organisation's inboxes."""
 
     path = "/threads"
-    dependencies: Dependencies | None = within(Provide(everywhere, sync_to_thread=False))
+    dependencies: Dependencies | None = within(Provide(everywhere))
 
 
 def _filter(asked: Query, caller: Principal) -> ThreadFilter:

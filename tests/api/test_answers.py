@@ -15,6 +15,7 @@ import pytest
 from imapclient import IMAPClient
 
 from agentmail_cp import inboxes
+from agentmail_cp.access import Reach
 from agentmail_cp.mailserver import Folder
 from agentmail_cp.sandbox import MailSandbox
 from agentmail_cp.sandbox.faults import Faults
@@ -333,7 +334,7 @@ async def test_ids_are_never_folded_apart(anywhere: Service) -> None:
 async def appended(service: Service, inbox: Json, raw: bytes) -> None:
     """Put a mail into a mailbox past SMTP, as an import does."""
     async with service.db.reading() as tx:
-        found = await inboxes.get(tx, service.organization_id, inbox["inbox_id"])
+        found = await inboxes.get(tx, Reach(service.organization_id), inbox["inbox_id"])
     await service.server.append(found.account, raw, folder=Folder.INBOX)
     async with service.db.transaction() as tx:
         await tx.execute(
@@ -542,7 +543,7 @@ async def test_a_repeated_reply_is_answered_when_the_mail_it_was_about_is_gone(
     message = await arrived(service, inbox, a_mail(inbox["email"]))
     sent = await ask(service, inbox, message, "reply", key="k", text="Hi")
     async with service.db.reading() as tx:
-        found = await inboxes.get(tx, service.organization_id, inbox["inbox_id"])
+        found = await inboxes.get(tx, Reach(service.organization_id), inbox["inbox_id"])
     listing = await service.server.listing(found.account)
     await service.server.destroy_mail(found.account, listing.document_ids[:1])
     async with service.db.transaction() as tx:

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from agentmail_cp import access
-from agentmail_cp.access import PERMISSIONS, Principal
+from agentmail_cp.access import PERMISSIONS, Principal, Reach
 from agentmail_cp.errors import Forbidden
 
 NAMES = st.sampled_from(sorted(PERMISSIONS))
@@ -22,7 +22,7 @@ def caller(
     permissions: frozenset[str] | None = None, expires_at: datetime | None = None
 ) -> Principal:
     return Principal(
-        organization_id=UUID(int=1),
+        reach=Reach(UUID(int=1)),
         api_key_id=UUID(int=2),
         permissions=permissions,
         expires_at=expires_at,
