@@ -8,7 +8,7 @@ from uuid import UUID, uuid4
 import pytest
 
 from agentmail_cp import access
-from agentmail_cp.access import ApiKeyPatch, Keyring, NewApiKey
+from agentmail_cp.access import ApiKeyPatch, Keyring, NewApiKey, keyring
 from agentmail_cp.db import Database
 from agentmail_cp.errors import Forbidden, Invalid, NotFound, Unauthorized
 
@@ -52,12 +52,12 @@ async def test_the_secret_is_in_no_column(database: Database) -> None:
 async def test_a_key_is_known_by_its_secret_alone(database: Database) -> None:
     organization_id = await an_organization(database)
     made = await a_key(database, organization_id)
-    keyring = Keyring(database)
-    found = await keyring.authenticate(made.secret)
+    ring = Keyring(database)
+    found = await ring.authenticate(made.secret)
     assert (found.organization_id, found.api_key_id) == (organization_id, made.key.api_key_id)
     for wrong in ("", "inai_", made.secret[:-1], made.secret + "0", made.secret.upper()):
         with pytest.raises(Unauthorized) as caught:
-            await keyring.authenticate(wrong)
+            await ring.authenticate(wrong)
         assert caught.value.reason == "unknown_api_key"
 
 
@@ -66,15 +66,15 @@ async def test_a_deleted_key_works_two_seconds_at_most(
 ) -> None:
     organization_id = await an_organization(database)
     made = await a_key(database, organization_id)
-    keyring = Keyring(database)
+    ring = Keyring(database)
     now = 1000.0
-    monkeypatch.setattr(access, "monotonic", lambda: now)
-    await keyring.authenticate(made.secret)
+    monkeypatch.setattr(keyring, "monotonic", lambda: now)
+    await ring.authenticate(made.secret)
     async with database.transaction() as tx:
         await access.delete_key(tx, organization_id, made.key.api_key_id)
     now = 1002.0
     with pytest.raises(Unauthorized):
-        await keyring.authenticate(made.secret)
+        await ring.authenticate(made.secret)
 
 
 async def test_a_key_expires_although_it_is_remembered(
@@ -82,8 +82,8 @@ async def test_a_key_expires_although_it_is_remembered(
 ) -> None:
     soon = datetime.now(UTC) + timedelta(milliseconds=300)
     made = await a_key(database, await an_organization(database), expires_at=soon)
-    keyring = Keyring(database)
-    await keyring.authenticate(made.secret)
+    ring = Keyring(database)
+    await ring.authenticate(made.secret)
     later = soon + timedelta(seconds=1)
 
     class Later(datetime):
@@ -91,9 +91,9 @@ async def test_a_key_expires_although_it_is_remembered(
         def now(cls, tz: object = None) -> datetime:  # noqa: ARG003 - the real one's parameter
             return later
 
-    monkeypatch.setattr(access, "datetime", Later)
+    monkeypatch.setattr(keyring, "datetime", Later)
     with pytest.raises(Unauthorized) as caught:
-        await keyring.authenticate(made.secret)
+        await ring.authenticate(made.secret)
     assert caught.value.reason == "api_key_expired"
 
 

@@ -49,7 +49,7 @@ TENANTLESS = {"organization", "migration"}
 """Tables that belong to no organisation, or are one."""
 
 FOR_EVERY_TENANT = {
-    "access._find_by_hash": "the key says which organisation is calling",
+    "access/keyring._find_by_hash": "the key says which organisation is calling",
     "inboxes/settlement._claim_unsettled": "settling is the operator's work, over all tenants",
     "inboxes/deletion.erase_retained": "retention is the operator's setting",
     "intake.ring": "Stalwart names accounts, which are unique in all",

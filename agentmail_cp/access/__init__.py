@@ -1,0 +1,63 @@
+"""Who is calling: organisations, their pods, and API keys.
+
+Owns the tables `organization`, `pod` and `api_key`. A key is at least 256 random bits behind a settable
+prefix, shown once and stored as its SHA-256 (a slow hash guards weak secrets; these are not weak). A key
+is live until it is deleted or `expires_at` passes. `Keyring` remembers live keys for two seconds, which
+is therefore how long a deleted key may still work. This module never decides about single inboxes.
+"""
+
+from __future__ import annotations
+
+from agentmail_cp.access.keyring import Keyring
+from agentmail_cp.access.keys import (
+    KEY_BYTES,
+    ApiKey,
+    ApiKeyPatch,
+    NewApiKey,
+    create_key,
+    delete_key,
+    digest,
+    expiry,
+    get_key,
+    grantable,
+    list_keys,
+    outlived,
+    principal,
+    update_key,
+)
+from agentmail_cp.access.organizations import (
+    Organization,
+    create_organization,
+    list_organizations,
+    only_organization,
+)
+from agentmail_cp.access.permissions import PERMISSIONS
+from agentmail_cp.access.pods import default_pod, find_pod
+from agentmail_cp.access.reach import Principal, Reach
+
+__all__ = [
+    "KEY_BYTES",
+    "PERMISSIONS",
+    "ApiKey",
+    "ApiKeyPatch",
+    "Keyring",
+    "NewApiKey",
+    "Organization",
+    "Principal",
+    "Reach",
+    "create_key",
+    "create_organization",
+    "default_pod",
+    "delete_key",
+    "digest",
+    "expiry",
+    "find_pod",
+    "get_key",
+    "grantable",
+    "list_keys",
+    "list_organizations",
+    "only_organization",
+    "outlived",
+    "principal",
+    "update_key",
+]

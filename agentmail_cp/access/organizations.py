@@ -1,0 +1,61 @@
+"""Organisations: the tenants. Owns the table `organization`."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from uuid import UUID
+
+import msgspec
+from uuid_utils.compat import uuid7
+
+from agentmail_cp.db import Tx, fetch_all, fetch_only
+from agentmail_cp.errors import Invalid, NotFound
+
+
+class Organization(msgspec.Struct, frozen=True):
+    """A tenant: whatever it owns is invisible to every other."""
+
+    organization_id: UUID
+    name: str
+    created_at: datetime
+    updated_at: datetime
+
+
+async def create_organization(tx: Tx, name: str) -> Organization:
+    """Make an organisation with its default pod."""
+    organization = await fetch_only(
+        tx,
+        Organization,
+        "insert into organization (organization_id, name) values (%(id)s, %(name)s)"
+        " returning organization_id, name, created_at, updated_at",
+        {"id": uuid7(), "name": name},
+    )
+    await tx.execute(
+        "insert into pod (pod_id, organization_id, name, is_default)"
+        " values (%(pod_id)s, %(organization_id)s, 'Default Pod', true)",
+        {"pod_id": uuid7(), "organization_id": organization.organization_id},
+    )
+    return organization
+
+
+async def list_organizations(tx: Tx) -> list[Organization]:
+    """Every organisation, for the operator's command line."""
+    return await fetch_all(
+        tx,
+        Organization,
+        "select organization_id, name, created_at, updated_at from organization"
+        " order by created_at",
+        {},
+    )
+
+
+async def only_organization(tx: Tx, wanted: UUID | None) -> UUID:
+    """The organisation named, or the only one there is; `NotFound` or `Invalid` otherwise."""
+    known = [each.organization_id for each in await list_organizations(tx)]
+    if wanted is None and len(known) > 1:
+        raise Invalid("org", "There are several organizations.", fix="Name one with --org.")
+    if not known or (wanted is not None and wanted not in known):
+        raise NotFound(
+            "There is no such organization.", fix="Make one with `agentmail-cp org create NAME`."
+        )
+    return wanted or known[0]

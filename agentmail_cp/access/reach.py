@@ -1,0 +1,65 @@
+"""PURE: who a request comes from, how far they reach, and what they may do there."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from uuid import UUID
+
+import msgspec
+
+from agentmail_cp.errors import Forbidden
+
+
+class Reach(msgspec.Struct, frozen=True):
+    """How far somebody reaches: a whole organisation, one pod of it, or one inbox of that pod. What lies
+    beyond is not there for them.
+    """
+
+    organization_id: UUID
+    pod_id: UUID | None = None
+    inbox_id: UUID | None = None
+
+    @property
+    def whole(self) -> bool:
+        """Whether this is the whole organisation."""
+        return self.pod_id is None and self.inbox_id is None
+
+    def require_organization(self) -> None:
+        """Raise `Forbidden` unless this is the whole organisation."""
+        if not self.whole:
+            raise Forbidden(
+                "This API key is for one pod or inbox only.", fix="Use a key of the organization."
+            )
+
+    def require_pod(self) -> None:
+        """Raise `Forbidden` when this is a single inbox."""
+        if self.inbox_id is not None:
+            raise Forbidden(
+                "This API key is for one inbox only.",
+                fix="Use a key of the pod or of the organization.",
+            )
+
+
+class Principal(msgspec.Struct, frozen=True, kw_only=True):
+    """Who a request comes from, and what they may do."""
+
+    reach: Reach
+    api_key_id: UUID
+    permissions: frozenset[str] | None
+    expires_at: datetime | None
+
+    @property
+    def organization_id(self) -> UUID:
+        return self.reach.organization_id
+
+    def may(self, permission: str) -> bool:
+        return self.permissions is None or permission in self.permissions
+
+    def require(self, permission: str) -> None:
+        """Raise `Forbidden` (code `missing_permission`) unless the key has the permission."""
+        if not self.may(permission):
+            raise Forbidden(
+                f"This API key does not have the permission {permission}.",
+                fix=f"Use a key with {permission}, or one without a permission list.",
+                code="missing_permission",
+            )
