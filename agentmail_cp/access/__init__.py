@@ -16,6 +16,7 @@ from agentmail_cp.access.keys import (
     NewApiKey,
     create_key,
     delete_key,
+    delete_keys_of_pod,
     digest,
     expiry,
     get_key,
@@ -28,11 +29,12 @@ from agentmail_cp.access.keys import (
 from agentmail_cp.access.organizations import (
     Organization,
     create_organization,
+    get_organization,
     list_organizations,
     only_organization,
 )
 from agentmail_cp.access.permissions import PERMISSIONS
-from agentmail_cp.access.pods import default_pod, find_pod
+from agentmail_cp.access.pods import default_pod, find_pod, hold_pod
 from agentmail_cp.access.reach import Principal, Reach
 
 __all__ = [
@@ -49,11 +51,14 @@ __all__ = [
     "create_organization",
     "default_pod",
     "delete_key",
+    "delete_keys_of_pod",
     "digest",
     "expiry",
     "find_pod",
     "get_key",
+    "get_organization",
     "grantable",
+    "hold_pod",
     "list_keys",
     "list_organizations",
     "only_organization",

@@ -232,6 +232,14 @@ async def delete_key(tx: Tx, organization_id: UUID, api_key_id: UUID) -> None:
         raise NotFound("There is no such API key.")
 
 
+async def delete_keys_of_pod(tx: Tx, organization_id: UUID, pod_id: UUID) -> None:
+    """Revoke every key of a pod and of its inboxes."""
+    await tx.execute(
+        "delete from api_key where organization_id = %(organization_id)s and pod_id = %(pod_id)s",
+        {"organization_id": organization_id, "pod_id": pod_id},
+    )
+
+
 def principal(key: ApiKey) -> Principal:
     """What a key amounts to."""
     granted = key.permissions

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from datetime import datetime
+from typing import LiteralString
 from uuid import UUID
 
 import msgspec
 from uuid_utils.compat import uuid7
 
-from agentmail_cp.db import Tx, fetch_all, fetch_only
+from agentmail_cp.db import Tx, fetch_all, fetch_one, fetch_only
 from agentmail_cp.errors import Invalid, NotFound
 
 
@@ -47,6 +48,20 @@ async def list_organizations(tx: Tx) -> list[Organization]:
         " order by created_at",
         {},
     )
+
+
+async def get_organization(tx: Tx, organization_id: UUID, *, lock: bool = False) -> Organization:
+    """An organisation; with `lock`, only one transaction at a time has it, as exact quotas need."""
+    query: LiteralString = (
+        "select organization_id, name, created_at, updated_at from organization"
+        " where organization_id = %(organization_id)s"
+    )
+    if lock:
+        query += " for no key update"
+    found = await fetch_one(tx, Organization, query, {"organization_id": organization_id})
+    if found is None:
+        raise NotFound("There is no such organization.")
+    return found
 
 
 async def only_organization(tx: Tx, wanted: UUID | None) -> UUID:

@@ -33,7 +33,9 @@ async def find_pod(tx: Tx, reach: Reach, pod: str) -> UUID:
     row = await (
         await tx.execute(
             "select pod_id from pod where organization_id = %(organization_id)s"
-            " and (pod_id = %(pod_id)s or client_id = %(client_id)s)",
+            " and (pod_id = %(pod_id)s or client_id = %(client_id)s)"
+            # Nobody can hide a pod behind another whose client_id looks like its id.
+            " order by pod_id <> %(pod_id)s limit 1",
             {
                 "organization_id": reach.organization_id,
                 "pod_id": _as_uuid(pod),
@@ -44,6 +46,20 @@ async def find_pod(tx: Tx, reach: Reach, pod: str) -> UUID:
     if row is None or reach.pod_id not in (None, row["pod_id"]):
         raise NotFound("There is no such pod.")
     return row["pod_id"]
+
+
+async def hold_pod(tx: Tx, organization_id: UUID, pod_id: UUID) -> None:
+    """Keep a pod from being deleted until this transaction ends, for whoever puts something into it.
+
+    Raises `NotFound` when it is gone already.
+    """
+    cursor = await tx.execute(
+        "select 1 from pod where organization_id = %(organization_id)s and pod_id = %(pod_id)s"
+        " for key share",
+        {"organization_id": organization_id, "pod_id": pod_id},
+    )
+    if cursor.rowcount == 0:
+        raise NotFound("There is no such pod.")
 
 
 def _as_uuid(text: str) -> UUID | None:
