@@ -59,6 +59,11 @@ def parse_list(value: str | Sequence[str] | None, field: str) -> tuple[Address, 
     return tuple(address for addresses in found for address in addresses)
 
 
+def bare(text: str, field: str) -> str:
+    """Read exactly one address that stands without a name or brackets. Raises as `parse`."""
+    return _email(one_line(text, field).strip(), field)
+
+
 def display(address: Address) -> str:
     """Write an address as the API shows it: `addr`, or `Name <addr>` with the name quoted if need be."""
     if not address.name:

@@ -26,6 +26,9 @@ Row = TypeVar("Row")
 BigInt = Annotated[int, Meta(ge=0, le=2**63 - 1)]
 """A number PostgreSQL can compare with a bigint."""
 
+Text = Annotated[str, Meta(pattern=r"^[^\x00]*$")]
+"""A text PostgreSQL can compare with."""
+
 DEFAULT_LIMIT = 50
 MAX_LIMIT = 100
 

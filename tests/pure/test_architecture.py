@@ -37,6 +37,7 @@ TABLES = {
     "thread_alias": {"threads"},
     "thread_reference": {"threads"},
     "envelope": {"envelopes"},
+    "list_entry": {"lists"},
     "send": {"sending"},
     "draft": {"drafts"},
     "submission": {"submissions"},
