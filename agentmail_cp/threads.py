@@ -128,7 +128,7 @@ async def assign(
         tx,
         _Known,
         "select reference, thread_id, thread.created_at"
-        " from thread_reference join thread using (thread_id)"
+        " from thread_reference join thread using (organization_id, thread_id)"
         " where thread_reference.inbox_id = %(inbox_id)s"
         " and thread_reference.organization_id = %(organization_id)s"
         " and reference = any(%(ids)s)",
@@ -169,6 +169,7 @@ async def _join(tx: Tx, *, organization_id: UUID, inbox_id: UUID, old: UUID, new
             "insert into thread_alias (alias, organization_id, inbox_id, thread_id)"
             " values (%(old)s, %(o)s, %(inbox_id)s, %(new)s)"
             " on conflict (alias) do update set thread_id = excluded.thread_id"
+            " where thread_alias.organization_id = excluded.organization_id"
         ),
         "delete from thread where thread_id = %(old)s and organization_id = %(o)s",
     )
@@ -201,19 +202,20 @@ select m.thread_id, m.organization_id, min(m.pod_id::text)::uuid, m.inbox_id,
     (array_agg(m.subject order by m."timestamp", m.document_id))[1],
     (array_agg(m.preview order by m."timestamp" desc, m.document_id desc))[1],
     (select coalesce(array_agg(distinct label order by label), '{}')
-       from message, unnest(labels) as label where thread_id = m.thread_id),
+       from message, unnest(labels) as label
+       where thread_id = m.thread_id and message.organization_id = m.organization_id),
     array_agg(distinct m.mask),
     (select coalesce(array_agg(sender order by "timestamp", document_id), '{}') from
        (select * from
          (select distinct on (sender) sender, "timestamp", document_id from message
-           where thread_id = m.thread_id and sender <> ''
+           where thread_id = m.thread_id and organization_id = m.organization_id and sender <> ''
            order by sender, "timestamp", document_id) as firsts
          order by "timestamp", document_id limit %(shown)s) as senders),
     (select coalesce(array_agg(recipient order by "timestamp", document_id, place), '{}') from
        (select * from
          (select distinct on (recipient) recipient, "timestamp", document_id, place
            from message, unnest("to" || cc || bcc) with ordinality as each (recipient, place)
-           where thread_id = m.thread_id
+           where thread_id = m.thread_id and message.organization_id = m.organization_id
            order by recipient, "timestamp", document_id, place) as firsts
          order by "timestamp", document_id, place limit %(shown)s) as recipients),
     count(*), sum(m.size), bool_or(m.has_attachment),
@@ -232,6 +234,7 @@ on conflict (thread_id) do update set
     has_attachment = excluded.has_attachment, last_message_id = excluded.last_message_id,
     "timestamp" = excluded."timestamp", received_timestamp = excluded.received_timestamp,
     sent_timestamp = excluded.sent_timestamp, created_at = excluded.created_at, updated_at = now()
+where thread.organization_id = excluded.organization_id
 """
 
 
@@ -253,7 +256,8 @@ _REMOVE_EMPTY: LiteralString = """
 with empty as (
     delete from thread
     where thread_id = any(%(threads)s) and organization_id = %(organization_id)s
-      and not exists (select from message where message.thread_id = thread.thread_id)
+      and not exists (select from message where message.thread_id = thread.thread_id
+        and message.organization_id = thread.organization_id)
     returning thread_id
 ), references_gone as (
     delete from thread_reference using empty

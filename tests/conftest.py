@@ -16,6 +16,7 @@ pytest_plugins = [
     "tests.fix_pg",
     "tests.fix_process",
     "tests.fix_proxy",
+    "tests.fix_tenant_sql",
     "tests.fix_app",
     "tests.fix_sdk",
 ]

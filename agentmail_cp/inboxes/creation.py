@@ -18,7 +18,7 @@ import structlog
 from psycopg.types.json import Jsonb
 
 from agentmail_cp import usernames
-from agentmail_cp.access import default_pod
+from agentmail_cp.access import Reach, default_pod
 from agentmail_cp.db import Database, Tx, fetch_one
 from agentmail_cp.errors import Conflict, Forbidden, Taken, Unavailable
 from agentmail_cp.inboxes.inbox import (
@@ -34,6 +34,7 @@ from agentmail_cp.inboxes.inbox import (
     new_password,
     password_hash,
 )
+from agentmail_cp.inboxes.quota import UNLIMITED, Quota, obstacle
 from agentmail_cp.mailserver import (
     Account,
     MailServer,
@@ -65,24 +66,27 @@ async def create(
     db: Database,
     server: MailServer,
     *,
-    organization_id: UUID,
+    reach: Reach,
     domain: MailDomain,
     new: NewInbox,
+    quota: Quota = UNLIMITED,
 ) -> Created:
-    """Make an inbox; with a known `client_id`, give back the one that has it.
+    """Make an inbox in the pod that is reached, or in the default pod where all are; with a known
+    `client_id`, give back the one that has it, unless it is beyond reach.
 
     The address is reserved in PostgreSQL before Stalwart is asked, so a crash leaves a `creating` row
-    that `settle` takes back. Raises `Taken`, `Conflict`, `Forbidden`, `Unavailable`.
+    that `settle` takes back. Raises `Taken`, `Conflict`, `Forbidden`, `LimitExceeded`, `NotFound` for a
+    pod that is gone, and `Unavailable`.
     """
     check_new(new)
-    existing = await _existing(db, organization_id, new.client_id)
+    existing = await _existing(db, reach, new.client_id)
     if existing is not None:
         return Created(existing, None)
     try:
-        reservation = await _reserve_some(db, organization_id, domain, new)
+        reservation = await _reserve_some(db, reach, domain, new, quota)
     except Conflict:
         # Another request with this client_id was a moment faster: its inbox is the answer.
-        existing = await _existing(db, organization_id, new.client_id)
+        existing = await _existing(db, reach, new.client_id)
         if existing is None:
             raise
         return Created(existing, None)
@@ -99,14 +103,14 @@ async def create(
     return Created(inbox, password)
 
 
-async def _existing(db: Database, organization_id: UUID, client_id: str | None) -> Inbox | None:
+async def _existing(db: Database, reach: Reach, client_id: str | None) -> Inbox | None:
     """The inbox that has this client_id, waited for while another request is making it."""
     if client_id is None:
         return None
     deadline = asyncio.get_running_loop().time() + LEASE.total_seconds()
     while asyncio.get_running_loop().time() < deadline:
         async with db.reading() as tx:
-            found = await _by_client_id(tx, organization_id, client_id)
+            found = await _by_client_id(tx, reach, client_id)
         if found is None or found.state == "active":
             return found
         if await _stale(db, found):
@@ -127,18 +131,24 @@ async def _stale(db: Database, inbox: Inbox) -> bool:
     return row is None or bool(row["stale"])
 
 
-async def _by_client_id(tx: Tx, organization_id: UUID, client_id: str) -> Inbox | None:
-    return await fetch_one(
+async def _by_client_id(tx: Tx, reach: Reach, client_id: str) -> Inbox | None:
+    """The inbox of the organisation that has this client_id. Of one beyond reach nothing is told but that
+    the client_id is in use, which is for the organisation to know once: `Conflict`.
+    """
+    found = await fetch_one(
         tx,
         Inbox,
         f"select {COLUMNS} from inbox where organization_id = %(organization_id)s"
         " and client_id = %(client_id)s and state in ('creating', 'active')",
-        {"organization_id": organization_id, "client_id": client_id},
+        {"organization_id": reach.organization_id, "client_id": client_id},
     )
+    if found is not None and not found.within(reach):
+        raise Conflict("This client_id is in use in another pod.", fix="Use another client_id.")
+    return found
 
 
 async def _reserve_some(
-    db: Database, organization_id: UUID, domain: MailDomain, new: NewInbox
+    db: Database, reach: Reach, domain: MailDomain, new: NewInbox, quota: Quota
 ) -> _Reservation:
     """Reserve the address asked for, or a free random one."""
     certain = new.username is not None and not domain.shared
@@ -147,9 +157,9 @@ async def _reserve_some(
         if domain.shared:
             username = usernames.shared_username(username, _rng)
         async with db.transaction() as tx:
-            reservation = await _reserve(tx, organization_id, username, domain.name, new)
+            reservation = await _reserve(tx, reach, f"{username}@{domain.name}", new, quota)
             if reservation is None and certain:
-                await _ensure_nobody_makes(tx, organization_id, username, domain.name)
+                await _ensure_nobody_makes(tx, reach, f"{username}@{domain.name}")
         if reservation is not None:
             return reservation
     raise Taken(
@@ -159,13 +169,37 @@ async def _reserve_some(
 
 
 async def _reserve(
-    tx: Tx, organization_id: UUID, username: str, domain: str, new: NewInbox
+    tx: Tx, reach: Reach, address: str, new: NewInbox, quota: Quota
 ) -> _Reservation | None:
-    address = f"{username}@{domain}"
-    parameters: dict[str, Any] = {
+    organization_id = reach.organization_id
+    pod_id = reach.pod_id or await default_pod(tx, organization_id)
+    # Before anything else: also a known client_id may turn out to be known only once others are done.
+    full = await obstacle(tx, organization_id, pod_id, quota)
+    parameters = _row(organization_id, pod_id, address, new)
+    inbox = None if full else await fetch_one(tx, Inbox, _RESERVE, parameters)
+    if inbox is not None:
+        return _Reservation(inbox, taken_over=False)
+    inbox = await fetch_one(tx, Inbox, _TAKE_OVER, parameters)
+    if inbox is not None:
+        return _Reservation(inbox, taken_over=True)
+    if new.client_id is not None:
+        winner = await _by_client_id(tx, reach, new.client_id)
+        if winner is not None and winner.state == "active":
+            return _Reservation(winner, taken_over=False)
+        if winner is not None:
+            raise _being_made(winner)
+    if full is not None:
+        await _ensure_nobody_makes(tx, reach, address)
+        raise full
+    return None
+
+
+def _row(organization_id: UUID, pod_id: UUID, address: str, new: NewInbox) -> dict[str, Any]:
+    username, _, domain = address.rpartition("@")
+    return {
         "inbox_id": inbox_uuid(address),
         "organization_id": organization_id,
-        "pod_id": await default_pod(tx, organization_id),
+        "pod_id": pod_id,
         "address": address,
         "username": username,
         "domain": domain,
@@ -174,29 +208,16 @@ async def _reserve(
         "metadata": Jsonb(merge_metadata({}, new.metadata)),
         "lease": LEASE,
     }
-    inbox = await fetch_one(tx, Inbox, _RESERVE, parameters)
-    if inbox is not None:
-        return _Reservation(inbox, taken_over=False)
-    inbox = await fetch_one(tx, Inbox, _TAKE_OVER, parameters)
-    if inbox is not None:
-        return _Reservation(inbox, taken_over=True)
-    if new.client_id is not None:
-        winner = await _by_client_id(tx, organization_id, new.client_id)
-        if winner is not None and winner.state == "active":
-            return _Reservation(winner, taken_over=False)
-        if winner is not None:
-            raise _being_made(winner)
-    return None
 
 
-async def _ensure_nobody_makes(tx: Tx, organization_id: UUID, username: str, domain: str) -> None:
+async def _ensure_nobody_makes(tx: Tx, reach: Reach, address: str) -> None:
     """An address this organisation's own request is making, or left half made, is not taken yet."""
     half_made = await fetch_one(
         tx,
         Inbox,
         f"select {COLUMNS} from inbox where organization_id = %(organization_id)s"
         " and address = %(address)s and state = 'creating'",
-        {"organization_id": organization_id, "address": f"{username}@{domain}"},
+        {"organization_id": reach.organization_id, "address": address},
     )
     if half_made is not None:
         raise _being_made(half_made)
@@ -223,15 +244,17 @@ returning {COLUMNS}
 
 _TAKE_OVER = f"""
 update inbox set lease_until = now() + %(lease)s, display_name = %(display_name)s,
-    client_id = %(client_id)s, metadata = %(metadata)s, pod_id = %(pod_id)s
+    client_id = %(client_id)s, metadata = %(metadata)s
 where inbox_id = (
     select inbox_id from inbox
     where (address = %(address)s or client_id = %(client_id)s)
-      and organization_id = %(organization_id)s and state = 'creating' and lease_until < now()
+      and organization_id = %(organization_id)s and pod_id = %(pod_id)s
+      and state = 'creating' and lease_until < now()
       and not exists (select from inbox as other where other.client_id = %(client_id)s
         and other.organization_id = %(organization_id)s and other.inbox_id <> inbox.inbox_id
         and other.state in ('creating', 'active'))
     order by inbox_id limit 1 for update)
+  and organization_id = %(organization_id)s
 returning {COLUMNS}
 """
 

@@ -91,10 +91,12 @@ async def _owner(tx: Tx, login: str, message_id: str | None) -> _Owner | None:
     return await fetch_one(
         tx,
         _Owner,
-        "select inbox_id, inbox.organization_id, inbox.account_id, domain,"
+        "select inbox_id, organization_id, inbox.account_id, domain,"
         " inbox_sync.state as mail_state, exists (select from submission"
-        " where submission.inbox_id = inbox.inbox_id and message_id = %(message_id)s) as taken"
-        " from inbox join inbox_sync using (inbox_id)"
+        " where submission.inbox_id = inbox.inbox_id"
+        " and submission.organization_id = inbox.organization_id"
+        " and message_id = %(message_id)s) as taken"
+        " from inbox join inbox_sync using (inbox_id, organization_id)"
         " where inbox_id = %(inbox_id)s and inbox.state = 'active'",
         {"inbox_id": inbox_uuid(login.lower()), "message_id": message_id},
     )
