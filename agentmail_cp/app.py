@@ -50,6 +50,7 @@ from agentmail_cp.web.keys import ApiKeys, auth_me
 from agentmail_cp.web.links import provide_links, signing_key
 from agentmail_cp.web.listing import provide_query
 from agentmail_cp.web.messages import Messages
+from agentmail_cp.web.lists import InboxLists, Lists, PodLists
 from agentmail_cp.web.mtahook import LargeQuestions, largest_question
 from agentmail_cp.web.outgoing import Uploads
 from agentmail_cp.web.paths import normalise
@@ -77,6 +78,9 @@ ROUTES: Final = (
     list_events,
     ApiKeys,
     auth_me,
+    InboxLists,
+    PodLists,
+    Lists,
     *search.ROUTES,
     *REFUSED,
 )

@@ -132,6 +132,40 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
 
     outbound_timeout: Seconds = 30.0
     """Longest time the attachments of one request may take to be fetched from their URLs."""
+    sends_per_day: Limit = 10_000
+    """Recipients an organisation may send to in a UTC day. This and what follows to `inboxes_per_pod` can
+    be set for one organisation: `agentmail-cp org limits set`."""
+
+    inbox_sends_per_day: Limit = 0
+    """Recipients an inbox may send to in a UTC day."""
+
+    inbox_new_recipients_per_day: Limit = 0
+    """Recipients an inbox may write to for the first time in a UTC day."""
+
+    thread_sends_per_hour: Limit = 60
+    """Mails an inbox may send into one thread in an hour of the clock."""
+
+    loop_automatic_replies: Annotated[int, Meta(ge=0, le=50)] = 3
+    """Mails of an inbox in one thread within an hour after which it answers no more automatic mail there."""
+
+    loop_turns: Annotated[int, Meta(ge=0, le=50)] = 10
+    """Messages back and forth in one thread, each within `loop_pace` of the last, that make a loop."""
+
+    loop_pace: Annotated[int, Meta(ge=1, le=3600)] = 60
+    """Seconds within which only machines keep answering each other."""
+
+    pods_per_organization: Limit = 0
+    """Pods an organisation may have, its default pod included."""
+
+    inboxes_per_organization: Limit = 0
+    """Inboxes an organisation may have."""
+
+    inboxes_per_pod: Limit = 0
+    """Inboxes a pod may have; a pod may have a lower limit of its own."""
+
+    list_entries_per_organization: Annotated[int, Meta(ge=0)] = 100_000
+    """Entries an organisation may have in all its allow and block lists; 0 for no limit."""
+
 
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     log_format: Literal["json", "text"] = "json"

@@ -3,12 +3,13 @@ reaches its route.
 
 The Python SDK sends Message-IDs as they are, the Node SDK percent-encodes them, and a router parts a
 path at every `/`. So before routing a path is decoded once, leniently, and the slashes that belong to
-an inbox or message id are replaced by a private mark, which `restore` turns back in the handler. Never
-raises: what is no path of ours is left for the router to refuse.
+an inbox or message id, or to an entry of a list, are replaced by a private mark, which `restore` turns
+back in the handler. Never raises: what is no path of ours is left for the router to refuse.
 """
 
 from __future__ import annotations
 
+import re
 from typing import Final
 from urllib.parse import unquote, unquote_to_bytes
 
@@ -24,6 +25,10 @@ _PLAIN_DEPTH = 3
 """Segments of `{inbox_id}/messages/{message_id}`; only a longer path needs a look."""
 _SUFFIXES = frozenset({"reply", "reply-all", "forward", "raw"})
 _ARMOR = frozenset({"feedback", "release"})
+_LIST_ENTRY = re.compile(
+    rf"({_HOME}(?:/(?:pods|inboxes)/[^/]+)?/lists/[^/]+/[^/]+/)([^/]|[^/].*[^/])/*", re.DOTALL
+)
+"""A path of a list's entry: an address may hold a slash, too."""
 
 
 def normalise(raw_path: bytes) -> str:
@@ -35,6 +40,8 @@ def normalise(raw_path: bytes) -> str:
     """
     segments = [_decoded(segment) for segment in raw_path.split(b"/")]
     path = _at_home("/".join(segments))
+    if entry := _LIST_ENTRY.fullmatch(path):
+        return entry[1] + entry[2].replace("/", MARK)
     if not path.startswith(_INBOXES):
         return path
     parts = path[len(_INBOXES) :].split("/")

@@ -47,6 +47,12 @@ from agentmail_cp.web.bodies.keys import (
     api_key,
     created_api_key,
 )
+from agentmail_cp.web.bodies.lists import (
+    CreateListEntry,
+    ListEntry,
+    ListListEntries,
+    list_entry,
+)
 from agentmail_cp.web.bodies.messages import (
     BatchGetMessages,
     BatchGetMessagesResponse,
@@ -102,6 +108,7 @@ __all__ = [
     "CreateApiKey",
     "CreateDraft",
     "CreateInbox",
+    "CreateListEntry",
     "CreatedApiKey",
     "Credentials",
     "Draft",
@@ -113,8 +120,10 @@ __all__ = [
     "InboxEvent",
     "ListApiKeys",
     "ListDrafts",
+    "ListEntry",
     "ListInboxEvents",
     "ListInboxes",
+    "ListListEntries",
     "ListMessages",
     "ListThreads",
     "Message",
@@ -157,6 +166,7 @@ __all__ = [
     "found_thread",
     "inbox",
     "inbox_event",
+    "list_entry",
     "message",
     "message_item",
     "sent",
