@@ -27,6 +27,8 @@ DEFAULT_MESSAGE_SIZE = 26_214_400
 Port = Annotated[int, Meta(ge=1, le=65535)]
 Seconds = Annotated[float, Meta(gt=0, le=86_400)]
 Count = Annotated[int, Meta(ge=1)]
+Limit = Annotated[int, Meta(ge=0, le=1_000_000_000)]
+"""0 is no limit."""
 Tls = Literal["implicit", "starttls", "none"]
 
 
@@ -123,15 +125,13 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     """Largest message that can be sent: text, HTML and attachments together, before any encoding. The
     limits of requests and of Stalwart follow from it (`sizes.py`)."""
 
+    requests_per_minute: Annotated[int, Meta(ge=0, le=1_000_000_000)] = 1000
+    """Requests one API key may make in a minute, over all processes together; 0 is no limit."""
+
     large_requests: Count = 4
     """Requests over a megabyte that are handled at once in one process; others wait. Each may take
     3.5 times `max_message_size` of memory."""
 
-    outbound_allow: str = ""
-    """Networks beyond the internet that attachments may be fetched from by URL: CIDRs, parted by commas."""
-
-    outbound_timeout: Seconds = 30.0
-    """Longest time the attachments of one request may take to be fetched from their URLs."""
     sends_per_day: Limit = 10_000
     """Recipients an organisation may send to in a UTC day. This and what follows to `inboxes_per_pod` can
     be set for one organisation: `agentmail-cp org limits set`."""
@@ -166,6 +166,11 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     list_entries_per_organization: Annotated[int, Meta(ge=0)] = 100_000
     """Entries an organisation may have in all its allow and block lists; 0 for no limit."""
 
+    outbound_allow: str = ""
+    """Networks beyond the internet that attachments may be fetched from by URL: CIDRs, parted by commas."""
+
+    outbound_timeout: Seconds = 30.0
+    """Longest time the attachments of one request may take to be fetched from their URLs."""
 
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     log_format: Literal["json", "text"] = "json"

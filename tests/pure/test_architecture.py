@@ -42,6 +42,9 @@ TABLES = {
     "draft": {"drafts"},
     "submission": {"submissions"},
     "event": {"events"},
+    "organization_limit": {"limits"},
+    "send_count": {"limits"},
+    "known_recipient": {"limits"},
     "request_window": {"throttle"},
     "migration": {"db"},
 }
