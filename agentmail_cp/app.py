@@ -38,6 +38,7 @@ from agentmail_cp.outbound import Outbound
 from agentmail_cp.settings import PREFIX, Settings, SettingsError
 from agentmail_cp.stalwart import StalwartMailServer
 from agentmail_cp.stalwart.jmap import JmapClient, bearer
+from agentmail_cp.throttle import WINDOW, Throttle
 from agentmail_cp.web import doorbell as operations
 from agentmail_cp.web import errors, mtahook, search
 from agentmail_cp.web.attachments import Files
@@ -45,25 +46,33 @@ from agentmail_cp.web.auth import OPEN, Authentication, provide_caller
 from agentmail_cp.web.downloads import download
 from agentmail_cp.web.drafts import Drafts, InboxDrafts, PodDrafts
 from agentmail_cp.web.events import list_events
-from agentmail_cp.web.inboxes import Inboxes
-from agentmail_cp.web.keys import ApiKeys, auth_me
+from agentmail_cp.web.idempotency import provide_once
+from agentmail_cp.web.inboxes import Inboxes, PodInboxes
+from agentmail_cp.web.keys import ApiKeys, InboxApiKeys, PodApiKeys, auth_me
 from agentmail_cp.web.links import provide_links, signing_key
 from agentmail_cp.web.listing import provide_query
-from agentmail_cp.web.messages import Messages
 from agentmail_cp.web.lists import InboxLists, Lists, PodLists
+from agentmail_cp.web.messages import Messages
 from agentmail_cp.web.mtahook import LargeQuestions, largest_question
+from agentmail_cp.web.organizations import get_organization
 from agentmail_cp.web.outgoing import Uploads
 from agentmail_cp.web.paths import normalise
+from agentmail_cp.web.pods import Pods
 from agentmail_cp.web.refusals import REFUSED
 from agentmail_cp.web.requests import JsonRequest, LargeRequests
 from agentmail_cp.web.sends import Sends
 from agentmail_cp.web.threads import InboxThreads, PodThreads, Threads
+from agentmail_cp.web.throttle import RequestLimit
+from agentmail_cp.web.throttle import headers as throttle_headers
 
 OPENAPI = "/openapi.json"
 """Where the description of the API is; whoever writes a client reads it before they have a key."""
 
 
 ROUTES: Final = (
+    get_organization,
+    Pods,
+    PodInboxes,
     Inboxes,
     Messages,
     Sends,
@@ -75,12 +84,14 @@ ROUTES: Final = (
     InboxThreads,
     PodThreads,
     Threads,
-    list_events,
-    ApiKeys,
-    auth_me,
     InboxLists,
     PodLists,
     Lists,
+    list_events,
+    InboxApiKeys,
+    PodApiKeys,
+    ApiKeys,
+    auth_me,
     *search.ROUTES,
     *REFUSED,
 )
@@ -89,7 +100,7 @@ ROUTES: Final = (
 
 class AgentMail(Litestar):
     """The application. Paths are taken apart from their raw form, because an id in a path may hold any
-    character; every request gets an id, which its answer carries.
+    character; every request gets an id, which its answer carries beside what is left of its key's limit.
     """
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
@@ -101,11 +112,13 @@ class AgentMail(Litestar):
 
 def _identified(scope: Scope, send: Send) -> Send:
     request_id = uuid4().hex
-    scope["state"] = {**scope.get("state", {}), "request_id": request_id}
+    state = {**scope.get("state", {}), "request_id": request_id}
+    scope["state"] = state
 
     async def send_with_id(message: Message) -> None:
         if message["type"] == "http.response.start":
-            message["headers"] = [*message["headers"], (b"x-request-id", request_id.encode())]
+            told = [(b"x-request-id", request_id.encode()), *throttle_headers(state, message)]
+            message["headers"] = [*message["headers"], *told]
         await send(message)
 
     return send_with_id
@@ -129,14 +142,21 @@ def connect_mail_server(settings: Settings) -> MailServer:
 
 
 def create_app(
-    settings: Settings, *, server: MailServer | None = None, worker: bool = True
+    settings: Settings,
+    *,
+    server: MailServer | None = None,
+    worker: bool = True,
+    request_window: float = WINDOW,
 ) -> AgentMail:
-    """The application; `server` replaces the Stalwart the settings name."""
+    """The application; `server` replaces the Stalwart the settings name. `request_window` is how many
+    seconds `requests_per_minute` counts for, so that tests need not wait for a minute.
+    """
     db = Database(settings.database_url, size=settings.database_pool_size)
     mail_server = server or connect_mail_server(settings)
     doorbell = Doorbell(db, mail_server, throttle=settings.stalwart_webhook_throttle)
     resources = Resources(settings, db, mail_server)
     outbound = Outbound(settings.outbound_networks)
+    throttle = Throttle(db, limit=settings.requests_per_minute, window=request_window)
 
     @contextlib.asynccontextmanager
     async def running(_app: Litestar) -> AsyncGenerator[None]:
@@ -168,7 +188,11 @@ def create_app(
             operations.metrics,
         ],
         dependencies=_dependencies(resources, doorbell, outbound),
-        middleware=[Authentication(Keyring(db)), LargeRequests(settings.large_requests)],
+        middleware=[
+            Authentication(Keyring(db)),
+            RequestLimit(throttle),
+            LargeRequests(settings.large_requests),
+        ],
         request_class=JsonRequest,
         exception_handlers=errors.HANDLERS,
         lifespan=[running],
@@ -198,6 +222,7 @@ def _dependencies(
         "doorbell": Provide(lambda: doorbell, sync_to_thread=False),
         "caller": Provide(provide_caller),
         "asked": Provide(provide_query),
+        "once": Provide(provide_once),
         "links": Provide(provide_links),
         "uploads": Provide(lambda: uploads, sync_to_thread=False),
     }

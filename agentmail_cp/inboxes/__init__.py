@@ -21,7 +21,6 @@ from agentmail_cp.inboxes.inbox import (
     MOST_METADATA,
     NAMESPACE,
     PREFIX,
-    TOKEN,
     Created,
     Inbox,
     InboxPatch,
@@ -45,6 +44,7 @@ from agentmail_cp.inboxes.inbox import (
     public_id,
     update,
 )
+from agentmail_cp.inboxes.quota import Quota, count
 from agentmail_cp.inboxes.settlement import settle
 
 __all__ = [
@@ -54,7 +54,6 @@ __all__ = [
     "MOST_METADATA",
     "NAMESPACE",
     "PREFIX",
-    "TOKEN",
     "Created",
     "Inbox",
     "InboxPatch",
@@ -62,10 +61,12 @@ __all__ = [
     "Metadata",
     "MetadataPatch",
     "NewInbox",
+    "Quota",
     "check_client_id",
     "check_display_name",
     "check_metadata",
     "check_new",
+    "count",
     "create",
     "delete",
     "erase",

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import base64
 import hashlib
-import re
 import secrets
 import unicodedata
 from collections.abc import Iterable, Mapping
@@ -24,6 +23,7 @@ from agentmail_cp import pages, usernames
 from agentmail_cp.access import Reach
 from agentmail_cp.db import Tx, fetch_all, fetch_one, fetch_only
 from agentmail_cp.errors import Invalid, NotFound
+from agentmail_cp.idempotency import TOKEN
 from agentmail_cp.mailserver import AccountId
 from agentmail_cp.messages import Place
 
@@ -34,8 +34,6 @@ LONGEST_DISPLAY_NAME = 256
 MOST_METADATA = 256
 LONGEST_METADATA = 256
 PASSWORD_BYTES = 24
-TOKEN = re.compile(r"[A-Za-z0-9\-._~]{1,256}")
-"""What a caller's own ids look like: client_id here, Idempotency-Key in `sending`."""
 
 Metadata = dict[str, str | int | float | bool]
 MetadataPatch = dict[str, str | int | float | bool | None]

@@ -1,47 +1,57 @@
-"""Routes of inboxes."""
+"""Routes of inboxes, of all and of a pod: one set of handlers."""
 
 from __future__ import annotations
 
 from typing import Any
 
 from litestar import Controller, Request, Response, delete, get, patch, post
+from litestar.di import Provide
 from litestar.params import FromPath, JSONBody
+from litestar.types import Dependencies
 
-from agentmail_cp import inboxes, pages
+from agentmail_cp import access, inboxes, pages
+from agentmail_cp.access import Reach
+from agentmail_cp.db import Database
 from agentmail_cp.errors import Forbidden
-from agentmail_cp.inboxes import InboxPatch, MailDomain, NewInbox
+from agentmail_cp.inboxes import InboxPatch, MailDomain, NewInbox, Quota
 from agentmail_cp.settings import Settings
 from agentmail_cp.web import bodies
 from agentmail_cp.web.auth import needs
 from agentmail_cp.web.errors import ERRORS
-from agentmail_cp.web.inject import Asked, Caller, Config, Db, Server
+from agentmail_cp.web.inject import Asked, Config, Db, Server
 from agentmail_cp.web.listing import listing
 from agentmail_cp.web.paths import restore
+from agentmail_cp.web.scopes import Within, called, everywhere, one_pod
 
 
-class Inboxes(Controller):
-    """Inboxes of the caller's organisation. `{inbox_id}` is the address or the `inb_…` id."""
+def _within(scope: Provide) -> Dependencies:
+    return {"within": scope}
 
-    path = "/inboxes"
+
+class _Inboxes(Controller):
+    """What can be done with inboxes in any scope. `{inbox_id}` is the address or the `inb_…` id."""
+
     tags = ("Inboxes",)
 
-    @post(operation_id="inboxes.create", guards=[needs("inbox_create")], responses=ERRORS)
+    @post(
+        operation_id=called("inboxes", "create"), guards=[needs("inbox_create")], responses=ERRORS
+    )
     async def create(
         self,
         request: Request[Any, Any, Any],
-        caller: Caller,
+        within: Within,
         db: Db,
         server: Server,
         settings: Config,
         data: JSONBody[bodies.CreateInbox | None] = None,
     ) -> Response[bodies.Inbox]:
         """Make an inbox, or with a known client_id get the one that has it (200 instead of 201)."""
-        caller.reach.require_pod()
+        within.reach.require_pod()
         wanted = data or bodies.CreateInbox()
         created = await inboxes.create(
             db,
             server,
-            organization_id=caller.organization_id,
+            reach=await _where(db, within.reach, wanted.pod_id),
             domain=domain(settings, wanted.domain),
             new=NewInbox(
                 username=wanted.username,
@@ -49,6 +59,7 @@ class Inboxes(Controller):
                 client_id=wanted.client_id,
                 metadata=wanted.metadata,
             ),
+            quota=Quota(settings.inboxes_per_organization, settings.inboxes_per_pod),
         )
         credentials = bodies.credentials(created, settings, request.base_url.hostname or "")
         return Response(
@@ -57,7 +68,7 @@ class Inboxes(Controller):
         )
 
     @get(
-        operation_id="inboxes.list",
+        operation_id=called("inboxes", "list"),
         guards=[needs("inbox_read")],
         responses=ERRORS,
         operation_class=listing("limit", "page_token", "ascending"),
@@ -65,7 +76,7 @@ class Inboxes(Controller):
     async def list(
         self,
         asked: Asked,
-        caller: Caller,
+        within: Within,
         db: Db,
     ) -> bodies.ListInboxes:
         """List inboxes, newest first."""
@@ -73,7 +84,7 @@ class Inboxes(Controller):
         async with db.reading() as tx:
             found, token = await inboxes.list_page(
                 tx,
-                caller.reach,
+                within.reach,
                 limit=limit,
                 page_token=asked.text("page_token"),
                 ascending=asked.flag("ascending"),
@@ -83,23 +94,23 @@ class Inboxes(Controller):
 
     @get(
         "/{inbox_id:str}",
-        operation_id="inboxes.get",
+        operation_id=called("inboxes", "get"),
         guards=[needs("inbox_read")],
         responses=ERRORS,
     )
     async def get(
         self,
         inbox_id: FromPath[str],
-        caller: Caller,
+        within: Within,
         db: Db,
     ) -> bodies.Inbox:
         """Get one inbox."""
         async with db.reading() as tx:
-            return bodies.inbox(await inboxes.get(tx, caller.reach, restore(inbox_id)))
+            return bodies.inbox(await inboxes.get(tx, within.reach, restore(inbox_id)))
 
     @patch(
         "/{inbox_id:str}",
-        operation_id="inboxes.update",
+        operation_id=called("inboxes", "update"),
         guards=[needs("inbox_update")],
         responses=ERRORS,
     )
@@ -107,30 +118,52 @@ class Inboxes(Controller):
         self,
         inbox_id: FromPath[str],
         data: JSONBody[bodies.UpdateInbox],
-        caller: Caller,
+        within: Within,
         db: Db,
     ) -> bodies.Inbox:
         """Change display_name or metadata. Metadata is merged; null removes."""
         wanted = InboxPatch(display_name=data.display_name, metadata=data.metadata)
         async with db.transaction() as tx:
-            return bodies.inbox(await inboxes.update(tx, caller.reach, restore(inbox_id), wanted))
+            return bodies.inbox(await inboxes.update(tx, within.reach, restore(inbox_id), wanted))
 
     @delete(
         "/{inbox_id:str}",
-        operation_id="inboxes.delete",
+        operation_id=called("inboxes", "delete"),
         guards=[needs("inbox_delete")],
         responses=ERRORS,
     )
     async def delete(
         self,
         inbox_id: FromPath[str],
-        caller: Caller,
+        within: Within,
         db: Db,
         server: Server,
     ) -> None:
         """Delete an inbox. Its mail is retained, its address never given to anybody else."""
-        caller.reach.require_pod()
-        await inboxes.delete(db, server, reach=caller.reach, inbox=restore(inbox_id))
+        within.reach.require_pod()
+        await inboxes.delete(db, server, reach=within.reach, inbox=restore(inbox_id))
+
+
+class Inboxes(_Inboxes):
+    """All inboxes. One that is made lands in the pod named, in the key's, or in the default pod."""
+
+    path = "/inboxes"
+    dependencies: Dependencies | None = _within(Provide(everywhere))
+
+
+class PodInboxes(_Inboxes):
+    """Inboxes of one pod."""
+
+    path = "/pods/{pod_id:str}/inboxes"
+    dependencies: Dependencies | None = _within(Provide(one_pod))
+
+
+async def _where(db: Database, reach: Reach, pod: str | None) -> Reach:
+    """Where a new inbox goes: to the pod that is named, as long as that is within reach."""
+    if pod is None:
+        return reach
+    async with db.reading() as tx:
+        return Reach(reach.organization_id, await access.find_pod(tx, reach, pod))
 
 
 def domain(settings: Settings, name: str | None) -> MailDomain:

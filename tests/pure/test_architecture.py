@@ -25,7 +25,8 @@ LONGEST_FUNCTION = 50
 
 TABLES = {
     "organization": {"access"},
-    "pod": {"access"},
+    # The default pod is made with its organisation.
+    "pod": {"access", "pods"},
     "api_key": {"access"},
     "inbox": {"inboxes"},
     # The row is made and removed with its inbox, moved on by intake, numbered by events and marked as
@@ -39,6 +40,7 @@ TABLES = {
     "envelope": {"envelopes"},
     "list_entry": {"lists"},
     "send": {"sending"},
+    "idempotency_key": {"idempotency"},
     "draft": {"drafts"},
     "submission": {"submissions"},
     "event": {"events"},

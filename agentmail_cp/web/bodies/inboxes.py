@@ -14,7 +14,7 @@ from agentmail_cp.settings import Settings
 
 
 class CreateInbox(msgspec.Struct, kw_only=True):
-    """`POST /v0/inboxes`. Everything may be left out."""
+    """`POST /v0/inboxes`. Everything may be left out. `pod_id` is the id or client_id of a pod."""
 
     username: str | None = None
     domain: str | None = None
@@ -22,6 +22,7 @@ class CreateInbox(msgspec.Struct, kw_only=True):
     client_id: str | None = None
     metadata: dict[str, str | int | float | bool | None] | None = None
     status: Literal["active"] | None = None
+    pod_id: str | None = None
 
 
 class UpdateInbox(msgspec.Struct, kw_only=True):
