@@ -156,7 +156,7 @@ def create_app(
     doorbell = Doorbell(db, mail_server, throttle=settings.stalwart_webhook_throttle)
     resources = Resources(settings, db, mail_server)
     outbound = Outbound(settings.outbound_networks)
-    throttle = Throttle(db, limit=settings.requests_per_minute, window=request_window)
+    throttle = Throttle(db, settings, window=request_window)
 
     @contextlib.asynccontextmanager
     async def running(_app: Litestar) -> AsyncGenerator[None]:

@@ -43,6 +43,9 @@ CONTENT_ID = re.compile(r"[!-;=?-~]{1,255}")
 THREADING = frozenset({"in-reply-to", "references"})
 """Headers a caller may set on a new mail only."""
 
+_EXACT = 2**53
+"""Up to here every whole number is a float of its own."""
+
 _TOKEN = re.compile(r"[!-9;-~]+")
 
 _FIX_FOR_HEADER = {
@@ -129,25 +132,28 @@ def finished(
     )
 
 
-def fingerprint(inbox_id: str, endpoint: str, body: object) -> bytes:
+def fingerprint(place: str, endpoint: str, body: object) -> bytes:
     """What tells a repeated request from another one under the same Idempotency-Key: SHA-256 over its
-    canonical JSON, in which the order of keys does not count and bytes stand for themselves by their own
-    SHA-256, however they were encoded.
+    canonical JSON, in which the order of keys does not count, nor how a number or bytes were written.
     """
-    plain = msgspec.to_builtins([inbox_id, endpoint, body], builtin_types=(bytes,))
-    return sha256(msgspec.json.encode(_digested(plain), order="deterministic")).digest()
+    plain = msgspec.to_builtins([place, endpoint, body], builtin_types=(bytes,))
+    return sha256(msgspec.json.encode(_canonical(plain), order="deterministic")).digest()
 
 
-def _digested(value: Any) -> Any:
-    """The same value with each run of bytes, which may be megabytes, replaced by its digest."""
+def _canonical(value: Any) -> Any:
+    """The same value with 1.0 as 1, as SDKs write one for the other, and each run of bytes, which may be
+    megabytes, replaced by its digest.
+    """
     match value:
         case bytes():
             return {"sha256": sha256(value).hexdigest()}
+        case float() if value.is_integer() and abs(value) < _EXACT:
+            return int(value)
         case dict():
             items = cast("dict[str, Any]", value).items()
-            return {name: _digested(each) for name, each in items}
+            return {name: _canonical(each) for name, each in items}
         case list() | tuple():
-            return [_digested(each) for each in cast("list[Any]", value)]
+            return [_canonical(each) for each in cast("list[Any]", value)]
         case _:
             return value
 

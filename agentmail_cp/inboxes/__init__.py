@@ -44,7 +44,7 @@ from agentmail_cp.inboxes.inbox import (
     public_id,
     update,
 )
-from agentmail_cp.inboxes.quota import Quota, count
+from agentmail_cp.inboxes.quota import count
 from agentmail_cp.inboxes.settlement import settle
 
 __all__ = [
@@ -61,7 +61,6 @@ __all__ = [
     "Metadata",
     "MetadataPatch",
     "NewInbox",
-    "Quota",
     "check_client_id",
     "check_display_name",
     "check_metadata",

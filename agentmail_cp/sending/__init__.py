@@ -43,7 +43,6 @@ from agentmail_cp.sending.record import (
     Outcome,
     Refused,
     Send,
-    check_idempotency_key,
     forget_old,
     live_message_ids,
 )
@@ -55,7 +54,6 @@ __all__ = [
     "Refused",
     "Send",
     "answered",
-    "check_idempotency_key",
     "forget_old",
     "live_message_ids",
     "repeated",

@@ -11,7 +11,7 @@ import msgspec
 import structlog
 from uuid_utils.compat import uuid7
 
-from agentmail_cp import drafts, labels, sizes
+from agentmail_cp import drafts, idempotency, labels, sizes
 from agentmail_cp.compose import Stamp, new_message_id
 from agentmail_cp.db import Database, Tx, fetch_one
 from agentmail_cp.drafts import Draft
@@ -38,11 +38,9 @@ from agentmail_cp.mailserver import (
 from agentmail_cp.sending.record import (
     COLUMNS,
     LEASE_MARGIN,
-    REMEMBERED,
     Outcome,
     Send,
     as_mail,
-    check_idempotency_key,
     close,
     finish,
     no_answer,
@@ -97,7 +95,7 @@ async def send(
     attempt blocks its key. `draft` is what the mail was made of: taken for sending together with the
     send's row, and gone with its record; `Conflict` is raised when it is not any more what it says.
     """
-    check_idempotency_key(key)
+    idempotency.check_key(key)
     patience += sizes.patience(sizes.size_of(email))
     attempt = _Attempt(
         inbox=inbox, fingerprint=fingerprint, key=key, email=email, patience=patience, draft=draft
@@ -119,7 +117,11 @@ async def answered(tx: Tx, inbox: Inbox, fingerprint: bytes, key: str | None) ->
     server nor the mail it was about; None when there is no answer yet. Raises as `send` does for a key
     that was used for something else.
     """
-    row = await _keyed(tx, inbox, key) if key is not None else None
+    if key is None:
+        return None
+    row = await _keyed(tx, inbox, key)
+    if row is None:
+        await idempotency.ensure_unclaimed(tx, inbox.organization_id, key)
     if row is None or row.answer is None or _forgotten(row):
         return None
     _ensure_same(row, fingerprint)
@@ -132,7 +134,7 @@ async def repeated(
     """The outcome of an earlier request like this one, found out first where it is open; None when
     nothing came of it. For what is not there any more once it is sent. Raises as `send`.
     """
-    check_idempotency_key(key)
+    idempotency.check_key(key)
     request = _Request(inbox=inbox, fingerprint=fingerprint, key=key)
     while True:
         async with db.transaction() as tx:
@@ -259,6 +261,7 @@ async def _earlier(tx: Tx, attempt: _Request) -> Send | None:
         )
     row = await _keyed(tx, attempt.inbox, attempt.key, " for update")
     if row is None:
+        await idempotency.ensure_unclaimed(tx, attempt.inbox.organization_id, attempt.key)
         return None
     if _forgotten(row):
         await _forget_key(tx, row)
@@ -278,15 +281,12 @@ async def _keyed(tx: Tx, inbox: Inbox, key: str, lock: LiteralString = "") -> Se
 
 
 def _forgotten(row: Send) -> bool:
-    return not row.open and row.created_at < datetime.now(UTC) - REMEMBERED
+    return not row.open and row.updated_at < datetime.now(UTC) - idempotency.REMEMBERED
 
 
 def _ensure_same(row: Send, fingerprint: bytes) -> None:
     if row.fingerprint != fingerprint:
-        raise Conflict(
-            "This Idempotency-Key was used with another body, inbox or endpoint.",
-            fix="Use a new key for a new message.",
-        )
+        raise idempotency.used_otherwise()
 
 
 async def _told(tx: Tx, row: Send) -> None:

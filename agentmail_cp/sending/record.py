@@ -17,11 +17,7 @@ from psycopg.types.json import Jsonb
 
 from agentmail_cp import drafts, extract, messages, threads
 from agentmail_cp.db import Database, Tx
-from agentmail_cp.errors import (
-    Invalid,
-    Unavailable,
-)
-from agentmail_cp.inboxes import TOKEN
+from agentmail_cp.errors import Unavailable
 from agentmail_cp.labels import SEEN
 from agentmail_cp.mailserver import (
     AccountId,
@@ -37,8 +33,6 @@ from agentmail_cp.mailserver import (
 )
 from agentmail_cp.messages import Place
 
-REMEMBERED = timedelta(hours=24)
-"""How long an Idempotency-Key is remembered."""
 KEPT = timedelta(days=3)
 """How long a finished row is kept."""
 LEASE_MARGIN = timedelta(seconds=3)
@@ -49,7 +43,8 @@ OWED = timedelta(minutes=10)
 State = Literal["submitting", "unknown", "sent", "refused", "abandoned"]
 COLUMNS = (
     "send_id, organization_id, inbox_id, account_id, idempotency_key, fingerprint, message_id,"
-    " draft_id, labels, mail_state, state, lease_until, document_id, answer, created_at"
+    " draft_id, labels, mail_state, state, lease_until, document_id, answer, created_at,"
+    " updated_at"
 )
 
 
@@ -93,22 +88,11 @@ class Send(msgspec.Struct, frozen=True, kw_only=True):
     document_id: DocumentId | None
     answer: Answer | None
     created_at: datetime
+    updated_at: datetime
 
     @property
     def open(self) -> bool:
         return self.state in ("submitting", "unknown")
-
-
-def check_idempotency_key(key: str | None) -> None:
-    """Raise `Invalid` unless the key is absent or 1 to 256 of A-Z a-z 0-9 - . _ ~."""
-    if key is None:
-        return
-    if not TOKEN.fullmatch(key):
-        raise Invalid(
-            "Idempotency-Key",
-            "This Idempotency-Key does not fit.",
-            fix="Use 1 to 256 characters out of A-Z a-z 0-9 - . _ ~",
-        )
 
 
 def no_answer(error: MailServerError) -> Unavailable:

@@ -15,6 +15,7 @@ from agentmail_cp import (
     addresses,
     dispatch,
     drafts,
+    idempotency,
     inboxes,
     labels,
     messages,
@@ -183,7 +184,7 @@ class Desk(msgspec.Struct, frozen=True):
         self, inbox_id: str, draft_id: str, data: bodies.SendDraft, key: str | None
     ) -> sending.Outcome:
         """The outcome of sending a draft; of a request that was made before, that of the first."""
-        sending.check_idempotency_key(key)
+        idempotency.check_key(key)
         change = _label_change(data.add_labels, data.remove_labels)
         inbox = await self.inbox(inbox_id)
         which = _uuid(draft_id)

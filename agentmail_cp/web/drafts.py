@@ -22,10 +22,11 @@ from agentmail_cp.web.auth import needs
 from agentmail_cp.web.contents import attachments_of
 from agentmail_cp.web.drafting import Drafting, provide_desk
 from agentmail_cp.web.errors import ERRORS
+from agentmail_cp.web.idempotency import IdempotencyKey
 from agentmail_cp.web.inject import Asked, Caller, Db, Links, Server
 from agentmail_cp.web.listing import listing
 from agentmail_cp.web.scopes import Within, called, everywhere, one_inbox, one_pod
-from agentmail_cp.web.sends import IdempotencyKey, Sent, response
+from agentmail_cp.web.sends import Sent, response
 
 FILTERS = ("limit", "page_token", "labels", "before", "after", "ascending")
 

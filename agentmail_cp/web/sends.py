@@ -9,14 +9,14 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Iterable, Sequence
 from functools import partial
-from typing import Annotated, Protocol
+from typing import Protocol
 
 import msgspec
 from litestar import Controller, Response, post
 from litestar.di import NamedDependency, Provide
-from litestar.params import FromPath, HeaderParameter, JSONBody, SkipValidation
+from litestar.params import FromPath, JSONBody, SkipValidation
 
-from agentmail_cp import inboxes, messages, parents, sending, sizes
+from agentmail_cp import idempotency, inboxes, messages, parents, sending, sizes
 from agentmail_cp.access import Principal
 from agentmail_cp.compose import (
     Parent,
@@ -35,12 +35,12 @@ from agentmail_cp.web import bodies, inject
 from agentmail_cp.web.auth import needs
 from agentmail_cp.web.contents import SMALL
 from agentmail_cp.web.errors import ERRORS
+from agentmail_cp.web.idempotency import REPLAYED, IdempotencyKey
 from agentmail_cp.web.inject import Caller, Config, Db, Server
 from agentmail_cp.web.listing import visible_to
 from agentmail_cp.web.outgoing import Uploads, outgoing
 from agentmail_cp.web.paths import message_id_candidates, restore
 
-IdempotencyKey = Annotated[str | None, HeaderParameter(name="Idempotency-Key")]
 Sent = Response[bodies.SendMessageResponse]
 
 
@@ -62,7 +62,7 @@ class Outbox(msgspec.Struct, frozen=True):
 
     async def send(self, inbox_id: str, data: bodies.SendMessage) -> Sent:
         """Send a new mail."""
-        sending.check_idempotency_key(self.key)
+        idempotency.check_key(self.key)
         async with self.db.reading() as tx:
             inbox = await inboxes.get(tx, self.caller.reach, restore(inbox_id))
             mark = fingerprint(str(inbox.inbox_id), "messages.send", data)
@@ -81,7 +81,7 @@ class Outbox(msgspec.Struct, frozen=True):
         compose: Answering,
     ) -> Sent:
         """Send a mail about another one, which the key must be able to see."""
-        sending.check_idempotency_key(self.key)
+        idempotency.check_key(self.key)
         candidates = message_id_candidates(restore(message_id))
         async with self.db.reading() as tx:
             inbox = await inboxes.get(tx, self.caller.reach, restore(inbox_id))
@@ -128,8 +128,7 @@ def _bracketed(candidates: Iterable[str]) -> str:
 
 def response(outcome: sending.Outcome) -> Sent:
     """The answer to a request that sends; one that was answered before says so."""
-    replayed = {"Idempotent-Replayed": "true"} if outcome.replayed else {}
-    return Response(bodies.sent(outcome.answer), headers=replayed)
+    return Response(bodies.sent(outcome.answer), headers=REPLAYED if outcome.replayed else None)
 
 
 async def provide_outbox(
