@@ -21,6 +21,7 @@ from agentmail_cp import access, inboxes, pages
 from agentmail_cp.access import Reach
 from agentmail_cp.db import Tx, fetch_all, fetch_one, fetch_only
 from agentmail_cp.errors import CannotDelete, Conflict, Invalid, LimitExceeded, NotFound
+from agentmail_cp.limits import Limits
 
 DEFAULT_NAME = "Pod"
 LONGEST_NAME = 256
@@ -65,14 +66,15 @@ class Made(msgspec.Struct, frozen=True):
     new: bool
 
 
-async def create(tx: Tx, reach: Reach, new: NewPod, *, most: int) -> Made:
+async def create(tx: Tx, reach: Reach, new: NewPod, *, limits: Limits) -> Made:
     """Make a pod; with a known `client_id`, give back the one that has it, which counts for nothing.
 
-    `most` is how many pods the organisation may have, its default pod included; 0 is no limit. It holds
-    against any number of requests at once. Raises `Forbidden`, `Invalid`, `LimitExceeded`.
+    The limit of pods, to which the default pod counts too, holds against any number of requests at once.
+    Raises `Forbidden`, `Invalid`, `LimitExceeded`.
     """
     reach.require_organization()
     _check(new.name, new.client_id)
+    most = limits.pods_per_organization
     if most:
         await access.get_organization(tx, reach.organization_id, lock=True)
     known = await _by_client_id(tx, reach.organization_id, new.client_id)
@@ -80,7 +82,7 @@ async def create(tx: Tx, reach: Reach, new: NewPod, *, most: int) -> Made:
         return Made(known, new=False)
     if most and await count(tx, reach.organization_id) >= most:
         raise LimitExceeded(
-            f"This organization has {most} pods, which is as many as it may have.",
+            f"This organization has as many pods as it may have: {most}.",
             fix="Delete a pod, or ask the operator of this server for more.",
         )
     made = await _insert(tx, reach.organization_id, new)

@@ -34,7 +34,8 @@ from agentmail_cp.inboxes.inbox import (
     new_password,
     password_hash,
 )
-from agentmail_cp.inboxes.quota import UNLIMITED, Quota, obstacle
+from agentmail_cp.inboxes.quota import obstacle
+from agentmail_cp.limits import Limits
 from agentmail_cp.mailserver import (
     Account,
     MailServer,
@@ -69,7 +70,7 @@ async def create(
     reach: Reach,
     domain: MailDomain,
     new: NewInbox,
-    quota: Quota = UNLIMITED,
+    limits: Limits,
 ) -> Created:
     """Make an inbox in the pod that is reached, or in the default pod where all are; with a known
     `client_id`, give back the one that has it, unless it is beyond reach.
@@ -83,7 +84,7 @@ async def create(
     if existing is not None:
         return Created(existing, None)
     try:
-        reservation = await _reserve_some(db, reach, domain, new, quota)
+        reservation = await _reserve_some(db, reach, domain, new, limits)
     except Conflict:
         # Another request with this client_id was a moment faster: its inbox is the answer.
         existing = await _existing(db, reach, new.client_id)
@@ -148,7 +149,7 @@ async def _by_client_id(tx: Tx, reach: Reach, client_id: str) -> Inbox | None:
 
 
 async def _reserve_some(
-    db: Database, reach: Reach, domain: MailDomain, new: NewInbox, quota: Quota
+    db: Database, reach: Reach, domain: MailDomain, new: NewInbox, limits: Limits
 ) -> _Reservation:
     """Reserve the address asked for, or a free random one."""
     certain = new.username is not None and not domain.shared
@@ -157,7 +158,7 @@ async def _reserve_some(
         if domain.shared:
             username = usernames.shared_username(username, _rng)
         async with db.transaction() as tx:
-            reservation = await _reserve(tx, reach, f"{username}@{domain.name}", new, quota)
+            reservation = await _reserve(tx, reach, f"{username}@{domain.name}", new, limits)
             if reservation is None and certain:
                 await _ensure_nobody_makes(tx, reach, f"{username}@{domain.name}")
         if reservation is not None:
@@ -169,12 +170,11 @@ async def _reserve_some(
 
 
 async def _reserve(
-    tx: Tx, reach: Reach, address: str, new: NewInbox, quota: Quota
+    tx: Tx, reach: Reach, address: str, new: NewInbox, limits: Limits
 ) -> _Reservation | None:
     organization_id = reach.organization_id
     pod_id = reach.pod_id or await default_pod(tx, organization_id)
-    # Before anything else: also a known client_id may turn out to be known only once others are done.
-    full = await obstacle(tx, organization_id, pod_id, quota)
+    full = await obstacle(tx, organization_id, pod_id, limits)
     parameters = _row(organization_id, pod_id, address, new)
     inbox = None if full else await fetch_one(tx, Inbox, _RESERVE, parameters)
     if inbox is not None:

@@ -11,21 +11,10 @@ from __future__ import annotations
 from typing import LiteralString
 from uuid import UUID
 
-import msgspec
-
 from agentmail_cp import access
 from agentmail_cp.db import Tx
 from agentmail_cp.errors import LimitExceeded, NotFound
-
-
-class Quota(msgspec.Struct, frozen=True):
-    """The most inboxes an organisation, and each of its pods, may have. 0 is no limit."""
-
-    organization: int = 0
-    pod: int = 0
-
-
-UNLIMITED = Quota()
+from agentmail_cp.limits import Limits
 
 
 async def count(tx: Tx, organization_id: UUID, pod_id: UUID | None = None) -> int:
@@ -42,27 +31,35 @@ async def count(tx: Tx, organization_id: UUID, pod_id: UUID | None = None) -> in
 
 
 async def obstacle(
-    tx: Tx, organization_id: UUID, pod_id: UUID, quota: Quota
+    tx: Tx, organization_id: UUID, pod_id: UUID, limits: Limits
 ) -> LimitExceeded | None:
     """What stands in the way of one more inbox in this pod, if anything does.
 
     Until the transaction ends, the pod cannot be deleted, and nobody else takes the place that was found.
     Raises `NotFound` for a pod that is gone.
     """
-    if quota.organization:
+    if limits.inboxes_per_organization:
         await access.get_organization(tx, organization_id, lock=True)
-    most = _least(quota.pod, await _pod_limit(tx, organization_id, pod_id, " for key share"))
-    if most:
-        own = await _pod_limit(tx, organization_id, pod_id, " for no key update")
-        most = _least(quota.pod, own)
-    if quota.organization and await count(tx, organization_id) >= quota.organization:
-        return _reached("organization", quota.organization)
+    most = await _most_in_pod(tx, organization_id, pod_id, limits)
     if most and await count(tx, organization_id, pod_id) >= most:
-        return _reached("pod", most)
+        return _reached("pod", most, "Delete an inbox, or make this one in another pod.")
+    most = limits.inboxes_per_organization
+    if most and await count(tx, organization_id) >= most:
+        return _reached(
+            "organization", most, "Delete an inbox, or ask the operator of this server for more."
+        )
     return None
 
 
-async def _pod_limit(tx: Tx, organization_id: UUID, pod_id: UUID, lock: LiteralString) -> int:
+async def _most_in_pod(tx: Tx, organization_id: UUID, pod_id: UUID, limits: Limits) -> int:
+    """The limit of a pod, which is held: alone where it has one, beside others where it has none."""
+    own = await _own_limit(tx, organization_id, pod_id, " for key share")
+    if own or limits.inboxes_per_pod:
+        own = await _own_limit(tx, organization_id, pod_id, " for no key update")
+    return min((each for each in (own, limits.inboxes_per_pod) if each), default=0)
+
+
+async def _own_limit(tx: Tx, organization_id: UUID, pod_id: UUID, lock: LiteralString) -> int:
     cursor = await tx.execute(
         "select coalesce(inbox_limit, 0) as most from pod"
         f" where organization_id = %(organization_id)s and pod_id = %(pod_id)s{lock}",
@@ -74,13 +71,5 @@ async def _pod_limit(tx: Tx, organization_id: UUID, pod_id: UUID, lock: LiteralS
     return row["most"]
 
 
-def _least(*limits: int) -> int:
-    return min((limit for limit in limits if limit), default=0)
-
-
-def _reached(kind: str, most: int) -> LimitExceeded:
-    who = "the operator of this server" if kind == "organization" else "whoever manages the pod"
-    return LimitExceeded(
-        f"This {kind} has as many inboxes as it may have: {most}.",
-        fix=f"Delete an inbox, or ask {who} for more.",
-    )
+def _reached(kind: str, most: int, fix: str) -> LimitExceeded:
+    return LimitExceeded(f"This {kind} has as many inboxes as it may have: {most}.", fix=fix)

@@ -9,11 +9,11 @@ from litestar.di import Provide
 from litestar.params import FromPath, JSONBody
 from litestar.types import Dependencies
 
-from agentmail_cp import access, inboxes, pages
+from agentmail_cp import access, inboxes, limits, pages
 from agentmail_cp.access import Reach
-from agentmail_cp.db import Database
+from agentmail_cp.db import Tx
 from agentmail_cp.errors import Forbidden
-from agentmail_cp.inboxes import InboxPatch, MailDomain, NewInbox, Quota
+from agentmail_cp.inboxes import InboxPatch, MailDomain, NewInbox
 from agentmail_cp.settings import Settings
 from agentmail_cp.web import bodies
 from agentmail_cp.web.auth import needs
@@ -48,10 +48,13 @@ class _Inboxes(Controller):
         """Make an inbox, or with a known client_id get the one that has it (200 instead of 201)."""
         within.reach.require_pod()
         wanted = data or bodies.CreateInbox()
+        async with db.reading() as tx:
+            may = await limits.of(tx, settings, within.reach.organization_id)
+            reach = await _where(tx, within.reach, wanted.pod_id)
         created = await inboxes.create(
             db,
             server,
-            reach=await _where(db, within.reach, wanted.pod_id),
+            reach=reach,
             domain=domain(settings, wanted.domain),
             new=NewInbox(
                 username=wanted.username,
@@ -59,7 +62,7 @@ class _Inboxes(Controller):
                 client_id=wanted.client_id,
                 metadata=wanted.metadata,
             ),
-            quota=Quota(settings.inboxes_per_organization, settings.inboxes_per_pod),
+            limits=may,
         )
         credentials = bodies.credentials(created, settings, request.base_url.hostname or "")
         return Response(
@@ -158,12 +161,11 @@ class PodInboxes(_Inboxes):
     dependencies: Dependencies | None = _within(Provide(one_pod))
 
 
-async def _where(db: Database, reach: Reach, pod: str | None) -> Reach:
+async def _where(tx: Tx, reach: Reach, pod: str | None) -> Reach:
     """Where a new inbox goes: to the pod that is named, as long as that is within reach."""
     if pod is None:
         return reach
-    async with db.reading() as tx:
-        return Reach(reach.organization_id, await access.find_pod(tx, reach, pod))
+    return Reach(reach.organization_id, await access.find_pod(tx, reach, pod))
 
 
 def domain(settings: Settings, name: str | None) -> MailDomain:

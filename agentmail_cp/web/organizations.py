@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from litestar import get
 
-from agentmail_cp import access, inboxes, pods
+from agentmail_cp import access, inboxes, limits, pods
 from agentmail_cp.web import bodies
 from agentmail_cp.web.errors import ERRORS
 from agentmail_cp.web.inject import Caller, Config, Db
@@ -18,4 +18,5 @@ async def get_organization(caller: Caller, db: Db, settings: Config) -> bodies.O
         found = await access.get_organization(tx, caller.organization_id)
         living = await inboxes.count(tx, caller.organization_id)
         made = await pods.count(tx, caller.organization_id)
-    return bodies.organization(found, inbox_count=living, pod_count=made, settings=settings)
+        may = await limits.of(tx, settings, caller.organization_id)
+    return bodies.organization(found, inbox_count=living, pod_count=made, limits=may)

@@ -8,7 +8,7 @@ from __future__ import annotations
 from litestar import Controller, Response, delete, get, patch, post
 from litestar.params import FromPath, JSONBody
 
-from agentmail_cp import pages, pods
+from agentmail_cp import limits, pages, pods
 from agentmail_cp.pods import NewPod, PodPatch
 from agentmail_cp.web import bodies
 from agentmail_cp.web.auth import needs
@@ -39,7 +39,7 @@ class Pods(Controller):
                 tx,
                 caller.reach,
                 NewPod(name=wanted.name, client_id=wanted.client_id),
-                most=settings.pods_per_organization,
+                limits=await limits.of(tx, settings, caller.organization_id),
             )
         return Response(bodies.pod(made.pod), status_code=201 if made.new else 200)
 

@@ -9,7 +9,7 @@ import msgspec
 from msgspec import UNSET, UnsetType
 
 from agentmail_cp import access, pods
-from agentmail_cp.settings import Settings
+from agentmail_cp.limits import Limits
 
 
 class CreatePod(msgspec.Struct, kw_only=True):
@@ -47,7 +47,9 @@ class ListPods(msgspec.Struct, omit_defaults=True):
 
 
 class Organization(msgspec.Struct, omit_defaults=True, kw_only=True):
-    """The caller's organisation. Limits are there when there are any."""
+    """The caller's organisation. Of the limits only those are there that it has; their names are those of
+    the operator's settings.
+    """
 
     organization_id: UUID
     name: str
@@ -57,7 +59,7 @@ class Organization(msgspec.Struct, omit_defaults=True, kw_only=True):
     created_at: datetime
     updated_at: datetime
     inbox_limit: int | None = None
-    pod_limit: int | None = None
+    limits: dict[str, int] = msgspec.field(default_factory=dict)
 
 
 def pod(found: pods.Pod) -> Pod:
@@ -73,7 +75,7 @@ def pod(found: pods.Pod) -> Pod:
 
 
 def organization(
-    found: access.Organization, *, inbox_count: int, pod_count: int, settings: Settings
+    found: access.Organization, *, inbox_count: int, pod_count: int, limits: Limits
 ) -> Organization:
     """An organisation as its own callers see it."""
     return Organization(
@@ -84,6 +86,6 @@ def organization(
         pod_count=pod_count,
         created_at=found.created_at,
         updated_at=found.updated_at,
-        inbox_limit=settings.inboxes_per_organization or None,
-        pod_limit=settings.pods_per_organization or None,
+        inbox_limit=limits.inboxes_per_organization or None,
+        limits={name: most for name, most in msgspec.structs.asdict(limits).items() if most},
     )
