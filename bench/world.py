@@ -66,6 +66,7 @@ def _serve(url: str, stalwart: LocalStalwart, port: int) -> subprocess.Popen[byt
         "AGENTMAIL_CP_DOMAIN_SHARED": "false",
         "AGENTMAIL_CP_PORT": str(port),
         "AGENTMAIL_CP_LOG_LEVEL": "warning",
+        "AGENTMAIL_CP_REQUESTS_PER_MINUTE": "0",
     }
     command = [str(Path(sys.executable).parent / "agentmail-cp"), "serve"]
     return subprocess.Popen(command, env=environment)
@@ -77,7 +78,7 @@ async def _first_key(url: str) -> str:
     async with database.transaction() as tx:
         organization = await access.create_organization(tx, "Bench")
         made = await access.create_key(
-            tx, organization.organization_id, prefix="inai_", name="bench"
+            tx, access.Reach(organization.organization_id), prefix="inai_", name="bench"
         )
     await database.close()
     return made.secret

@@ -150,6 +150,7 @@ def settings_for(database_url: str, **changes: Any) -> Settings:
         "sweep_interval": 1.0,
         "settle_interval": 0.2,
         "stalwart_timeout": 1.0,
+        "requests_per_minute": 0,
         **changes,
     }
     return Settings(**fields)
@@ -228,7 +229,7 @@ async def _organization(db: Database) -> tuple[UUID, str]:
     async with db.transaction() as tx:
         organization = await access.create_organization(tx, "Test")
         made = await access.create_key(
-            tx, organization.organization_id, prefix="inai_", name="test"
+            tx, access.Reach(organization.organization_id), prefix="inai_", name="test"
         )
     return organization.organization_id, made.secret
 

@@ -45,6 +45,7 @@ FOR_EVERY_TENANT = {
     "sending/record.forget_old": "removes old rows of all tenants",
     "submissions/record._CLAIM": "one worker files mail of all tenants",
     "submissions/record.forget_old": "removes old rows of all tenants",
+    "throttle.forget_old": "removes old rows of all tenants",
     "submissions/taking._owner": "the login of a mail client says whose inbox it is",
 }
 """Statements that may touch rows of any organisation, by module and function or constant, and why."""
@@ -102,7 +103,7 @@ def _created() -> dict[str, str]:
         for path in sorted((PACKAGE / "migrations").glob("*.sql"))
         if not path.name.endswith("_procrastinate.sql")
         for name, columns in re.findall(
-            r"^create table (\w+) \((.*?)^\)",
+            r"^create (?:unlogged )?table (\w+) \((.*?)^\)",
             path.read_text(encoding="utf-8"),
             re.MULTILINE | re.DOTALL,
         )

@@ -43,6 +43,7 @@ class Ringing:
             "domain": DOMAIN,
             "domain_shared": False,
             "settle_interval": 0.5,
+            "requests_per_minute": 0,
             **changes,
         }
 
