@@ -148,7 +148,7 @@ def keys_create(organization: UUID | None, name: str, expires_in_days: int | Non
         async with _database(loaded) as database, database.transaction() as tx:
             made = await access.create_key(
                 tx,
-                await access.only_organization(tx, organization),
+                access.Reach(await access.only_organization(tx, organization)),
                 prefix=loaded.key_prefix,
                 name=name,
                 expires_at=expires_at,

@@ -121,7 +121,9 @@ async def _make_key(app: AgentMail) -> str:
     db: Database = app.state["resources"].db
     async with db.transaction() as tx:
         organization = await access.create_organization(tx, "SDK")
-        made = await access.create_key(tx, organization.organization_id, prefix="inai_", name="sdk")
+        made = await access.create_key(
+            tx, access.Reach(organization.organization_id), prefix="inai_", name="sdk"
+        )
     return made.secret
 
 

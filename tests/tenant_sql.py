@@ -29,7 +29,7 @@ TENANTLESS = {"migration": "belongs to the database"}
 
 FOR_EVERY_TENANT = {
     "access/organizations.list_organizations": "the operator's command line lists them all",
-    "access/keyring._find_by_hash": "the key says which organisation is calling",
+    "access/keyring.find_by_hash": "the key says which organisation is calling",
     "inboxes/settlement._claim_unsettled": "settling is the operator's work, over all tenants",
     "inboxes/deletion.erase_retained": "retention is the operator's setting",
     "intake.ring": "Stalwart names accounts, which are unique in all",

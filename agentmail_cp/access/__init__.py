@@ -1,9 +1,11 @@
 """Who is calling: organisations, their pods, and API keys.
 
 Owns the tables `organization`, `pod` and `api_key`. A key is at least 256 random bits behind a settable
-prefix, shown once and stored as its SHA-256 (a slow hash guards weak secrets; these are not weak). A key
-is live until it is deleted or `expires_at` passes. `Keyring` remembers live keys for two seconds, which
-is therefore how long a deleted key may still work. This module never decides about single inboxes.
+prefix, shown once and stored as its SHA-256 (a slow hash guards weak secrets; these are not weak). It
+reaches an organisation, a pod or an inbox, may do what its permissions say, and is live until it is
+deleted or `expires_at` passes. A key never gives away more than it has: `delegation` decides. `Keyring`
+remembers live keys for a moment, which is how long a revoked one may still work. This package never
+decides about single inboxes.
 """
 
 from __future__ import annotations
@@ -20,10 +22,10 @@ from agentmail_cp.access.keys import (
     digest,
     expiry,
     get_key,
-    grantable,
+    issue_key,
     list_keys,
-    outlived,
     principal,
+    revoke_within,
     update_key,
 )
 from agentmail_cp.access.organizations import (
@@ -57,12 +59,12 @@ __all__ = [
     "find_pod",
     "get_key",
     "get_organization",
-    "grantable",
     "hold_pod",
+    "issue_key",
     "list_keys",
     "list_organizations",
     "only_organization",
-    "outlived",
     "principal",
+    "revoke_within",
     "update_key",
 ]

@@ -1,10 +1,17 @@
-"""API keys: made, shown once, narrowed, revoked. Owns the table `api_key`."""
+"""API keys: made, shown once, narrowed, revoked. Owns the table `api_key`.
+
+A key of an inbox has its pod in the row, too, so that everything within a pod is found by `pod_id`. Who
+changes keys is looked up again in the same transaction: what the ring remembers of a caller may be out
+of date, and a key that was just narrowed must not widen itself again.
+"""
 
 from __future__ import annotations
 
 import hashlib
 import secrets
+from collections.abc import Mapping
 from datetime import UTC, datetime
+from typing import Any, LiteralString
 from uuid import UUID
 
 import msgspec
@@ -13,17 +20,18 @@ from psycopg.types.json import Jsonb
 from uuid_utils.compat import uuid7
 
 from agentmail_cp import pages
-from agentmail_cp.access import permissions as names
+from agentmail_cp.access import delegation
+from agentmail_cp.access.permissions import canonical, granted_by
 from agentmail_cp.access.reach import Principal, Reach
 from agentmail_cp.db import Tx, fetch_all, fetch_one, fetch_only
-from agentmail_cp.errors import Forbidden, Invalid, NotFound
+from agentmail_cp.errors import Invalid, NotFound, Unauthorized
 
 LONGEST_NAME = 256
 KEY_BYTES = 32
 
 
 class ApiKey(msgspec.Struct, frozen=True, kw_only=True):
-    """An API key without its secret. `permissions` None means everything in its scope."""
+    """An API key without its secret. `permissions` None means everything in its reach."""
 
     api_key_id: UUID
     organization_id: UUID
@@ -45,11 +53,12 @@ class NewApiKey(msgspec.Struct, frozen=True):
     secret: str
 
 
-class ApiKeyPatch(msgspec.Struct, frozen=True):
-    """What of a key may change."""
+class ApiKeyPatch(msgspec.Struct, frozen=True, kw_only=True):
+    """What of a key may change. `expires_at` cannot: it is here to be compared."""
 
     name: str | UnsetType = UNSET
     permissions: dict[str, bool] | UnsetType | None = UNSET
+    expires_at: datetime | UnsetType | None = UNSET
 
 
 COLUMNS = (
@@ -63,82 +72,98 @@ def digest(secret: str) -> bytes:
     return hashlib.sha256(secret.encode()).digest()
 
 
+def principal(key: ApiKey) -> Principal:
+    """What a key amounts to."""
+    return Principal(
+        reach=Reach(key.organization_id, key.pod_id, key.inbox_id),
+        api_key_id=key.api_key_id,
+        permissions=granted_by(key.permissions),
+        expires_at=key.expires_at,
+    )
+
+
 async def create_key(
     tx: Tx,
-    organization_id: UUID,
+    reach: Reach,
     *,
     prefix: str,
     name: str,
-    permissions: dict[str, bool] | None = None,
+    permissions: Mapping[str, bool] | None = None,
     expires_at: datetime | None = None,
     secret: str | None = None,
 ) -> NewApiKey:
-    """Make a key. `secret` is given only where a known key is put back, as `make dev` does."""
-    expires_at = expiry(expires_at)
-    names.check(permissions)
+    """Make a key for the operator. `secret` is given only where a known key is put back, as `make dev`
+    does. Raises `Invalid`.
+    """
+    granted = canonical(permissions)
     secret = secret or prefix + secrets.token_hex(KEY_BYTES)
     key = await fetch_only(
         tx,
         ApiKey,
-        "insert into api_key"
-        " (api_key_id, organization_id, name, prefix, hash, permissions, expires_at)"
-        " values (%(api_key_id)s, %(organization_id)s, %(name)s, %(prefix)s, %(hash)s,"
-        " %(permissions)s, %(expires_at)s)"
+        "insert into api_key (api_key_id, organization_id, pod_id, inbox_id, name, prefix, hash,"
+        " permissions, expires_at)"
+        " values (%(api_key_id)s, %(organization_id)s, %(pod_id)s, %(inbox_id)s, %(name)s,"
+        " %(prefix)s, %(hash)s, %(permissions)s, %(expires_at)s)"
         f" returning {COLUMNS}",
-        {
+        msgspec.structs.asdict(reach)
+        | {
             "api_key_id": uuid7(),
-            "organization_id": organization_id,
             "name": _check_name(name),
             "prefix": secret[: len(prefix) + 8],
             "hash": digest(secret),
-            "permissions": None if permissions is None else Jsonb(permissions),
-            "expires_at": expires_at,
+            "permissions": None if granted is None else Jsonb(granted),
+            "expires_at": expiry(expires_at),
         },
     )
     return NewApiKey(key, secret)
 
 
-def grantable(caller: Principal, permissions: dict[str, bool] | None) -> dict[str, bool] | None:
-    """What a caller may give away: never more than it has. Raises `Forbidden`."""
-    if caller.permissions is None:
-        return permissions
-    wanted = None if permissions is None else {name for name, on in permissions.items() if on}
-    if wanted is None or not wanted <= caller.permissions:
-        raise Forbidden(
-            "An API key cannot make one that may do more than itself.",
-            fix="Leave out permissions your key does not have.",
-            code="permission_escalation",
-        )
-    return permissions
-
-
-def outlived(caller: Principal, expires_at: datetime | None) -> None:
-    """Raise `Forbidden` when a new key would live longer than the caller's."""
-    if caller.expires_at is None:
-        return
-    if expires_at is None or expires_at > caller.expires_at:
-        raise Forbidden(
-            "An API key cannot make one that lives longer than itself.",
-            fix=f"Set expires_at to {caller.expires_at.isoformat()} or earlier.",
-            code="permission_escalation",
-        )
+async def issue_key(
+    tx: Tx,
+    caller: Principal,
+    reach: Reach,
+    *,
+    prefix: str,
+    name: str,
+    permissions: Mapping[str, bool] | None,
+    expires_at: datetime | None,
+) -> NewApiKey:
+    """Make a key for a caller. Raises `Invalid`, `Forbidden` and `NotFound` as `delegation` does, and
+    `Unauthorized` when the caller's own key is gone meanwhile.
+    """
+    found = await fetch_one(
+        tx,
+        ApiKey,
+        f"select {COLUMNS} from api_key where organization_id = %(organization_id)s"
+        " and api_key_id = %(api_key_id)s for share",
+        {"organization_id": caller.organization_id, "api_key_id": caller.api_key_id},
+    )
+    maker = _live(found, "api_key_create")
+    delegation.check_new(maker, reach, granted_by(canonical(permissions)), expiry(expires_at))
+    return await create_key(
+        tx, reach, prefix=prefix, name=name, permissions=permissions, expires_at=expires_at
+    )
 
 
 def expiry(expires_at: datetime | None) -> datetime | None:
     """When a new key ends, in UTC; a time without an offset is taken as UTC. Raises `Invalid`."""
-    if expires_at is None:
-        return None
-    try:
-        moment = expires_at.replace(tzinfo=expires_at.tzinfo or UTC).astimezone(UTC)
-    except OverflowError:
-        moment = datetime.min.replace(tzinfo=UTC)
-    if moment <= datetime.now(UTC):
+    moment = _utc(expires_at)
+    if moment is not None and moment <= datetime.now(UTC):
         raise Invalid(
             "expires_at",
             "expires_at is not a time in the future.",
             fix="Give a later time, or leave it out.",
         )
     return moment
+
+
+def _utc(moment: datetime | None) -> datetime | None:
+    if moment is None:
+        return None
+    try:
+        return moment.replace(tzinfo=moment.tzinfo or UTC).astimezone(UTC)
+    except OverflowError:
+        return datetime.min.replace(tzinfo=UTC)
 
 
 def _check_name(name: str) -> str:
@@ -151,101 +176,151 @@ def _check_name(name: str) -> str:
     return name
 
 
-_FROM_THE_TOP = ("infinity", UUID(int=2**128 - 1))
+def _in_reach(reach: Reach) -> LiteralString:
+    """The condition that keeps a query within reach, beside that on its organisation."""
+    if reach.inbox_id is not None:
+        return " and inbox_id = %(inbox_id)s"
+    return "" if reach.pod_id is None else " and pod_id = %(pod_id)s"
 
 
 async def list_keys(
-    tx: Tx, organization_id: UUID, *, limit: int, page_token: str | None
+    tx: Tx, reach: Reach, *, limit: int, page_token: str | None, ascending: bool = False
 ) -> tuple[list[ApiKey], str | None]:
-    """One page of keys, newest first, and the token of the next page."""
-    scope = f"api-keys/{organization_id}"
-    created_at, api_key_id = (
-        pages.decode(scope, page_token, tuple[datetime, UUID]) if page_token else _FROM_THE_TOP
-    )
-    rows = await fetch_all(
-        tx,
-        ApiKey,
+    """One page of the keys that reach no further, by time of creation, and the token of the next."""
+    scope = f"api-keys/{reach.inbox_id or reach.pod_id or reach.organization_id}/{ascending}"
+    query: LiteralString = (
         f"select {COLUMNS} from api_key where organization_id = %(organization_id)s"
-        " and (created_at, api_key_id) < (%(created_at)s::timestamptz, %(api_key_id)s::uuid)"
-        " order by created_at desc, api_key_id desc limit %(limit)s",
-        {
-            "organization_id": organization_id,
-            "created_at": created_at,
-            "api_key_id": api_key_id,
-            "limit": limit + 1,
-        },
     )
+    query += _in_reach(reach)
+    parameters: dict[str, Any] = msgspec.structs.asdict(reach) | {"limit": limit + 1}
+    if page_token:
+        created_at, last_id = pages.decode(scope, page_token, tuple[datetime, UUID])
+        parameters |= {"created_at": created_at, "last_id": last_id}
+        query += (
+            " and (created_at, api_key_id) > (%(created_at)s, %(last_id)s::uuid)"
+            if ascending
+            else " and (created_at, api_key_id) < (%(created_at)s, %(last_id)s::uuid)"
+        )
+    query += (
+        " order by created_at, api_key_id limit %(limit)s"
+        if ascending
+        else " order by created_at desc, api_key_id desc limit %(limit)s"
+    )
+    rows = await fetch_all(tx, ApiKey, query, parameters)
     return pages.cut(scope, rows, limit, lambda last: (last.created_at, last.api_key_id))
 
 
-async def get_key(tx: Tx, organization_id: UUID, api_key_id: UUID) -> ApiKey:
-    """One key of an organisation, or `NotFound`."""
+async def get_key(tx: Tx, reach: Reach, api_key_id: UUID) -> ApiKey:
+    """One key that reaches no further, or `NotFound`."""
     key = await fetch_one(
         tx,
         ApiKey,
-        f"select {COLUMNS} from api_key"
-        " where organization_id = %(organization_id)s and api_key_id = %(api_key_id)s",
-        {"organization_id": organization_id, "api_key_id": api_key_id},
+        f"select {COLUMNS} from api_key where organization_id = %(organization_id)s"
+        f" and api_key_id = %(api_key_id)s{_in_reach(reach)}",
+        msgspec.structs.asdict(reach) | {"api_key_id": api_key_id},
     )
     if key is None:
-        raise NotFound("There is no such API key.")
+        raise _no_key()
     return key
 
 
-async def update_key(tx: Tx, caller: Principal, api_key_id: UUID, patch: ApiKeyPatch) -> ApiKey:
-    """Change name or permissions. An unrestricted key is changed only by an unrestricted one."""
+async def update_key(
+    tx: Tx, caller: Principal, reach: Reach, api_key_id: UUID, patch: ApiKeyPatch
+) -> ApiKey:
+    """Change name or permissions of a key that reaches no further. Raises `Invalid`, `NotFound`,
+    `Forbidden` as `delegation` does, and `Unauthorized` when the caller's own key is gone meanwhile.
+    """
+    changer, key = await _lock(tx, caller, reach, api_key_id, "api_key_update")
+    delegation.check_touch(changer, principal(key))
+    _check_patch(key, patch)
+    now = key.permissions
+    if patch.permissions is not UNSET:
+        now = canonical(patch.permissions)
+        delegation.check_change(changer, principal(key), granted_by(now))
+    return await fetch_only(
+        tx,
+        ApiKey,
+        "update api_key set name = %(name)s, permissions = %(permissions)s, updated_at = now()"
+        " where organization_id = %(organization_id)s and api_key_id = %(api_key_id)s"
+        f" returning {COLUMNS}",
+        {
+            "organization_id": key.organization_id,
+            "api_key_id": key.api_key_id,
+            "name": key.name if patch.name is UNSET else _check_name(patch.name),
+            "permissions": None if now is None else Jsonb(now),
+        },
+    )
+
+
+def _check_patch(key: ApiKey, patch: ApiKeyPatch) -> None:
+    if patch.expires_at is not UNSET and _utc(patch.expires_at) != key.expires_at:
+        raise Invalid(
+            "expires_at",
+            "expires_at of a key cannot be changed.",
+            fix="Leave it out, or make a new key and delete this one.",
+        )
     if patch.name is UNSET and patch.permissions is UNSET:
         raise Invalid(
             "name", "Nothing to update.", fix="Give name or permissions.", detail="REQUIRED"
         )
-    key = await get_key(tx, caller.organization_id, api_key_id)
-    if caller.permissions is not None and key.permissions is None:
-        raise Forbidden(
-            "Only a key without a permission list can change this one.",
-            code="unrestricted_key_required",
-        )
-    permissions = key.permissions
-    if patch.permissions is not UNSET:
-        names.check(patch.permissions)
-        permissions = grantable(caller, patch.permissions)
+
+
+async def delete_key(tx: Tx, caller: Principal, reach: Reach, api_key_id: UUID) -> None:
+    """Revoke a key that reaches no further, perhaps the caller's own. Raises as `update_key` does."""
+    remover, key = await _lock(tx, caller, reach, api_key_id, "api_key_delete")
+    delegation.check_touch(remover, principal(key))
     await tx.execute(
-        "update api_key set name = %(name)s, permissions = %(permissions)s, updated_at = now()"
-        " where organization_id = %(organization_id)s and api_key_id = %(api_key_id)s",
-        {
-            "organization_id": caller.organization_id,
-            "api_key_id": api_key_id,
-            "name": key.name if patch.name is UNSET else _check_name(patch.name),
-            "permissions": None if permissions is None else Jsonb(permissions),
-        },
-    )
-    return await get_key(tx, caller.organization_id, api_key_id)
-
-
-async def delete_key(tx: Tx, organization_id: UUID, api_key_id: UUID) -> None:
-    """Revoke a key; `NotFound` when there is none."""
-    cursor = await tx.execute(
         "delete from api_key"
         " where organization_id = %(organization_id)s and api_key_id = %(api_key_id)s",
-        {"organization_id": organization_id, "api_key_id": api_key_id},
+        {"organization_id": key.organization_id, "api_key_id": key.api_key_id},
     )
-    if cursor.rowcount == 0:
-        raise NotFound("There is no such API key.")
+
+
+async def revoke_within(tx: Tx, reach: Reach) -> None:
+    """Revoke every key that reaches no further: the inbox or pod is gone."""
+    await tx.execute(
+        f"delete from api_key where organization_id = %(organization_id)s{_in_reach(reach)}",
+        msgspec.structs.asdict(reach),
+    )
 
 
 async def delete_keys_of_pod(tx: Tx, organization_id: UUID, pod_id: UUID) -> None:
     """Revoke every key of a pod and of its inboxes."""
-    await tx.execute(
-        "delete from api_key where organization_id = %(organization_id)s and pod_id = %(pod_id)s",
-        {"organization_id": organization_id, "pod_id": pod_id},
-    )
+    await revoke_within(tx, Reach(organization_id, pod_id))
 
 
-def principal(key: ApiKey) -> Principal:
-    """What a key amounts to."""
-    granted = key.permissions
-    return Principal(
-        reach=Reach(key.organization_id, key.pod_id, key.inbox_id),
-        api_key_id=key.api_key_id,
-        permissions=None if granted is None else frozenset(n for n, on in granted.items() if on),
-        expires_at=key.expires_at,
+async def _lock(
+    tx: Tx, caller: Principal, reach: Reach, api_key_id: UUID, permission: str
+) -> tuple[Principal, ApiKey]:
+    """The caller as it is now, and the key it is about; both stay so until the transaction ends."""
+    rows = await fetch_all(
+        tx,
+        ApiKey,
+        f"select {COLUMNS} from api_key where organization_id = %(organization_id)s"
+        # In one order, so that two keys at work on each other do not wait for ever.
+        " and api_key_id = any(%(api_key_ids)s) order by api_key_id for update",
+        {
+            "organization_id": caller.organization_id,
+            "api_key_ids": [caller.api_key_id, api_key_id],
+        },
     )
+    found = {row.api_key_id: row for row in rows}
+    now = _live(found.get(caller.api_key_id), permission)
+    key = found.get(api_key_id)
+    if key is None or not reach.covers(principal(key).reach):
+        raise _no_key()
+    return now, key
+
+
+def _live(key: ApiKey | None, permission: str) -> Principal:
+    """The caller of a change, who may have lost the key or the permission a moment ago."""
+    if key is None:
+        raise Unauthorized("This API key was deleted.", code="unknown_api_key")
+    now = principal(key)
+    now.check_live()
+    now.require(permission)
+    return now
+
+
+def _no_key() -> NotFound:
+    return NotFound("There is no such API key.", fix="List your API keys to see which there are.")

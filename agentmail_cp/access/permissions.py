@@ -1,4 +1,8 @@
-"""PURE: the names of permissions, and how a list of them is written."""
+"""PURE: the names of permissions, and how a list of them is read and written.
+
+A list maps names to true or false; what is true is granted, what is false or missing is not. Names we do
+not know are kept, because a newer client may know more, and grant nothing.
+"""
 
 from __future__ import annotations
 
@@ -7,9 +11,13 @@ from collections.abc import Mapping
 
 from agentmail_cp.errors import Invalid
 
-PERMISSIONS = frozenset(
-    f"{noun}_{verb}"
-    for noun, verbs in {
+
+def _named(nouns: Mapping[str, str]) -> frozenset[str]:
+    return frozenset(f"{noun}_{verb}" for noun, verbs in nouns.items() for verb in verbs.split())
+
+
+PERMISSIONS = _named(
+    {
         "inbox": "read create update delete",
         "message": "read reply send update delete",
         "label": "spam_read blocked_read unauthenticated_read trash_read",
@@ -20,26 +28,55 @@ PERMISSIONS = frozenset(
         "metrics": "read",
         "api_key": "read create update delete",
         "pod": "read create update delete",
-    }.items()
-    for verb in verbs.split()
+    }
 )
-"""The contract's permission names that mean something here; others are kept but grant nothing."""
+"""The contract's names that mean something here."""
 
-MOST_PERMISSIONS = 256
-_PERMISSION_NAME = re.compile(r"[A-Za-z0-9_.:-]{1,64}")
+MEANINGLESS = _named(
+    {
+        "app": "connect share_owner",
+        "account": "update",
+        "agent_armor": "release",
+        "calendar": "read update",
+        "calendar_event": "read create update delete",
+        "file": "read create update delete",
+    }
+)
+"""The contract's names for what only the hosted service has."""
+
+SPELLINGS = {"messages:read": "message_read", "messages:write": "message_send"}
+"""Other names for permissions (seed 004)."""
+
+MOST = 256
+_NAME = re.compile(r"[A-Za-z0-9_.:-]{1,64}")
 
 
-def check(permissions: Mapping[str, bool] | None) -> None:
-    """Unknown names are kept for clients that know more than we do, but not just anything."""
-    if len(permissions or {}) > MOST_PERMISSIONS:
+def canonical(wanted: Mapping[str, bool] | None) -> dict[str, bool] | None:
+    """A list under the contract's names; None stays None. Raises `Invalid`.
+
+    A permission that is named twice is granted only when both say so.
+    """
+    if wanted is None:
+        return None
+    if len(wanted) > MOST:
         raise Invalid(
             "permissions",
-            f"There are over {MOST_PERMISSIONS} permissions.",
+            f"There are over {MOST} permissions.",
             fix="Name only those that exist.",
         )
-    if not all(_PERMISSION_NAME.fullmatch(each) for each in permissions or ()):
-        raise Invalid(
-            "permissions",
-            "This is not the name of a permission.",
-            fix="Use names like message_read.",
-        )
+    found: dict[str, bool] = {}
+    for given, granted in wanted.items():
+        if not _NAME.fullmatch(given):
+            raise Invalid(
+                "permissions",
+                "This is not the name of a permission.",
+                fix="Use names like message_read.",
+            )
+        name = SPELLINGS.get(given, given)
+        found[name] = granted and found.get(name, True)
+    return found
+
+
+def granted_by(wanted: Mapping[str, bool] | None) -> frozenset[str] | None:
+    """What a list grants; None is everything."""
+    return None if wanted is None else frozenset(name for name, on in wanted.items() if on)

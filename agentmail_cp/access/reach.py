@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from datetime import datetime
+from datetime import UTC, datetime
 from uuid import UUID
 
 import msgspec
 
-from agentmail_cp.errors import Forbidden
+from agentmail_cp.errors import Forbidden, Unauthorized
 
 
 class Reach(msgspec.Struct, frozen=True):
@@ -23,6 +23,14 @@ class Reach(msgspec.Struct, frozen=True):
     def whole(self) -> bool:
         """Whether this is the whole organisation."""
         return self.pod_id is None and self.inbox_id is None
+
+    def covers(self, other: Reach) -> bool:
+        """Whether the other reaches no further."""
+        return (
+            self.organization_id == other.organization_id
+            and self.pod_id in (None, other.pod_id)
+            and self.inbox_id in (None, other.inbox_id)
+        )
 
     def require_organization(self) -> None:
         """Raise `Forbidden` unless this is the whole organisation."""
@@ -51,6 +59,13 @@ class Principal(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def organization_id(self) -> UUID:
         return self.reach.organization_id
+
+    def check_live(self) -> None:
+        """Raise `Unauthorized` (code `api_key_expired`) when the key's time is over."""
+        if self.expires_at is not None and self.expires_at <= datetime.now(UTC):
+            raise Unauthorized(
+                "This API key has expired.", fix="Make a new key.", code="api_key_expired"
+            )
 
     def may(self, permission: str) -> bool:
         return self.permissions is None or permission in self.permissions

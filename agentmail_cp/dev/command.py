@@ -226,7 +226,7 @@ async def _put_key_in_place(settings: Settings, key: str) -> None:
             owner = known[0] if known else await access.create_organization(tx, "Development")
             await access.create_key(
                 tx,
-                owner.organization_id,
+                access.Reach(owner.organization_id),
                 prefix=settings.key_prefix,
                 name="make dev",
                 secret=key,

@@ -74,6 +74,10 @@ _SHAPES: dict[str, tuple[Schema, str]] = {
     "q": (_TEXT, "The words to look for."),
     "page_token": (_TEXT, "`next_page_token` of the page before."),
     "ascending": (_FLAG, "Oldest first."),
+    "type": (
+        Schema(type=OpenAPIType.STRING, enum=["bearer", "public_key"]),
+        "Only API keys of this type; there are none but bearer.",
+    ),
     "labels": (
         _TEXTS,
         "Only what has all these labels: a JSON array, repeated, or comma-separated.",

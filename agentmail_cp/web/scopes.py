@@ -66,12 +66,13 @@ def _of_inbox(inbox: Inbox) -> Scope:
 
 
 def called(kind: str, name: str) -> Callable[..., str]:
-    """The operation id of a handler below each of the paths of a kind (`threads`, `drafts`): that of the
+    """The operation id of a handler below each of the paths of a kind (`threads`, `api-keys`): that of the
     SDK's call.
     """
+    noun = kind.replace("-", "_")
 
     def operation_id(_handler: object, _method: object, path: Sequence[object]) -> str:
         first = next(each for each in path if each in {"inboxes", "pods", kind})
-        return f"{kind}.{name}" if first == kind else f"{first}.{kind}.{name}"
+        return f"{noun}.{name}" if first == kind else f"{first}.{noun}.{name}"
 
     return operation_id

@@ -279,7 +279,9 @@ async def test_one_organisation_never_sees_another(service: Service) -> None:
     sent = await service.send(inbox, to=inbox["email"], text="secret")
     async with service.db.transaction() as tx:
         other = await access.create_organization(tx, "Other")
-        made = await access.create_key(tx, other.organization_id, prefix="inai_", name="other")
+        made = await access.create_key(
+            tx, access.Reach(other.organization_id), prefix="inai_", name="other"
+        )
     keys = (await service.client.get("/v0/api-keys")).json()["api_keys"]
     at = f"/v0/inboxes/{inbox['inbox_id']}"
     hidden = [

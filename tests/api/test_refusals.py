@@ -88,7 +88,9 @@ async def test_another_organization_s_pod_is_not_there(service: Service) -> None
     inbox = await service.inbox("ada")
     async with service.db.transaction() as tx:
         stranger = await access.create_organization(tx, "Somebody else")
-        made = await access.create_key(tx, stranger.organization_id, prefix="inai_", name="x")
+        made = await access.create_key(
+            tx, access.Reach(stranger.organization_id), prefix="inai_", name="x"
+        )
     path = f"/v0/pods/{inbox['pod_id']}/accounts"
     assert (await service.client.get(path)).status_code == 200
     theirs = {"Authorization": f"Bearer {made.secret}"}

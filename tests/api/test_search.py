@@ -218,7 +218,9 @@ async def test_the_whole_organization_and_a_pod_are_searched(anywhere: Service) 
     fault(await anywhere.client.get(f"/v0/pods/{uuid4()}/threads/search?q=condor"), 404)
     async with anywhere.db.transaction() as tx:
         stranger = await access.create_organization(tx, "Stranger")
-        key = await access.create_key(tx, stranger.organization_id, prefix="inai_", name="x")
+        key = await access.create_key(
+            tx, access.Reach(stranger.organization_id), prefix="inai_", name="x"
+        )
     headers = {"Authorization": f"Bearer {key.secret}"}
     answer = await anywhere.client.get("/v0/threads/search?q=condor", headers=headers)
     assert answer.json()["threads"] == []
@@ -355,7 +357,7 @@ async def test_a_key_without_the_permission_searches_nothing(service: Service) -
     async with service.db.transaction() as tx:
         key = await access.create_key(
             tx,
-            service.organization_id,
+            access.Reach(service.organization_id),
             prefix="inai_",
             name="x",
             permissions={"inbox_read": False, "message_read": False},

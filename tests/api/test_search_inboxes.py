@@ -107,7 +107,9 @@ async def test_only_active_inboxes_of_the_caller_are_found(service: Service) -> 
     fault(await service.client.get(f"/v0/pods/{uuid4()}/inboxes/search?q=desk"), 404, "not_found")
     async with service.db.transaction() as tx:
         stranger = await access.create_organization(tx, "Stranger")
-        key = await access.create_key(tx, stranger.organization_id, prefix="inai_", name="x")
+        key = await access.create_key(
+            tx, access.Reach(stranger.organization_id), prefix="inai_", name="x"
+        )
         elsewhere = await access.default_pod(tx, stranger.organization_id)
         mine = await tx.execute(
             "insert into pod (pod_id, organization_id, name) values (%s, %s, 'Empty')"

@@ -165,7 +165,7 @@ async def new_organization(db: Database) -> tuple[UUID, str]:
     async with db.transaction() as tx:
         organization = await access.create_organization(tx, "Test")
         made = await access.create_key(
-            tx, organization.organization_id, prefix="inai_", name="test"
+            tx, access.Reach(organization.organization_id), prefix="inai_", name="test"
         )
     return organization.organization_id, made.secret
 
