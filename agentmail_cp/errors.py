@@ -48,6 +48,17 @@ class Invalid(AgentMailError):
         super().__init__(message, fix=fix, field=field, detail=detail)
 
 
+class QueryRangeTooWide(Invalid):
+    """More is asked about at once than is answered."""
+
+    code = "query_range_too_wide"
+
+    def __init__(
+        self, field: str, message: str, *, fix: str | None = None, detail: str = "RANGE_TOO_WIDE"
+    ) -> None:
+        super().__init__(field, message, fix=fix, detail=detail)
+
+
 class Unauthorized(AgentMailError):
     """There is no valid API key."""
 
@@ -117,14 +128,24 @@ class CannotDelete(Conflict):
 
 
 class RateLimited(AgentMailError):
-    """A limit stands in the way until `retry_at`."""
+    """A limit stands in the way until `retry_at`. `retry_after` is the same in seconds from now, where
+    that is known without comparing two clocks.
+    """
 
     name = "RateLimitError"
     code = "rate_limit_exceeded"
 
-    def __init__(self, message: str, *, retry_at: datetime, fix: str | None = None) -> None:
+    def __init__(
+        self,
+        message: str,
+        *,
+        retry_at: datetime,
+        retry_after: float | None = None,
+        fix: str | None = None,
+    ) -> None:
         super().__init__(message, fix=fix)
         self.retry_at = retry_at
+        self.retry_after = retry_after
 
 
 class Unprocessable(AgentMailError):

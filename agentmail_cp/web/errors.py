@@ -33,6 +33,7 @@ from agentmail_cp.errors import (
     LimitExceeded,
     MessageRejected,
     NotFound,
+    QueryRangeTooWide,
     RateLimited,
     Taken,
     TooLarge,
@@ -47,6 +48,7 @@ log = structlog.stdlib.get_logger(__name__)
 
 STATUS: dict[type[AgentMailError], int] = {
     Invalid: 400,
+    QueryRangeTooWide: 400,
     Unauthorized: 401,
     Forbidden: 403,
     LimitExceeded: 403,
@@ -123,7 +125,7 @@ def answer(
     """The answer for one of our own errors."""
     headers = dict(headers or {})
     retry_after: float | None = getattr(error, "retry_after", None)
-    if isinstance(error, RateLimited):
+    if isinstance(error, RateLimited) and retry_after is None:
         retry_after = (error.retry_at - datetime.now(UTC)).total_seconds()
     if retry_after is not None:
         headers["Retry-After"] = str(max(1, math.ceil(retry_after)))
