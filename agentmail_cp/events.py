@@ -118,18 +118,34 @@ async def list_labels(
     *,
     organization_id: UUID,
     inbox_id: UUID,
+    masks: Sequence[int] | None = None,
     limit: int,
     page_token: str | None,
     ascending: bool = False,
 ) -> tuple[list[LabelEvent], str | None]:
-    """One page of an inbox's changes of labels in their order, and the token of the next page."""
+    """One page of an inbox's changes of labels in their order, and the token of the next page.
+
+    With `masks`, only of messages that have one of these hiding masks now: not of those that are gone, as
+    nobody can say any more whether they were hidden.
+    """
     scope = f"events/{inbox_id}/{ascending}"
     query: LiteralString = (
         "select event_id, organization_id, pod_id, seq, type, message_id, facts->>'label' as label,"
         " created_at from event where organization_id = %(organization_id)s"
         " and inbox_id = %(inbox_id)s and type in ('label.added', 'label.removed')"
     )
-    parameters = {"organization_id": organization_id, "inbox_id": inbox_id, "limit": limit + 1}
+    parameters: dict[str, Any] = {
+        "organization_id": organization_id,
+        "inbox_id": inbox_id,
+        "limit": limit + 1,
+    }
+    if masks is not None:
+        query += (
+            " and exists (select from message where message.inbox_id = event.inbox_id"
+            " and message.organization_id = %(organization_id)s"
+            " and message.message_id = event.message_id and mask = any(%(masks)s::smallint[]))"
+        )
+        parameters["masks"] = list(masks)
     if page_token:
         (parameters["seq"],) = pages.decode(scope, page_token, tuple[pages.BigInt])
         query += " and seq > %(seq)s" if ascending else " and seq < %(seq)s"

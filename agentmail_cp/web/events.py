@@ -10,7 +10,7 @@ from agentmail_cp.web import bodies
 from agentmail_cp.web.auth import needs
 from agentmail_cp.web.errors import ERRORS
 from agentmail_cp.web.inject import Asked, Caller, Db
-from agentmail_cp.web.listing import listing
+from agentmail_cp.web.listing import listing, sees_all, visible_to
 from agentmail_cp.web.paths import restore
 
 
@@ -25,7 +25,11 @@ from agentmail_cp.web.paths import restore
 async def list_events(
     inbox_id: FromPath[str], asked: Asked, caller: Caller, db: Db
 ) -> bodies.ListInboxEvents:
-    """List the changes of labels in an inbox, newest first, whoever made them."""
+    """List the changes of labels in an inbox, newest first, whoever made them.
+
+    A key that may not read all hidden messages is shown those of messages it may read, and of none that
+    are gone.
+    """
     limit = pages.limit(asked.text("limit"))
     async with db.reading() as tx:
         inbox = await inboxes.get(tx, caller.reach, restore(inbox_id))
@@ -33,6 +37,7 @@ async def list_events(
             tx,
             organization_id=caller.organization_id,
             inbox_id=inbox.inbox_id,
+            masks=None if sees_all(caller) else visible_to(caller),
             limit=limit,
             page_token=asked.text("page_token"),
             ascending=asked.flag("ascending"),

@@ -57,6 +57,11 @@ def masks(asked: Query, caller: Principal, wanted: Sequence[str]) -> tuple[int, 
     return filing.visible_masks(included)
 
 
+def sees_all(caller: Principal) -> bool:
+    """Whether no message is hidden from a caller for good."""
+    return all(caller.may(f"label_{label}_read") for label in filing.HIDING)
+
+
 def visible_to(caller: Principal) -> tuple[int, ...]:
     """Which hidden messages a caller who names one may see: all that the key may read."""
     return filing.visible_masks(
