@@ -17,7 +17,7 @@ import msgspec
 from msgspec import UNSET, UnsetType
 from uuid_utils.compat import uuid7
 
-from agentmail_cp import access, inboxes, pages
+from agentmail_cp import access, inboxes, lists, pages
 from agentmail_cp.access import Reach
 from agentmail_cp.db import Tx, fetch_all, fetch_one, fetch_only
 from agentmail_cp.errors import CannotDelete, Conflict, Invalid, LimitExceeded, NotFound
@@ -232,11 +232,11 @@ async def delete(tx: Tx, reach: Reach, pod: str) -> None:
             f"This pod has {living} inbox{'es' if living > 1 else ''}.",
             fix="Delete its inboxes first.",
         )
-    parameters = {"organization_id": reach.organization_id, "pod_id": pod_id}
     await access.delete_keys_of_pod(tx, reach.organization_id, pod_id)
+    await lists.erase(tx, Reach(reach.organization_id, pod_id))
     await tx.execute(
         "delete from pod where organization_id = %(organization_id)s and pod_id = %(pod_id)s",
-        parameters,
+        {"organization_id": reach.organization_id, "pod_id": pod_id},
     )
 
 

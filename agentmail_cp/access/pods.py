@@ -39,7 +39,8 @@ async def find_pod(tx: Tx, reach: Reach, pod: str) -> UUID:
             {
                 "organization_id": reach.organization_id,
                 "pod_id": _as_uuid(pod),
-                "client_id": pod,
+                # No client_id holds anything else, and PostgreSQL takes no NUL.
+                "client_id": pod if pod.isascii() and pod.isprintable() else None,
             },
         )
     ).fetchone()
