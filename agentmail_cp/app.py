@@ -40,7 +40,7 @@ from agentmail_cp.stalwart import StalwartMailServer
 from agentmail_cp.stalwart.jmap import JmapClient, bearer
 from agentmail_cp.throttle import WINDOW, Throttle
 from agentmail_cp.web import doorbell as operations
-from agentmail_cp.web import errors, mtahook, search
+from agentmail_cp.web import errors, metrics, mtahook, search
 from agentmail_cp.web.attachments import Files
 from agentmail_cp.web.auth import OPEN, Authentication, provide_caller
 from agentmail_cp.web.downloads import download
@@ -93,6 +93,7 @@ ROUTES: Final = (
     ApiKeys,
     auth_me,
     *search.ROUTES,
+    *metrics.ROUTES,
     *REFUSED,
 )
 """Everything under `/v0`."""

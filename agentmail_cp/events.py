@@ -34,12 +34,13 @@ class EventType(StrEnum):
 
 
 class NewEvent(msgspec.Struct, frozen=True, kw_only=True):
-    """Something that just happened to a message."""
+    """Something that just happened to a message. `recipients` is for how many of them it did."""
 
     type: EventType
     thread_id: UUID
     message_id: str
     document_id: int
+    recipients: int = 1
     facts: Mapping[str, Any] = {}
 
 
@@ -80,13 +81,13 @@ async def append(
         " where inbox_id = %(inbox_id)s and organization_id = %(organization_id)s"
         " returning event_seq, pod_id)"
         " insert into event (event_id, organization_id, pod_id, inbox_id, seq, type, thread_id,"
-        " message_id, document_id, facts)"
+        " message_id, document_id, recipients, facts)"
         " select event_id, %(organization_id)s, pod_id, %(inbox_id)s,"
-        " event_seq - %(count)s + place, type, thread_id, message_id, document_id, facts"
+        " event_seq - %(count)s + place, type, thread_id, message_id, document_id, recipients, facts"
         " from numbered, unnest(%(event_ids)s::uuid[], %(types)s::text[], %(threads)s::uuid[],"
-        " %(message_ids)s::text[], %(documents)s::bigint[], %(facts)s::jsonb[])"
+        " %(message_ids)s::text[], %(documents)s::bigint[], %(recipients)s::int[], %(facts)s::jsonb[])"
         " with ordinality"
-        " as new (event_id, type, thread_id, message_id, document_id, facts, place)",
+        " as new (event_id, type, thread_id, message_id, document_id, recipients, facts, place)",
         {
             "count": len(events),
             "inbox_id": inbox_id,
@@ -96,6 +97,7 @@ async def append(
             "threads": [event.thread_id for event in events],
             "message_ids": [event.message_id for event in events],
             "documents": [event.document_id for event in events],
+            "recipients": [event.recipients for event in events],
             "facts": [Jsonb(dict(event.facts)) for event in events],
         },
     )

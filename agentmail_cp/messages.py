@@ -267,7 +267,15 @@ def _announcement(row: Mapping[str, Any]) -> NewEvent:
         thread_id=row["thread_id"],
         message_id=row["message_id"],
         document_id=row["document_id"],
+        recipients=_recipients(row),
     )
+
+
+def _recipients(row: Mapping[str, Any]) -> int:
+    if row["direction"] == "received":
+        return 1
+    # Stalwart has handed out what a mail client's copy in Sent tells nobody: one at least got it.
+    return max(1, len({*row["to"], *row["cc"], *row["bcc"]}))
 
 
 async def _relabel(tx: Tx, place: Place, known: _Known, mail: Mail) -> set[UUID]:

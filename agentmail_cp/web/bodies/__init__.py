@@ -67,6 +67,7 @@ from agentmail_cp.web.bodies.messages import (
     message,
     message_item,
 )
+from agentmail_cp.web.bodies.metrics import MetricBucket, RatePoint, UsagePoint
 from agentmail_cp.web.bodies.pods import (
     CreatePod,
     ListPods,
@@ -140,9 +141,11 @@ __all__ = [
     "ListThreads",
     "Message",
     "MessageItem",
+    "MetricBucket",
     "Organization",
     "Outgoing",
     "Pod",
+    "RatePoint",
     "RawMessageResponse",
     "RejectedRecipient",
     "ReplyToMessage",
@@ -167,6 +170,7 @@ __all__ = [
     "UpdatePod",
     "UpdateThread",
     "UpdateThreadResponse",
+    "UsagePoint",
     "api_key",
     "attachment_id",
     "attachment_item",
