@@ -79,7 +79,8 @@ async def find_by_hash(tx: Tx, hashed: bytes) -> ApiKey | None:
 async def _note_use(tx: Tx, key: ApiKey) -> None:
     """Passes over a row that is locked: no request waits for one that changes its key."""
     await tx.execute(
-        "update api_key set used_at = now() where api_key_id = (select api_key_id from api_key"
+        "update api_key set used_at = now() where organization_id = %(organization_id)s"
+        " and api_key_id = (select api_key_id from api_key"
         " where organization_id = %(organization_id)s and api_key_id = %(api_key_id)s"
         " and used_at is not distinct from %(used_at)s for update skip locked)",
         {
