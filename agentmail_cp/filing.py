@@ -7,7 +7,7 @@ lists of any length, NULs and lone surrogates.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from typing import Any, Literal
 from uuid import UUID
 
@@ -40,6 +40,36 @@ class Place(msgspec.Struct, frozen=True):
     organization_id: UUID
     pod_id: UUID
     domain: str
+
+
+class Arrival(msgspec.Struct, frozen=True):
+    """A mail that was received just now. `sender` is the address in From, the first of several, None when
+    there is none; `answers` says whether it answers a mail of the inbox itself (In-Reply-To).
+    """
+
+    document_id: DocumentId
+    sender: str | None
+    answers: bool
+
+
+def arrivals(fresh: Iterable[Mail], sent: Collection[str]) -> list[Arrival]:
+    """Those of the new mails that others sent. `sent` are Message-IDs (no brackets) of the inbox's own."""
+    fresh = list(fresh)
+    own = {*sent, *(mail.message_id for mail in fresh if _direction(mail) == "sent")}
+    return [
+        Arrival(
+            mail.document_id,
+            mail.sender.email if mail.sender else None,
+            not own.isdisjoint(parents(mail)),
+        )
+        for mail in fresh
+        if _direction(mail) == "received"
+    ]
+
+
+def parents(mail: Mail) -> list[str]:
+    """The Message-IDs (no brackets) that the mail answers, as far as they make sense."""
+    return _bounded(mail.in_reply_to)
 
 
 def choose_ids(
@@ -80,11 +110,10 @@ def links(place: Place, mail: Mail) -> Links:
     """What decides the mail's thread: the ids it mentions, oldest first, and its own. A mail without a
     usable one is known by the id made for it, which answers to it mention.
     """
-    references, parents = _bounded(mail.references), _bounded(mail.in_reply_to)
     own = mail.message_id or ""
     if not usable(own):
         own = synthetic_id(mail.document_id, place.domain).strip("<>")
-    ids = dict.fromkeys([*references, *parents, own])
+    ids = dict.fromkeys([*_bounded(mail.references), *parents(mail), own])
     return Links(mail.document_id, tuple(ids), mail.received_at)
 
 

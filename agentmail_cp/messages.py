@@ -10,7 +10,7 @@ its document id. Drafts are not messages. Every write happens under the lock of 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from datetime import datetime
 from types import MappingProxyType
 from typing import Any, LiteralString
@@ -23,7 +23,7 @@ from agentmail_cp.copies import Copies, sort_out
 from agentmail_cp.db import Tx, fetch_all
 from agentmail_cp.errors import NotFound
 from agentmail_cp.events import EventType, NewEvent
-from agentmail_cp.filing import Direction, Place
+from agentmail_cp.filing import Arrival, Direction, Place
 from agentmail_cp.mailserver import DocumentId, Folder, Mail, MailState
 from agentmail_cp.threads import pattern
 
@@ -76,7 +76,10 @@ COLUMNS = (
 
 
 Kept = Mapping[DocumentId, frozenset[str]]
-"""By mail the labels that the mail server has no room for."""
+"""By mail the labels that the mail server does not have, or has no room for."""
+
+Judge = Callable[[Tx, Place, Sequence[Arrival]], Awaitable[Kept]]
+"""Says which labels mails get because of who sent them."""
 
 NOTHING_KEPT: Kept = MappingProxyType({})
 
@@ -112,14 +115,16 @@ async def record(
     held: frozenset[str] = frozenset(),
     copies: Copies = NO_COPIES,
     kept: Kept = NOTHING_KEPT,
+    judge: Judge | None = None,
 ) -> Mapping[DocumentId, Filed]:
     """Bring the index to what the mail server says, with threads and events. Repeating has no effect.
 
     `held` are Message-IDs (no brackets) of sends still under way: their copies in Sent or Drafts are
     recorded by whoever settles the send, and no other mail may take their ids. `copies` tells of mails
     that clients handed in: of two copies in Sent one is shown, and moving to the other is no news.
-    `kept` are labels of new mails that the mail server may have no room for. The caller holds `lock`.
-    Returns how the present messages are filed; drafts and held ones are not.
+    `kept` are labels of new mails that the mail server may have no room for; `judge` is asked once about
+    those that arrived, if any, and never again. The caller holds `lock`. Returns how the present messages
+    are filed; drafts and held ones are not.
     """
     present = sorted(present, key=lambda mail: mail.document_id)
     rows = await _known(tx, place, present, copies)
@@ -129,6 +134,10 @@ async def record(
     found = sort_out(fresh, copies, shown)
     taken = {row.message_id for row in rows} | {f"<{each}>" for each in held}
     reserved = frozenset(f"<{each}>" for each in copies.keys() - shown.keys())
+    if judge is not None:
+        own = {row.message_id.strip("<>") for row in rows if row.direction == "sent"}
+        arrived = filing.arrivals(found.new, own | held | copies.keys())
+        kept = {**kept, **await judge(tx, place, arrived)} if arrived else kept
     async with tx.pipeline():
         touched: set[UUID] = set()
         # Before new mails join threads, so that each event names the thread its message is in.
@@ -183,7 +192,11 @@ async def _move(tx: Tx, place: Place, known: _Known, mail: Mail) -> set[UUID]:
 
 
 async def _known(tx: Tx, place: Place, mails: Sequence[Mail], copies: Copies) -> list[_Known]:
-    """The rows of these mails and of `copies`, and those that have a Message-ID one of them carries."""
+    """The rows of these mails and of `copies`, and those that have a Message-ID one of them carries or
+    answers.
+    """
+    names = {m.message_id for m in mails if filing.usable(m.message_id)}
+    names.update(parent for mail in mails for parent in filing.parents(mail))
     return await fetch_all(
         tx,
         _Known,
@@ -195,7 +208,7 @@ async def _known(tx: Tx, place: Place, mails: Sequence[Mail], copies: Copies) ->
             "organization_id": place.organization_id,
             "document_ids": [mail.document_id for mail in mails]
             + [own for own in copies.values() if own is not None],
-            "message_ids": [f"<{m.message_id}>" for m in mails if filing.usable(m.message_id)],
+            "message_ids": [f"<{name}>" for name in names],
         },
     )
 

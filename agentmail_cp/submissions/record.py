@@ -138,10 +138,11 @@ class _Copy(msgspec.Struct, frozen=True):
 
 
 async def copies(tx: Tx, place: Place, present: Sequence[Mail]) -> Copies:
-    """Which of these mails' Message-IDs were handed in over SMTP, and our copy of each, if there is one:
-    what `messages.record` must know of them.
+    """Which of these mails, and of those they answer, were handed in over SMTP, by Message-ID, and our copy
+    of each, if there is one: what `messages.record` must know of them.
     """
     ids = {mail.message_id for mail in present if filing.usable(mail.message_id)}
+    ids.update(parent for mail in present for parent in filing.parents(mail))
     if not ids:
         return {}
     rows = await fetch_all(
