@@ -62,20 +62,22 @@ class Request(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Made(msgspec.Struct, frozen=True):
-    """What an earlier request with the key made, by which API key, and the status it was answered with."""
+    """What an earlier request with the key came to: the id of a thing, whether it was new or known by its
+    client_id, and by which API key.
+    """
 
     resource_id: str
-    status: int
+    new: bool
     api_key_id: UUID
 
 
 class Claim(msgspec.Struct, frozen=True, kw_only=True):
     """The right of one request to make what it asks for, or, with `made`, to be told what there is.
 
-    Without a key it stands for nothing, and everything derived from it is random.
+    Without a key (`unclaimed`) it stands for nothing, and everything derived from it is random.
     """
 
-    organization_id: UUID
+    organization_id: UUID | None
     key: str | None
     bearer: str
     seed: bytes
@@ -96,7 +98,7 @@ class Claim(msgspec.Struct, frozen=True, kw_only=True):
 
     def rng(self) -> random.Random:
         """Choices whose outcome is no secret, the same for every attempt."""
-        return random.Random(self._derived("choices"))  # noqa: S311
+        return random.Random(self._derived("choices"))  # noqa: S311 - an address is no secret
 
     def secret(self, purpose: str) -> bytes:
         """32 bytes that only who holds the caller's API key can derive again."""
@@ -112,7 +114,7 @@ class _Row(msgspec.Struct, frozen=True, kw_only=True):
     seed: bytes
     attempt: int
     resource_id: str | None
-    status: int | None
+    is_new: bool | None
     forgotten: bool
     remaining: float
 
@@ -138,7 +140,7 @@ async def begin(tx: Tx, request: Request) -> Claim:
     """
     check_key(request.key)
     if request.key is None:
-        return _claim(request, secrets.token_bytes(SEED_BYTES))
+        return unclaimed()
     while True:
         if claim := await _insert(tx, request):
             await _ensure_no_send(tx, request)
@@ -147,6 +149,12 @@ async def begin(tx: Tx, request: Request) -> Claim:
         if row is not None and not row.forgotten:
             return await _repeated(tx, request, row)
         await _forget(tx, request)
+
+
+def unclaimed() -> Claim:
+    """What stands for a request without a key."""
+    seed = secrets.token_bytes(SEED_BYTES)
+    return Claim(organization_id=None, key=None, bearer="", seed=seed)
 
 
 def _claim(request: Request, seed: bytes, *, attempt: int = 1, made: Made | None = None) -> Claim:
@@ -186,7 +194,7 @@ async def _locked(tx: Tx, request: Request) -> _Row | None:
     return await fetch_one(
         tx,
         _Row,
-        "select api_key_id, fingerprint, seed, attempt, resource_id, status,"
+        "select api_key_id, fingerprint, seed, attempt, resource_id, is_new,"
         " remembered_until <= now() as forgotten,"
         " extract(epoch from lease_until - now())::float8 as remaining from idempotency_key"
         " where organization_id = %(organization_id)s and key = %(key)s for update",
@@ -213,8 +221,8 @@ async def _repeated(tx: Tx, request: Request, row: _Row) -> Claim:
             " is told to that API key only.",
             fix="Repeat the request with the API key of the first one, or use a new Idempotency-Key.",
         )
-    if row.resource_id is not None and row.status is not None:
-        made = Made(row.resource_id, row.status, row.api_key_id)
+    if row.resource_id is not None:
+        made = Made(row.resource_id, bool(row.is_new), row.api_key_id)
         return _claim(request, row.seed, attempt=row.attempt, made=made)
     if row.remaining > 0:
         raise Conflict(
@@ -289,22 +297,22 @@ async def extend(tx: Tx, claim: Claim, lease: timedelta) -> None:
     _ensure_held(cursor.rowcount)
 
 
-async def complete(tx: Tx, claim: Claim, resource_id: object, status: int) -> None:
-    """Note what was made, in the transaction that shows it to callers.
+async def complete(tx: Tx, claim: Claim, resource_id: object, *, new: bool = True) -> None:
+    """Note what was made, or found by its client_id, in the transaction that shows it to callers.
 
     Raises `Conflict` when a later request took the claim over: then nothing may be shown.
     """
     if claim.key is None:
         return
     cursor = await tx.execute(
-        "update idempotency_key set resource_id = %(resource_id)s, status = %(status)s,"
+        "update idempotency_key set resource_id = %(resource_id)s, is_new = %(new)s,"
         " completed_at = now(), lease_until = now(), remembered_until = now() + %(remembered)s"
         " where organization_id = %(organization_id)s and key = %(key)s"
         " and attempt = %(attempt)s and completed_at is null",
         {
             **_held(claim),
             "resource_id": str(resource_id),
-            "status": status,
+            "new": new,
             "remembered": REMEMBERED,
         },
     )
@@ -354,7 +362,7 @@ async def replay(reading: Awaitable[T]) -> T:
     except NotFound as error:
         raise NotFound(
             "What was made with this Idempotency-Key is not there any more.",
-            fix="Use a new key to make another one.",
+            fix="It was deleted or, if it was a draft, sent. Use a new key to make another one.",
         ) from error
 
 

@@ -54,7 +54,6 @@ from agentmail_cp.drafts.draft import (
     get,
     list_page,
     message_id_of,
-    new_id,
 )
 from agentmail_cp.drafts.record import documents, erase, is_draft, record
 from agentmail_cp.drafts.rows import NewDraft, Where, doubt
@@ -77,6 +76,7 @@ from agentmail_cp.drafts.writing import (
     edited_elsewhere,
     ensure_addressed,
     free,
+    left_over,
     made_before,
     read,
     update,
@@ -108,10 +108,10 @@ __all__ = [
     "free",
     "get",
     "is_draft",
+    "left_over",
     "list_page",
     "made_before",
     "message_id_of",
-    "new_id",
     "postpone",
     "read",
     "record",

@@ -9,7 +9,6 @@ from typing import Any, Literal, LiteralString
 from uuid import UUID, uuid5
 
 import msgspec
-from uuid_utils.compat import uuid7
 
 from agentmail_cp import filing, labels, pages
 from agentmail_cp.db import Tx, fetch_all, fetch_one
@@ -94,11 +93,6 @@ class DraftFilter(msgspec.Struct, frozen=True, kw_only=True):
     before: datetime | None = None
     after: datetime | None = None
     ascending: bool = False
-
-
-def new_id() -> UUID:
-    """The id of a draft that is about to be made."""
-    return uuid7()
 
 
 def message_id_of(draft_id: UUID, version: int, domain: str) -> str:

@@ -11,7 +11,7 @@ import msgspec
 import structlog
 from msgspec import UNSET, UnsetType
 
-from agentmail_cp import addresses, messages, sizes
+from agentmail_cp import addresses, idempotency, messages, sizes
 from agentmail_cp.compose import SendMessage, Stamp, compose_again
 from agentmail_cp.db import Database, fetch_one
 from agentmail_cp.drafts import rows
@@ -35,6 +35,7 @@ from agentmail_cp.errors import (
     Unavailable,
 )
 from agentmail_cp.filing import Place
+from agentmail_cp.idempotency import Claim
 from agentmail_cp.labels import Change, decode_all, encode
 from agentmail_cp.mailserver import (
     Mail,
@@ -55,6 +56,9 @@ log = structlog.stdlib.get_logger(__name__)
 MARGIN = timedelta(seconds=3)
 """What a lease is longer than the mail server may take."""
 
+
+VISIBLE = frozenset({"draft", "updating", "sending"})
+"""States in which callers are shown a draft."""
 
 LONGEST_HEADERS = 262_144
 """Bytes of a raw mail in which its recipients are looked for."""
@@ -94,7 +98,7 @@ async def made_before(
                 "client_id": client_id,
             },
         )
-    if row is None or row.state in {"draft", "updating", "sending"}:
+    if row is None or row.state in VISIBLE:
         return row
     if row.state == "sent":
         raise Conflict(
@@ -104,18 +108,40 @@ async def made_before(
     return None
 
 
+async def left_over(db: Database, server: MailServer, place: Place, draft_id: UUID) -> Draft | None:
+    """What an attempt to make this draft left that died: taken back, unless intake found a copy of it that
+    was stored late and is a draft by now. Raises `Conflict` while the attempt may be alive.
+    """
+    async with db.reading() as tx:
+        row = await row_of(
+            tx,
+            {
+                "inbox_id": place.inbox_id,
+                "organization_id": place.organization_id,
+                "draft_id": draft_id,
+            },
+        )
+    if row is None or row.state in VISIBLE:
+        return row
+    await _settle_first(db, server, row)
+    return None
+
+
 async def create(
-    db: Database, server: MailServer, where: Where, new: NewDraft, *, patience: float
+    db: Database, server: MailServer, where: Where, new: NewDraft, claim: Claim, *, patience: float
 ) -> Draft:
-    """Store a new draft. `patience` is the longest the mail server may take, in seconds.
+    """Store a new draft. `claim` is on the Idempotency-Key it was asked for with, and done with it;
+    `patience` is the longest the mail server may take, in seconds.
 
     Raises `Invalid` TOO_LARGE, and `Conflict` when another request with the same client_id was first;
     see the package's table.
     """
     sizes.check(new.email, where.largest)
     patience += sizes.patience(sizes.size_of(new.email))
+    lease = timedelta(seconds=patience) + MARGIN
     async with db.transaction() as tx:
-        row = await rows.announce(tx, where, new, timedelta(seconds=patience) + MARGIN)
+        row = await rows.announce(tx, where, new, lease)
+        await idempotency.extend(tx, claim, lease)
     if row is None:
         raise _busy("Another request with this client_id is making the draft.")
     try:
@@ -127,6 +153,8 @@ async def create(
     async with db.transaction() as tx:
         await messages.mark_due(tx, where.place)
         draft = await rows.made(tx, row, mail)
+        if draft is not None:
+            await idempotency.complete(tx, claim, draft.draft_id)
     if draft is None:
         await _destroy(server, row, mail)
         raise Unavailable("Making the draft took too long; no draft was made.")

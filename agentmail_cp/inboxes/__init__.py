@@ -11,7 +11,7 @@ a new one is handed out once, and Stalwart keeps its hash.
 
 from __future__ import annotations
 
-from agentmail_cp.inboxes.creation import create
+from agentmail_cp.inboxes.creation import create, made_before
 from agentmail_cp.inboxes.deletion import delete, erase, erase_retained
 from agentmail_cp.inboxes.finding import search
 from agentmail_cp.inboxes.inbox import (
@@ -75,6 +75,7 @@ __all__ = [
     "get_for_reading",
     "inbox_uuid",
     "list_page",
+    "made_before",
     "merge_metadata",
     "new_password",
     "parse_id",

@@ -8,7 +8,6 @@ or `settlement` takes it back. An account that is not ours, or that holds mail, 
 from __future__ import annotations
 
 import asyncio
-import random
 from datetime import UTC, datetime
 from typing import Any
 from uuid import UUID
@@ -17,10 +16,11 @@ import msgspec
 import structlog
 from psycopg.types.json import Jsonb
 
-from agentmail_cp import usernames
+from agentmail_cp import idempotency, usernames
 from agentmail_cp.access import Reach, default_pod
 from agentmail_cp.db import Database, Tx, fetch_one
 from agentmail_cp.errors import Conflict, Forbidden, Taken, Unavailable
+from agentmail_cp.idempotency import Claim, Made
 from agentmail_cp.inboxes.inbox import (
     COLUMNS,
     LEASE,
@@ -29,10 +29,12 @@ from agentmail_cp.inboxes.inbox import (
     MailDomain,
     NewInbox,
     check_new,
+    get,
     inbox_uuid,
     merge_metadata,
     new_password,
     password_hash,
+    public_id,
 )
 from agentmail_cp.inboxes.quota import obstacle
 from agentmail_cp.limits import Limits
@@ -55,7 +57,9 @@ SECOND_LOOK = 1.0
 wakes, still make it."""
 
 RANDOM_TRIES = 8
-_rng = random.SystemRandom()
+
+MAIL_LOGIN = "mail password"
+"""What a claim's secret is for."""
 
 
 class _Reservation(msgspec.Struct, frozen=True):
@@ -71,37 +75,59 @@ async def create(
     domain: MailDomain,
     new: NewInbox,
     limits: Limits,
+    claim: Claim | None = None,
 ) -> Created:
     """Make an inbox in the pod that is reached, or in the default pod where all are; with a known
-    `client_id`, give back the one that has it, unless it is beyond reach.
+    `client_id`, give back the one that has it, unless it is beyond reach. `claim` is on the
+    Idempotency-Key it was asked for with: whoever holds it comes to the same address and password.
 
     The address is reserved in PostgreSQL before Stalwart is asked, so a crash leaves a `creating` row
     that `settle` takes back. Raises `Taken`, `Conflict`, `Forbidden`, `LimitExceeded`, `NotFound` for a
     pod that is gone, and `Unavailable`.
     """
     check_new(new)
+    claim = claim or idempotency.unclaimed()
+    reserved = await _known_or_reserved(db, reach, domain, new, limits, claim)
+    if isinstance(reserved, Inbox):
+        if claim.repeatable:
+            async with db.transaction() as tx:
+                await idempotency.complete(tx, claim, reserved.inbox_id, new=False)
+        return Created(reserved, None)
+    password = new_password(claim.secret(MAIL_LOGIN))
+    account = await _make_account(db, server, reserved, password)
+    async with db.transaction() as tx:
+        inbox = await _activate(tx, reserved.inbox, account)
+        if inbox is None:
+            await _leave_to_settle(tx, reserved.inbox)
+        else:
+            await idempotency.complete(tx, claim, inbox.inbox_id)
+    if inbox is None:
+        raise Conflict("Making this inbox took too long and was undone.", fix="Try again.")
+    return Created(inbox, password)
+
+
+async def made_before(tx: Tx, reach: Reach, claim: Claim, made: Made) -> Created:
+    """What an earlier request with the claim's key came to, as it is now; `NotFound` when it is deleted."""
+    inbox = await get(tx, reach, public_id(UUID(made.resource_id)))
+    return Created(inbox, new_password(claim.secret(MAIL_LOGIN)) if made.new else None)
+
+
+async def _known_or_reserved(
+    db: Database, reach: Reach, domain: MailDomain, new: NewInbox, limits: Limits, claim: Claim
+) -> Inbox | _Reservation:
+    """The inbox that has this client_id already, or the place of a new one."""
     existing = await _existing(db, reach, new.client_id)
     if existing is not None:
-        return Created(existing, None)
+        return existing
     try:
-        reservation = await _reserve_some(db, reach, domain, new, limits)
+        reservation = await _reserve_some(db, reach, domain, new, limits, claim)
     except Conflict:
         # Another request with this client_id was a moment faster: its inbox is the answer.
         existing = await _existing(db, reach, new.client_id)
         if existing is None:
             raise
-        return Created(existing, None)
-    if reservation.inbox.state == "active":
-        return Created(reservation.inbox, None)
-    password = new_password()
-    account = await _make_account(db, server, reservation, password)
-    async with db.transaction() as tx:
-        inbox = await _activate(tx, reservation.inbox, account)
-        if inbox is None:
-            await _leave_to_settle(tx, reservation.inbox)
-    if inbox is None:
-        raise Conflict("Making this inbox took too long and was undone.", fix="Try again.")
-    return Created(inbox, password)
+        return existing
+    return reservation.inbox if reservation.inbox.state == "active" else reservation
 
 
 async def _existing(db: Database, reach: Reach, client_id: str | None) -> Inbox | None:
@@ -149,17 +175,21 @@ async def _by_client_id(tx: Tx, reach: Reach, client_id: str) -> Inbox | None:
 
 
 async def _reserve_some(
-    db: Database, reach: Reach, domain: MailDomain, new: NewInbox, limits: Limits
+    db: Database, reach: Reach, domain: MailDomain, new: NewInbox, limits: Limits, claim: Claim
 ) -> _Reservation:
     """Reserve the address asked for, or a free random one."""
     certain = new.username is not None and not domain.shared
+    rng = claim.rng()
     for _ in range(1 if certain else RANDOM_TRIES):
-        username = new.username or usernames.random_username(_rng)
+        username = new.username or usernames.random_username(rng)
         if domain.shared:
-            username = usernames.shared_username(username, _rng)
+            username = usernames.shared_username(username, rng)
         async with db.transaction() as tx:
             reservation = await _reserve(tx, reach, f"{username}@{domain.name}", new, limits)
-            if reservation is None and certain:
+            if reservation is not None:
+                await idempotency.extend(tx, claim, LEASE)
+            elif certain or claim.repeatable:
+                # A name that is no chance may be what an earlier attempt left half made.
                 await _ensure_nobody_makes(tx, reach, f"{username}@{domain.name}")
         if reservation is not None:
             return reservation

@@ -7,6 +7,7 @@ from datetime import UTC, datetime
 from uuid import UUID
 
 import msgspec
+from litestar import Response
 from litestar.di import NamedDependency
 from litestar.params import SkipValidation
 from msgspec import UNSET
@@ -18,11 +19,12 @@ from agentmail_cp import (
     idempotency,
     inboxes,
     labels,
+    limits,
     messages,
     parents,
     sending,
 )
-from agentmail_cp.access import Principal
+from agentmail_cp.access import Principal, Reach
 from agentmail_cp.compose import (
     SendMessage,
     compose_forward_draft,
@@ -33,8 +35,10 @@ from agentmail_cp.compose import (
 from agentmail_cp.db import Database
 from agentmail_cp.drafts import Draft, NewDraft, Patch, Revision, Where
 from agentmail_cp.errors import Invalid, NotFound
+from agentmail_cp.idempotency import Claim
 from agentmail_cp.inboxes import Inbox
 from agentmail_cp.labels import TRASH, UNREAD, Change
+from agentmail_cp.limits import Limits
 from agentmail_cp.mailserver import (
     Address,
     MailContent,
@@ -48,6 +52,7 @@ from agentmail_cp.mailserver import (
 from agentmail_cp.messages import Message
 from agentmail_cp.sizes import Room
 from agentmail_cp.web import bodies, inject
+from agentmail_cp.web.idempotency import Once, answered
 from agentmail_cp.web.inject import Caller, Config, Db, Server
 from agentmail_cp.web.listing import visible_to
 from agentmail_cp.web.outgoing import Uploads, outgoing, upload
@@ -59,13 +64,14 @@ READING_AGAIN = (0.02, 0.05, 0.1, 0.3)
 
 class Desk(msgspec.Struct, frozen=True):
     """One request about drafts, and what is needed to answer it. `patience` is how many seconds one call
-    to the mail server may take.
+    to the mail server may take; `defaults` are the limits of an organisation without its own.
     """
 
     db: Database
     server: MailServer
     uploads: Uploads
     patience: float
+    defaults: Limits
     caller: Principal
 
     async def inbox(self, inbox_id: str) -> Inbox:
@@ -76,21 +82,47 @@ class Desk(msgspec.Struct, frozen=True):
         sender = Address(inbox.address, inbox.display_name)
         return Where(inbox.place, inbox.account, sender, self.uploads.largest)
 
-    async def create(self, inbox_id: str, data: bodies.CreateDraft) -> tuple[bodies.Draft, bool]:
-        """The draft a request asks for, and whether it is a new one."""
+    async def create(
+        self, inbox_id: str, data: bodies.CreateDraft, once: Once
+    ) -> Response[bodies.Draft]:
+        """The draft a request asks for."""
         _check_kind(data)
-        send_at = self._moment(data.send_at)
+        if data.send_at is not None:
+            self.caller.require("draft_send")
         inbox = await self.inbox(inbox_id)
-        if data.client_id is not None:
-            inboxes.check_client_id(data.client_id)
-            earlier = await drafts.made_before(self.db, self.server, inbox.place, data.client_id)
-            if earlier is not None:
-                return await self._answer(inbox, earlier), False
+        where = Reach(inbox.organization_id, inbox.pod_id, inbox.inbox_id)
+        async with once.held(self.db, "draft", where, data) as claim:
+            if claim.made:
+                again = self._named(inbox, UUID(claim.made.resource_id))
+                draft, new = await idempotency.replay(again), claim.made.new
+            else:
+                draft, new = await self._made(inbox, data, claim)
+        return answered(claim, await self._answer(inbox, draft), new=new)
+
+    async def _named(self, inbox: Inbox, draft_id: UUID) -> Draft:
+        async with self.db.reading() as tx:
+            return await drafts.get(
+                tx,
+                organization_id=inbox.organization_id,
+                draft_id=draft_id,
+                inbox_id=inbox.inbox_id,
+            )
+
+    async def _made(
+        self, inbox: Inbox, data: bodies.CreateDraft, claim: Claim
+    ) -> tuple[Draft, bool]:
+        """A new draft, or the one that has this client_id, and which of the two it is."""
+        send_at = self._moment(data.send_at)
+        known = await self._known(inbox, data.client_id)
+        earlier = known or await self._left_over(inbox, claim)
+        if earlier is not None:
+            async with self.db.transaction() as tx:
+                await idempotency.complete(tx, claim, earlier.draft_id, new=known is None)
+            return earlier, known is None
         about = await self._about(inbox, data.in_reply_to or data.forward_of)
-        new_id = drafts.new_id()
         new = NewDraft(
-            draft_id=new_id,
-            email=await self._composed(inbox, data, about, new_id),
+            draft_id=claim.uuid(),
+            email=await self._composed(inbox, data, about, claim.uuid()),
             client_id=data.client_id,
             in_reply_to=about.message_id if about and data.in_reply_to else None,
             forward_of=about.message_id if about and data.forward_of else None,
@@ -98,9 +130,20 @@ class Desk(msgspec.Struct, frozen=True):
             send_at=send_at,
         )
         draft = await drafts.create(
-            self.db, self.server, self._where(inbox), new, patience=self.patience
+            self.db, self.server, self._where(inbox), new, claim, patience=self.patience
         )
-        return await self._answer(inbox, draft), True
+        return draft, True
+
+    async def _known(self, inbox: Inbox, client_id: str | None) -> Draft | None:
+        if client_id is None:
+            return None
+        inboxes.check_client_id(client_id)
+        return await drafts.made_before(self.db, self.server, inbox.place, client_id)
+
+    async def _left_over(self, inbox: Inbox, claim: Claim) -> Draft | None:
+        if claim.attempt == 1:
+            return None
+        return await drafts.left_over(self.db, self.server, inbox.place, claim.uuid())
 
     def _moment(self, send_at: datetime | None) -> datetime | None:
         """When to send, if at all. Who may not send may not have it sent either."""
@@ -203,6 +246,7 @@ class Desk(msgspec.Struct, frozen=True):
             mark=mark,
             key=key,
             patience=self.patience,
+            defaults=self.defaults,
         )
 
     async def whole(
@@ -267,7 +311,8 @@ async def provide_desk(
     caller: Caller,
 ) -> Desk:
     """The dependency `desk`."""
-    return Desk(db, server, uploads, settings.stalwart_patience, caller)
+    defaults = limits.defaults(settings)
+    return Desk(db, server, uploads, settings.stalwart_patience, defaults, caller)
 
 
 def _check_kind(data: bodies.CreateDraft) -> None:

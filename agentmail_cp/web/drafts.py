@@ -22,7 +22,7 @@ from agentmail_cp.web.auth import needs
 from agentmail_cp.web.contents import attachments_of
 from agentmail_cp.web.drafting import Drafting, provide_desk
 from agentmail_cp.web.errors import ERRORS
-from agentmail_cp.web.idempotency import IdempotencyKey
+from agentmail_cp.web.idempotency import IdempotencyKey, Repeatable
 from agentmail_cp.web.inject import Asked, Caller, Db, Links, Server
 from agentmail_cp.web.listing import listing
 from agentmail_cp.web.scopes import Within, called, everywhere, one_inbox, one_pod
@@ -138,11 +138,11 @@ class InboxDrafts(_Drafts):
         self,
         inbox_id: FromPath[str],
         desk: Drafting,
+        once: Repeatable,
         data: JSONBody[bodies.CreateDraft | None] = None,
     ) -> Response[bodies.Draft]:
         """Make a draft, or with a known client_id get the one that has it (200 instead of 201)."""
-        draft, new = await desk.create(inbox_id, data or bodies.CreateDraft())
-        return Response(draft, status_code=201 if new else 200)
+        return await desk.create(inbox_id, data or bodies.CreateDraft(), once)
 
     @patch(
         "/{draft_id:str}",

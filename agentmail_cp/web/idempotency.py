@@ -6,9 +6,10 @@ Where PostgreSQL alone has a part in it, `once.claim` stands in the transaction 
         claim = await once.claim(tx, "pod", caller.reach, data)
         if claim.made:
             pod = await idempotency.replay(pods.get(tx, caller.reach, claim.made.resource_id))
-            return answered(claim, bodies.pod(pod))
-        pod = await pods.create(tx, …)
-        await idempotency.complete(tx, claim, pod.pod_id, 201)
+        else:
+            pod = await pods.create(tx, …)
+            await idempotency.complete(tx, claim, pod.pod_id)
+    return answered(claim, bodies.pod(pod))
 
 Where the mail server has one, `once.held` claims the key first, and `complete` is called in the
 transaction that shows the thing to callers.
@@ -91,8 +92,10 @@ class Once(msgspec.Struct, frozen=True):
         """As `claim`, in a transaction of its own. If the block fails the key is free again at once, or,
         where something may be left of it, for the same request.
         """
-        async with db.transaction() as tx:
-            claim = await self.claim(tx, kind, where, body, private=private)
+        claim = idempotency.unclaimed()
+        if self.key is not None:
+            async with db.transaction() as tx:
+                claim = await self.claim(tx, kind, where, body, private=private)
         try:
             yield claim
         except Exception as error:
@@ -109,11 +112,14 @@ async def _let_go(db: Database, claim: Claim, error: Exception) -> None:
             await (idempotency.abandon if final else idempotency.leave)(tx, claim)
 
 
-def answered(claim: Claim, body: T, status: int = 201) -> Response[T]:
-    """The answer to a request that makes something; one that was answered before says so."""
+def answered(claim: Claim, body: T, *, new: bool = True) -> Response[T]:
+    """The answer to a request that makes something: 201, or 200 where there was one with its client_id. One
+    that was answered before says so, and has the status it had.
+    """
     if claim.made:
-        return Response(body, status_code=claim.made.status, headers=REPLAYED)
-    return Response(body, status_code=status)
+        new = claim.made.new
+    headers = REPLAYED if claim.made else None
+    return Response(body, status_code=201 if new else 200, headers=headers)
 
 
 async def provide_once(

@@ -9,15 +9,17 @@ from litestar.di import Provide
 from litestar.params import FromPath, JSONBody
 from litestar.types import Dependencies
 
-from agentmail_cp import access, inboxes, limits, pages
+from agentmail_cp import access, idempotency, inboxes, limits, pages
 from agentmail_cp.access import Reach
-from agentmail_cp.db import Tx
+from agentmail_cp.db import Database, Tx
 from agentmail_cp.errors import Forbidden
-from agentmail_cp.inboxes import InboxPatch, MailDomain, NewInbox
+from agentmail_cp.idempotency import Claim, Made
+from agentmail_cp.inboxes import Created, InboxPatch, MailDomain, NewInbox
 from agentmail_cp.settings import Settings
 from agentmail_cp.web import bodies
 from agentmail_cp.web.auth import needs
 from agentmail_cp.web.errors import ERRORS
+from agentmail_cp.web.idempotency import Repeatable, answered
 from agentmail_cp.web.inject import Asked, Config, Db, Server
 from agentmail_cp.web.listing import listing
 from agentmail_cp.web.paths import restore
@@ -43,6 +45,7 @@ class _Inboxes(Controller):
         db: Db,
         server: Server,
         settings: Config,
+        once: Repeatable,
         data: JSONBody[bodies.CreateInbox | None] = None,
     ) -> Response[bodies.Inbox]:
         """Make an inbox, or with a known client_id get the one that has it (200 instead of 201)."""
@@ -51,24 +54,22 @@ class _Inboxes(Controller):
         async with db.reading() as tx:
             may = await limits.of(tx, settings, within.reach.organization_id)
             reach = await _where(tx, within.reach, wanted.pod_id)
-        created = await inboxes.create(
-            db,
-            server,
-            reach=reach,
-            domain=domain(settings, wanted.domain),
-            new=NewInbox(
-                username=wanted.username,
-                display_name=wanted.display_name,
-                client_id=wanted.client_id,
-                metadata=wanted.metadata,
-            ),
-            limits=may,
-        )
+        async with once.held(db, "inbox", within.reach, wanted, private=True) as claim:
+            if claim.made:
+                created = await _made_before(db, reach, claim, claim.made)
+            else:
+                created = await inboxes.create(
+                    db,
+                    server,
+                    reach=reach,
+                    domain=domain(settings, wanted.domain),
+                    new=_new(wanted),
+                    limits=may,
+                    claim=claim,
+                )
         credentials = bodies.credentials(created, settings, request.base_url.hostname or "")
-        return Response(
-            bodies.inbox(created.inbox, credentials),
-            status_code=201 if created.password else 200,
-        )
+        shown = bodies.inbox(created.inbox, credentials)
+        return answered(claim, shown, new=created.password is not None)
 
     @get(
         operation_id=called("inboxes", "list"),
@@ -166,6 +167,20 @@ async def _where(tx: Tx, reach: Reach, pod: str | None) -> Reach:
     if pod is None:
         return reach
     return Reach(reach.organization_id, await access.find_pod(tx, reach, pod))
+
+
+def _new(wanted: bodies.CreateInbox) -> NewInbox:
+    return NewInbox(
+        username=wanted.username,
+        display_name=wanted.display_name,
+        client_id=wanted.client_id,
+        metadata=wanted.metadata,
+    )
+
+
+async def _made_before(db: Database, reach: Reach, claim: Claim, made: Made) -> Created:
+    async with db.reading() as tx:
+        return await idempotency.replay(inboxes.made_before(tx, reach, claim, made))
 
 
 def domain(settings: Settings, name: str | None) -> MailDomain:

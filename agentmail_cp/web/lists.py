@@ -12,11 +12,12 @@ from litestar.di import NamedDependency, Provide
 from litestar.params import FromPath, JSONBody, SkipValidation
 from litestar.types import Dependencies
 
-from agentmail_cp import lists, pages
+from agentmail_cp import idempotency, lists, pages
 from agentmail_cp.lists import NamedList
 from agentmail_cp.web import bodies
 from agentmail_cp.web.auth import needs
 from agentmail_cp.web.errors import ERRORS
+from agentmail_cp.web.idempotency import Repeatable, answered
 from agentmail_cp.web.inject import Asked, Config, Db
 from agentmail_cp.web.listing import listing
 from agentmail_cp.web.paths import restore
@@ -57,14 +58,25 @@ class _Lists(Controller):
         responses=ERRORS,
     )
     async def create(
-        self, at: At, data: JSONBody[bodies.CreateListEntry], db: Db, settings: Config
+        self,
+        at: At,
+        data: JSONBody[bodies.CreateListEntry],
+        db: Db,
+        settings: Config,
+        once: Repeatable,
     ) -> Response[bodies.ListEntry]:
         """Put an address or a domain into a list. One that is in it stays as it is (200 instead of 201)."""
+        said = [at.named.direction, at.named.type, data]
         async with db.transaction() as tx:
+            claim = await once.claim(tx, "list_entry", at.named.whose, said)
+            if claim.made:
+                again = lists.get(tx, at.named, claim.made.resource_id)
+                return answered(claim, at.shown(await idempotency.replay(again)))
             entry, new = await lists.create(
                 tx, at.named, data.entry, data.reason, most=settings.list_entries_per_organization
             )
-        return Response(at.shown(entry), status_code=201 if new else 200)
+            await idempotency.complete(tx, claim, entry.entry, new=new)
+        return answered(claim, at.shown(entry), new=new)
 
     @get(
         operation_id=called("lists", "list"),

@@ -8,11 +8,12 @@ from __future__ import annotations
 from litestar import Controller, Response, delete, get, patch, post
 from litestar.params import FromPath, JSONBody
 
-from agentmail_cp import limits, pages, pods
+from agentmail_cp import idempotency, limits, pages, pods
 from agentmail_cp.pods import NewPod, PodPatch
 from agentmail_cp.web import bodies
 from agentmail_cp.web.auth import needs
 from agentmail_cp.web.errors import ERRORS
+from agentmail_cp.web.idempotency import Repeatable, answered
 from agentmail_cp.web.inject import Asked, Caller, Config, Db
 from agentmail_cp.web.listing import listing
 from agentmail_cp.web.paths import restore
@@ -30,18 +31,24 @@ class Pods(Controller):
         caller: Caller,
         db: Db,
         settings: Config,
+        once: Repeatable,
         data: JSONBody[bodies.CreatePod | None] = None,
     ) -> Response[bodies.Pod]:
         """Make a pod, or with a known client_id get the one that has it (200 instead of 201)."""
         wanted = data or bodies.CreatePod()
         async with db.transaction() as tx:
+            claim = await once.claim(tx, "pod", caller.reach, wanted)
+            if claim.made:
+                again = pods.get(tx, caller.reach, claim.made.resource_id)
+                return answered(claim, bodies.pod(await idempotency.replay(again)))
             made = await pods.create(
                 tx,
                 caller.reach,
                 NewPod(name=wanted.name, client_id=wanted.client_id),
                 limits=await limits.of(tx, settings, caller.organization_id),
             )
-        return Response(bodies.pod(made.pod), status_code=201 if made.new else 200)
+            await idempotency.complete(tx, claim, made.pod.pod_id, new=made.new)
+        return answered(claim, bodies.pod(made.pod), new=made.new)
 
     @get(
         operation_id="pods.list",
