@@ -638,14 +638,22 @@ async def page_of_thread(
     return page[::-1], token
 
 
-async def of_thread(tx: Tx, *, organization_id: UUID, thread_id: UUID, limit: int) -> list[Message]:
-    """Messages of a thread, hidden ones included, oldest first; at most `limit`."""
+async def of_thread(
+    tx: Tx, *, organization_id: UUID, thread_id: UUID, masks: Sequence[int], limit: int
+) -> list[Message]:
+    """Messages of a thread that have one of these hiding masks, oldest first; at most `limit`."""
     return await fetch_all(
         tx,
         Message,
         f"select {COLUMNS} from message where organization_id = %(organization_id)s"
-        ' and thread_id = %(thread_id)s order by "timestamp", document_id limit %(limit)s',
-        {"organization_id": organization_id, "thread_id": thread_id, "limit": limit},
+        " and thread_id = %(thread_id)s and mask = any(%(masks)s::smallint[])"
+        ' order by "timestamp", document_id limit %(limit)s',
+        {
+            "organization_id": organization_id,
+            "thread_id": thread_id,
+            "masks": list(masks),
+            "limit": limit,
+        },
     )
 
 
@@ -654,7 +662,7 @@ async def documents_of_thread(
     *,
     organization_id: UUID,
     thread_id: UUID,
-    masks: Sequence[int] = tuple(range(16)),
+    masks: Sequence[int],
 ) -> list[DocumentId]:
     """The document ids of a thread's messages that have one of these hiding masks."""
     rows = await (

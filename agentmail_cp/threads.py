@@ -24,6 +24,10 @@ SHOWN_ADDRESSES = 100
 """Senders and recipients a thread lists at most."""
 
 
+EVERY_MASK = range(16)
+"""Every hiding mask a message may have: one bit for each label that hides (`filing.HIDING`)."""
+
+
 class Links(msgspec.Struct, frozen=True):
     """What decides a message's thread. `ids` are all ids it carries, its oldest ancestor's first."""
 
@@ -41,7 +45,9 @@ class Assignment(msgspec.Struct, frozen=True):
 
 
 class Thread(msgspec.Struct, frozen=True, kw_only=True):
-    """A conversation as lists show it. Address lists hold display forms, oldest first."""
+    """A conversation as lists show it. Address lists hold display forms, oldest first; `masks` are the
+    hiding masks its messages have.
+    """
 
     thread_id: UUID
     organization_id: UUID
@@ -50,6 +56,7 @@ class Thread(msgspec.Struct, frozen=True, kw_only=True):
     subject: str | None
     preview: str
     labels: list[str]
+    masks: list[int]
     senders: list[str]
     recipients: list[str]
     message_count: int
@@ -194,39 +201,49 @@ async def _remember(
     )
 
 
-_SUMMARISE = """
-insert into thread (thread_id, organization_id, pod_id, inbox_id, subject, preview, labels, masks,
-    senders, recipients, message_count, size, has_attachment, last_message_id, "timestamp",
-    received_timestamp, sent_timestamp, created_at)
-select m.thread_id, m.organization_id, min(m.pod_id::text)::uuid, m.inbox_id,
-    (array_agg(m.subject order by m."timestamp", m.document_id))[1],
-    (array_agg(m.preview order by m."timestamp" desc, m.document_id desc))[1],
+_SUMMARY: LiteralString = """
+select m.thread_id, m.organization_id, min(m.pod_id::text)::uuid as pod_id, m.inbox_id,
+    (array_agg(m.subject order by m."timestamp", m.document_id))[1] as subject,
+    (array_agg(m.preview order by m."timestamp" desc, m.document_id desc))[1] as preview,
     (select coalesce(array_agg(distinct label order by label), '{}')
        from message, unnest(labels) as label
-       where thread_id = m.thread_id and message.organization_id = m.organization_id),
-    array_agg(distinct m.mask),
+       where thread_id = m.thread_id and message.organization_id = m.organization_id
+         and mask = any(%(masks)s)) as labels,
+    array_agg(distinct m.mask) as masks,
     (select coalesce(array_agg(sender order by "timestamp", document_id), '{}') from
        (select * from
          (select distinct on (sender) sender, "timestamp", document_id from message
            where thread_id = m.thread_id and organization_id = m.organization_id and sender <> ''
+             and mask = any(%(masks)s)
            order by sender, "timestamp", document_id) as firsts
-         order by "timestamp", document_id limit %(shown)s) as senders),
+         order by "timestamp", document_id limit %(shown)s) as firsts) as senders,
     (select coalesce(array_agg(recipient order by "timestamp", document_id, place), '{}') from
        (select * from
          (select distinct on (recipient) recipient, "timestamp", document_id, place
            from message, unnest("to" || cc || bcc) with ordinality as each (recipient, place)
            where thread_id = m.thread_id and message.organization_id = m.organization_id
+             and mask = any(%(masks)s)
            order by recipient, "timestamp", document_id, place) as firsts
-         order by "timestamp", document_id, place limit %(shown)s) as recipients),
-    count(*), sum(m.size), bool_or(m.has_attachment),
-    (array_agg(m.message_id order by m."timestamp" desc, m.document_id desc))[1],
-    max(m."timestamp"),
-    max(m."timestamp") filter (where m.direction = 'received'),
-    max(m."timestamp") filter (where m.direction = 'sent'),
-    min(m."timestamp")
+         order by "timestamp", document_id, place limit %(shown)s) as firsts) as recipients,
+    count(*) as message_count, sum(m.size)::bigint as size,
+    bool_or(m.has_attachment) as has_attachment,
+    (array_agg(m.message_id order by m."timestamp" desc, m.document_id desc))[1] as last_message_id,
+    max(m."timestamp") as "timestamp",
+    max(m."timestamp") filter (where m.direction = 'received') as received_timestamp,
+    max(m."timestamp") filter (where m.direction = 'sent') as sent_timestamp,
+    min(m."timestamp") as created_at
 from message m
 where m.thread_id = any(%(threads)s) and m.organization_id = %(organization_id)s
+    and m.mask = any(%(masks)s)
 group by m.thread_id, m.organization_id, m.inbox_id
+"""
+"""What threads look like whose messages with other hiding masks are left out."""
+
+_SUMMARISE: LiteralString = f"""
+insert into thread (thread_id, organization_id, pod_id, inbox_id, subject, preview, labels, masks,
+    senders, recipients, message_count, size, has_attachment, last_message_id, "timestamp",
+    received_timestamp, sent_timestamp, created_at)
+{_SUMMARY}
 on conflict (thread_id) do update set
     subject = excluded.subject, preview = excluded.preview, labels = excluded.labels,
     masks = excluded.masks, senders = excluded.senders, recipients = excluded.recipients,
@@ -246,6 +263,7 @@ async def summarise(tx: Tx, organization_id: UUID, threads: Iterable[UUID]) -> N
     parameters: dict[str, object] = {
         "threads": distinct,
         "organization_id": organization_id,
+        "masks": list(EVERY_MASK),
         "shown": SHOWN_ADDRESSES,
     }
     for statement in (_SUMMARISE, _REMOVE_EMPTY):
@@ -282,10 +300,30 @@ async def erase(tx: Tx, *, organization_id: UUID, inbox_id: UUID) -> None:
 
 
 COLUMNS = (
-    "thread_id, organization_id, pod_id, inbox_id, subject, preview, labels, senders, recipients,"
-    ' message_count, size, has_attachment, last_message_id, "timestamp", received_timestamp,'
+    "thread_id, organization_id, pod_id, inbox_id, subject, preview, labels, masks, senders,"
+    ' recipients, message_count, size, has_attachment, last_message_id, "timestamp", received_timestamp,'
     " sent_timestamp, created_at, updated_at"
 )
+
+
+class _Summary(msgspec.Struct, frozen=True, kw_only=True):
+    """What of a thread depends on which of its messages count."""
+
+    thread_id: UUID
+    subject: str | None
+    preview: str
+    labels: list[str]
+    masks: list[int]
+    senders: list[str]
+    recipients: list[str]
+    message_count: int
+    size: int
+    has_attachment: bool
+    last_message_id: str
+    timestamp: datetime
+    received_timestamp: datetime | None
+    sent_timestamp: datetime | None
+    created_at: datetime
 
 
 class ThreadFilter(msgspec.Struct, frozen=True, kw_only=True):
@@ -299,6 +337,22 @@ class ThreadFilter(msgspec.Struct, frozen=True, kw_only=True):
     recipients: tuple[str, ...] = ()
     subject: tuple[str, ...] = ()
     ascending: bool = False
+
+    def fits(self, thread: Thread) -> bool:
+        """Whether a thread, as it is shown, is one of those asked for."""
+        return (
+            set(self.labels) <= set(thread.labels)
+            and (self.before is None or thread.timestamp < self.before)
+            and (self.after is None or thread.timestamp > self.after)
+            and _contains(thread.senders, self.senders)
+            and _contains(thread.recipients, self.recipients)
+            and _contains([thread.subject or ""], self.subject)
+        )
+
+
+def _contains(texts: Iterable[str], wanted: Iterable[str]) -> bool:
+    whole = "\n".join(texts).lower()
+    return all(each.lower() in whole for each in wanted)
 
 
 async def list_page(
@@ -385,6 +439,34 @@ def _list_query(where: ThreadFilter) -> tuple[LiteralString, dict[str, object]]:
     return query, parameters
 
 
+async def narrowed(
+    tx: Tx, organization_id: UUID, rows: Sequence[Thread], masks: Sequence[int]
+) -> list[Thread]:
+    """These threads as if their messages with other hiding masks did not exist, for whoever may not read
+    those; a thread of which nothing is left is left out.
+    """
+    mixed = [row.thread_id for row in rows if not set(row.masks) <= set(masks)]
+    if not mixed:
+        return list(rows)
+    found = await fetch_all(
+        tx,
+        _Summary,
+        _SUMMARY,
+        {
+            "threads": mixed,
+            "organization_id": organization_id,
+            "masks": list(masks),
+            "shown": SHOWN_ADDRESSES,
+        },
+    )
+    seen = {each.thread_id: msgspec.structs.asdict(each) for each in found}
+    return [
+        msgspec.structs.replace(row, **seen.get(row.thread_id, {}))
+        for row in rows
+        if row.thread_id in seen or row.thread_id not in mixed
+    ]
+
+
 def pattern(text: str) -> str:
     """A LIKE pattern for "contains this text"."""
     escaped = text.replace("\\", "\\\\").replace("%", "\\%").replace("_", "\\_")
@@ -398,7 +480,7 @@ async def get(
     thread_id: UUID,
     inbox_id: UUID | None = None,
     pod_id: UUID | None = None,
-    masks: Sequence[int] = tuple(range(16)),
+    masks: Sequence[int] = EVERY_MASK,
 ) -> Thread:
     """One thread by its id or by the id of a thread that was joined to it; `NotFound` otherwise, and when
     none of its messages has one of these hiding masks.

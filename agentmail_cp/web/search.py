@@ -9,6 +9,7 @@ from litestar import Controller, get
 from litestar.di import Provide
 from litestar.params import FromPath
 from litestar.types import Dependencies
+from msgspec.structs import replace
 
 from agentmail_cp import inboxes, pages, search
 from agentmail_cp.web import bodies
@@ -19,7 +20,7 @@ from agentmail_cp.web.inject import Asked, Caller, Db, Server
 from agentmail_cp.web.listing import Query, listing
 from agentmail_cp.web.paths import restore
 from agentmail_cp.web.scopes import Within, called, everywhere, one_inbox, one_pod
-from agentmail_cp.web.threads import attachments_by_thread, within
+from agentmail_cp.web.threads import attachments_by_thread, shown_to, within
 
 NARROWED = ("q", "limit", "page_token", "before", "after")
 
@@ -92,12 +93,16 @@ class _ThreadSearch(Controller):
             theirs = await inboxes.get_each(
                 tx, caller.organization_id, {row.inbox_id for row in rows}
             )
+            known = {each.thread_id: each for each in await shown_to(tx, caller, rows)}
         have = await attachments_by_thread(db, server, caller, theirs, rows, VISIBLE)
         shown = [
             bodies.found_thread(
-                hit, theirs[hit.thread.inbox_id].address, have.get(hit.thread.thread_id)
+                replace(hit, thread=known[hit.thread.thread_id]),
+                theirs[hit.thread.inbox_id].address,
+                have.get(hit.thread.thread_id),
             )
             for hit in found.hits
+            if hit.thread.thread_id in known
         ]
         return bodies.SearchThreads(len(shown), limit, shown, found.complete, found.token)
 

@@ -20,7 +20,7 @@ from litestar.types import Dependencies
 
 from agentmail_cp import edits, inboxes, messages, pages, threads
 from agentmail_cp.access import Principal
-from agentmail_cp.db import Database
+from agentmail_cp.db import Database, Tx
 from agentmail_cp.errors import NotFound, Unprocessable
 from agentmail_cp.inboxes import Inbox
 from agentmail_cp.mailserver import AccountId, DocumentId, MailServer
@@ -33,7 +33,15 @@ from agentmail_cp.web.auth import needs
 from agentmail_cp.web.contents import attachments_of, read, readable
 from agentmail_cp.web.errors import ERRORS
 from agentmail_cp.web.inject import Asked, Caller, Config, Db, Links, Server
-from agentmail_cp.web.listing import INCLUDES, LIST_FILTERS, Query, listing, masks, visible_to
+from agentmail_cp.web.listing import (
+    INCLUDES,
+    LIST_FILTERS,
+    Query,
+    listing,
+    masks,
+    sees_all,
+    visible_to,
+)
 from agentmail_cp.web.messages import label_change
 from agentmail_cp.web.paths import restore
 from agentmail_cp.web.scopes import Scope, Within, called, everywhere, one_inbox, one_pod
@@ -92,6 +100,7 @@ class _Threads(Controller):
             theirs = await inboxes.get_each(
                 tx, caller.organization_id, {row.inbox_id for row in rows}
             )
+            rows = [row for row in await shown_to(tx, caller, rows) if where.fits(row)]
         have = await attachments_by_thread(db, server, caller, theirs, rows, where.masks)
         shown = [
             bodies.thread_item(row, theirs[row.inbox_id].address, have.get(row.thread_id))
@@ -187,10 +196,12 @@ class _Threads(Controller):
         db: Db,
         server: Server,
     ) -> bodies.UpdateThreadResponse:
-        """Add and remove labels of all messages of a thread; the label trash throws it away."""
+        """Add and remove labels of all messages of a thread, as far as the key may read them; the label
+        trash throws it away.
+        """
         change = label_change(data)
         inbox, row = await _find(db, within, caller, asked, thread_id, active=True)
-        rows = await _messages(db, row)
+        rows = await _messages(db, row, visible_to(caller))
         if len(rows) >= MOST_MESSAGES:
             raise Unprocessable(
                 f"This thread has {row.message_count} messages.",
@@ -211,7 +222,8 @@ class _Threads(Controller):
             now = await threads.get(
                 tx, organization_id=caller.organization_id, thread_id=row.thread_id
             )
-        return bodies.UpdateThreadResponse(now.thread_id, now.labels)
+            shown = await shown_to(tx, caller, [now])
+        return bodies.UpdateThreadResponse(now.thread_id, shown[0].labels if shown else [])
 
     @delete(
         "/{thread_id:str}",
@@ -228,11 +240,16 @@ class _Threads(Controller):
         db: Db,
         server: Server,
     ) -> None:
-        """Delete all messages of a thread for good. To throw it away, add the label trash."""
+        """Delete all messages of a thread for good, as far as the key may read them. To throw it away, add
+        the label trash.
+        """
         inbox, row = await _find(db, within, caller, asked, thread_id, active=True)
         async with db.reading() as tx:
             document_ids = await messages.documents_of_thread(
-                tx, organization_id=caller.organization_id, thread_id=row.thread_id
+                tx,
+                organization_id=caller.organization_id,
+                thread_id=row.thread_id,
+                masks=visible_to(caller),
             )
         await edits.destroy(
             db, server, account_id=inbox.account, place=inbox.place, document_ids=document_ids
@@ -285,7 +302,7 @@ async def _find(
 ) -> tuple[Inbox, Thread]:
     """The thread a path names and its inbox, hidden or not, as far as the key may read it."""
     async with db.reading() as tx:
-        row = await threads.get(
+        found = await threads.get(
             tx,
             organization_id=caller.organization_id,
             thread_id=_uuid(restore(thread_id)),
@@ -294,11 +311,21 @@ async def _find(
             masks=visible_to(caller),
         )
         inbox = within.inbox or await inboxes.get_for_reading(
-            tx, caller.organization_id, row.inbox_id
+            tx, caller.organization_id, found.inbox_id
         )
+        shown = await shown_to(tx, caller, [found])
+    if not shown:
+        raise _no_thread()
     if inbox.state != "active" and (active or not asked.flag("include_deleted")):
         raise _no_thread()
-    return inbox, row
+    return inbox, shown[0]
+
+
+async def shown_to(tx: Tx, caller: Principal, rows: Sequence[Thread]) -> list[Thread]:
+    """Threads as a caller may know them: nothing in them tells of messages hidden from its key."""
+    if sees_all(caller):
+        return list(rows)
+    return await threads.narrowed(tx, caller.organization_id, rows, visible_to(caller))
 
 
 async def _page(
@@ -315,12 +342,13 @@ async def _page(
         )
 
 
-async def _messages(db: Database, row: Thread) -> list[Message]:
+async def _messages(db: Database, row: Thread, masks: Sequence[int]) -> list[Message]:
     async with db.reading() as tx:
         return await messages.of_thread(
             tx,
             organization_id=row.organization_id,
             thread_id=row.thread_id,
+            masks=masks,
             limit=MOST_MESSAGES,
         )
 
