@@ -65,18 +65,30 @@ LONGEST_HEADERS = 262_144
 
 
 class Revision(msgspec.Struct, frozen=True, kw_only=True):
-    """A change to a draft, all of it or nothing. `fingerprint` tells a repeated request from another."""
+    """A change to a draft, all of it or nothing. `fingerprint` tells a repeated request from another,
+    `may_send` whether who asks for it may also have the draft sent.
+    """
 
     patch: Patch
     labels: Change
     send_at: datetime | UnsetType | None
     fingerprint: bytes
+    may_send: bool = True
 
     def schedule(self, row: Draft) -> datetime | None:
         """When the changed draft is to be sent. A failure is over with any change."""
         if self.send_at is not UNSET:
             return self.send_at
         return row.send_at if row.send_status == "scheduled" else None
+
+    def check_allowed(self, row: Draft) -> None:
+        """Raise `Forbidden` when it would change what is sent, and who asks for it may not send."""
+        if not self.may_send and not self.patch.empty and self.schedule(row) is not None:
+            raise Forbidden(
+                "This draft is scheduled: changing it takes the permission draft_send.",
+                fix="Take its schedule away with send_at null, or use a key with draft_send.",
+                code="missing_permission",
+            )
 
 
 async def made_before(
@@ -216,13 +228,14 @@ async def update(
     """Change a draft: what it says, its labels, its schedule, all together or not at all.
 
     Raises `NotFound`, `Conflict` while somebody else is at it or when a mail client changed it, `Invalid`
-    as `compose_again` and `revised`, and `Unavailable`.
+    as `compose_again` and `revised`, `Forbidden` as `Revision.check_allowed`, and `Unavailable`.
     """
     current = await free(db, server, where.place, draft_id)
     if current.change == revision.fingerprint:
         async with db.transaction() as tx:
             await rows.told(tx, current)
         return current
+    revision.check_allowed(current)
     if revision.patch.empty and revision.labels.empty:
         return await _rescheduled(db, current, revision)
     added = sum(each.size for each in revision.patch.add_attachments)

@@ -153,9 +153,10 @@ class Desk(msgspec.Struct, frozen=True):
         return drafts.check_send_at(send_at, datetime.now(UTC))
 
     async def _about(self, inbox: Inbox, message_id: str | None) -> Message | None:
-        """The message a draft is about, which the key must be able to see."""
+        """The message a draft is about, which the key must be able to read: the draft holds parts of it."""
         if message_id is None:
             return None
+        self.caller.require("message_read")
         async with self.db.reading() as tx:
             return await messages.get(
                 tx,
@@ -202,6 +203,7 @@ class Desk(msgspec.Struct, frozen=True):
             labels=change,
             send_at=send_at,
             fingerprint=mark,
+            may_send=self.caller.may("draft_send"),
         )
         changed = await drafts.update(
             self.db, self.server, self._where(inbox), which, revision, patience=self.patience

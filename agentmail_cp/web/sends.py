@@ -199,7 +199,10 @@ class Sends(Controller):
         return await outbox.answer("messages.reply_all", inbox_id, message_id, data, compose)
 
     @_sending(
-        "/{message_id:str}/forward", operation_id="messages.forward", guards=[needs("message_send")]
+        "/{message_id:str}/forward",
+        operation_id="messages.forward",
+        # Whoever forwards a mail to itself has read it.
+        guards=[needs("message_send"), needs("message_read")],
     )
     async def forward(
         self,
