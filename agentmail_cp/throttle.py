@@ -148,6 +148,11 @@ class Throttle:
         self._window = window
         self._shares: OrderedDict[UUID, Share] = OrderedDict()
 
+    @property
+    def remembered(self) -> int:
+        """How many keys this process knows something of."""
+        return len(self._shares)
+
     async def admit(self, organization_id: UUID, api_key_id: UUID) -> Allowance | None:
         """Count a request of a key; None when the key has no limit. Raises `Unavailable`."""
         share = self._share(api_key_id)

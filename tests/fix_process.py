@@ -33,17 +33,24 @@ def free_port() -> int:
 
 
 class ServiceProcess:
-    """One process of the service. `settings` are fields of `Settings` in lower case.
+    """One process of the service. `settings` are fields of `Settings` in lower case, `program` is the
+    Python that is run with the arguments.
 
     Every start appends to the same log. `async with` starts it and stops it with SIGTERM.
     """
 
     def __init__(
-        self, folder: Path, settings: Mapping[str, object], *arguments: str, port: int = 0
+        self,
+        folder: Path,
+        settings: Mapping[str, object],
+        *arguments: str,
+        port: int = 0,
+        program: str = COMMAND,
     ) -> None:
         self.log_path = folder / "service.log"
         self.port = port or free_port()
         self.url = f"http://{HOST}:{self.port}"
+        self._program = program
         self._arguments = arguments or ("serve",)
         self._environment = {
             **{name: os.environ[name] for name in ("PATH", "HOME") if name in os.environ},
@@ -74,7 +81,7 @@ class ServiceProcess:
         """Start it without waiting."""
         with self.log_path.open("ab") as log:
             self._process = subprocess.Popen(
-                [sys.executable, "-c", COMMAND, *self._arguments],
+                [sys.executable, "-c", self._program, *self._arguments],
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,

@@ -136,11 +136,11 @@ async def test_a_refused_request_does_nothing(database_url: str) -> None:
 
 
 async def test_coming_back_when_told_always_succeeds(database_url: str) -> None:
-    """Also for a client that had hammered: refused requests use up nothing of the next window."""
-    async with limited(database_url, 4, window=1.3) as api:
+    """Also for a client that hammers: refused requests use up nothing of the next window."""
+    async with limited(database_url, 4, window=1.9) as api:
         for _ in range(2):
-            answers = [await api.me() for _ in range(40)]
-            assert [each.status_code for each in answers] == [200] * 4 + [429] * 36
+            answers = [await api.me() for _ in range(12)]
+            assert [each.status_code for each in answers] == [200] * 4 + [429] * 8
             await asyncio.sleep(int(answers[-1].headers["retry-after"]))
 
 
@@ -175,7 +175,7 @@ async def test_each_key_has_its_own_limit(database_url: str) -> None:
 
 
 async def test_an_organization_can_have_its_own_limit(database_url: str) -> None:
-    async with limited(database_url, 2, window=1.0) as api:
+    async with limited(database_url, 2) as api:
         for own in (5, 0):
             organization_id = await tenants.organization(api.db)
             async with api.db.transaction() as tx:
@@ -190,7 +190,7 @@ async def test_an_organization_can_have_its_own_limit(database_url: str) -> None
 async def test_a_new_limit_of_an_organization_holds_from_the_next_window(
     database_url: str,
 ) -> None:
-    async with limited(database_url, 2, window=1.0) as api:
+    async with limited(database_url, 2, window=1.9) as api:
         organization_id = await tenants.organization(api.db)
         key = await tenants.key(api.db, organization_id)
         assert told(await api.me(key.headers)) == (2, 1)

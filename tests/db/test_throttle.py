@@ -193,7 +193,7 @@ async def test_the_memory_of_a_process_is_bounded(
     keys = [uuid7() for _ in range(25)]
     granted = [await spend(process, each) for _ in range(5) for each in keys]
     assert sum(each.retry_after is None for each in granted) == 3 * len(keys)
-    assert len(process._shares) == 10
+    assert process.remembered == 10
 
 
 async def test_a_request_that_is_given_up_takes_nobody_with_it(
