@@ -18,7 +18,8 @@ import rich_click as click
 import uvloop
 
 from agentmail_cp import __version__, access, db, inboxes, settings
-from agentmail_cp.db import Database, MigrationChanged
+from agentmail_cp.access import Reach
+from agentmail_cp.db import Database, MigrationChanged, Tx
 from agentmail_cp.errors import AgentMailError
 from agentmail_cp.mailserver import MailServerError
 from agentmail_cp.settings import Settings, SettingsError
@@ -138,24 +139,62 @@ def keys() -> None:
 
 @keys.command("create")
 @click.option("--org", "organization", type=click.UUID, help="Needed when there are several.")
+@click.option("--pod", help="A pod, by id or client_id: the key is for it and its inboxes only.")
+@click.option("--inbox", help="An inbox, by address or id: the key is for it only.")
 @click.option("--name", default="API key", show_default=True)
-@click.option("--expires-in-days", type=click.IntRange(min=1))
-def keys_create(organization: UUID | None, name: str, expires_in_days: int | None) -> None:
+@click.option(
+    "--permission",
+    "permissions",
+    metavar="NAME",
+    type=click.Choice(sorted(access.PERMISSIONS)),
+    multiple=True,
+    help="What the key may do, like message_read; may be repeated. Without: everything.",
+)
+@click.option(
+    "--expires",
+    metavar="TIME",
+    type=click.DateTime(["%Y-%m-%d", "%Y-%m-%dT%H:%M:%S", "%Y-%m-%dT%H:%M:%S%z"]),
+    help="When the key ends, like 2027-01-31 or 2027-01-31T12:00:00Z; UTC without an offset.",
+)
+@click.option("--expires-in-days", metavar="DAYS", type=click.IntRange(min=1))
+def keys_create(
+    organization: UUID | None,
+    pod: str | None,
+    inbox: str | None,
+    name: str,
+    permissions: tuple[str, ...],
+    expires: datetime | None,
+    expires_in_days: int | None,
+) -> None:
     """Make an API key and print it. It is shown only now."""
-    expires_at = datetime.now(UTC) + timedelta(days=expires_in_days) if expires_in_days else None
+    if expires and expires_in_days:
+        raise click.UsageError("Give --expires or --expires-in-days, not both.")
+    expires_at = datetime.now(UTC) + timedelta(days=expires_in_days) if expires_in_days else expires
 
     async def action(loaded: Settings) -> None:
         async with _database(loaded) as database, database.transaction() as tx:
             made = await access.create_key(
                 tx,
-                access.Reach(await access.only_organization(tx, organization)),
+                await _reach(tx, organization, pod, inbox),
                 prefix=loaded.key_prefix,
                 name=name,
+                permissions=dict.fromkeys(permissions, True) if permissions else None,
                 expires_at=expires_at,
             )
         click.echo(made.secret)
 
     run(action)
+
+
+async def _reach(tx: Tx, organization: UUID | None, pod: str | None, inbox: str | None) -> Reach:
+    """How far a new key reaches."""
+    reach = Reach(await access.only_organization(tx, organization))
+    if pod is not None:
+        reach = Reach(reach.organization_id, await access.find_pod(tx, reach, pod))
+    if inbox is None:
+        return reach
+    found = await inboxes.get(tx, reach, inbox, lock=True)
+    return Reach(found.organization_id, found.pod_id, found.inbox_id)
 
 
 @main.group("inboxes")
