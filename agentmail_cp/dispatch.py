@@ -18,6 +18,8 @@ mail server or PostgreSQL away          stays `scheduled`; tried again, each tim
                                         it takes
 no answer from the mail server          is `sending` until it is known, then gone or tried again
 refused, nobody to send to, too large   has `failed`, `send_error` says why; a new `send_at` tries again
+lists or a limit refuse it for good     the same
+a limit refuses it for now              stays `scheduled`; tried again when the limit says
 parent of a forward deleted             has `failed`, as its words are missing
 a request changes it at that moment     looked at again a moment later
 the inbox deleted                       is gone with it
@@ -28,6 +30,7 @@ the process dies                        taken up by another within `drafts.FIRIN
 from __future__ import annotations
 
 import asyncio
+from datetime import datetime
 
 import msgspec
 import structlog
@@ -41,11 +44,13 @@ from agentmail_cp.errors import (
     AgentMailError,
     Conflict,
     NotFound,
+    RateLimited,
     Unavailable,
     Unprocessable,
 )
 from agentmail_cp.inboxes import Inbox
 from agentmail_cp.labels import Change
+from agentmail_cp.limits import Limits
 from agentmail_cp.mailserver import (
     Mail,
     MailServer,
@@ -79,6 +84,7 @@ async def send(
     mark: bytes,
     key: str | None,
     patience: float,
+    defaults: Limits,
 ) -> Outcome:
     """Send a draft now. `change` is to the labels its message gets; `mark` is the request's fingerprint.
 
@@ -87,6 +93,7 @@ async def send(
     """
     try:
         email = await _composed(db, server, inbox, draft, change)
+        answers_machine = await _answers_machine(db, server, inbox, email)
     except MailServerRejected as error:
         if error.code is not Refusal.NO_MAIL:
             raise
@@ -103,6 +110,8 @@ async def send(
         fingerprint=mark,
         key=key,
         patience=patience,
+        defaults=defaults,
+        answers_machine=answers_machine,
         draft=draft,
     )
     if not outcome.replayed:
@@ -151,17 +160,35 @@ async def _ensure_current(db: Database, server: MailServer, inbox: Inbox, mail: 
         raise MailServerRejected(Refusal.NO_MAIL, "The draft was changed in a mail client.")
 
 
+async def _answers_machine(
+    db: Database, server: MailServer, inbox: Inbox, email: OutgoingEmail
+) -> bool:
+    """Whether the mail answers an automatic one: those say that they are automatic themselves."""
+    said = any(name.lower() == "auto-submitted" for name, _ in email.headers)
+    if not (said and email.in_reply_to):
+        return False
+    try:
+        parent = await _read(db, server, inbox, f"<{email.in_reply_to[-1]}>")
+    except NotFound:
+        return False
+    return parent.automatic
+
+
+async def _read(db: Database, server: MailServer, inbox: Inbox, message_id: str) -> Parent:
+    async with db.reading() as tx:
+        message = await messages.get(
+            tx,
+            organization_id=inbox.organization_id,
+            inbox_id=inbox.inbox_id,
+            candidates=[message_id],
+            masks=filing.visible_masks(filing.HIDING),
+        )
+    return await parents.read(server, inbox.account, message)
+
+
 async def _parent(db: Database, server: MailServer, inbox: Inbox, message_id: str) -> Parent:
     try:
-        async with db.reading() as tx:
-            message = await messages.get(
-                tx,
-                organization_id=inbox.organization_id,
-                inbox_id=inbox.inbox_id,
-                candidates=[message_id],
-                masks=filing.visible_masks(filing.HIDING),
-            )
-        return await parents.read(server, inbox.account, message)
+        return await _read(db, server, inbox, message_id)
     except NotFound as error:
         raise Unprocessable(
             "The message this draft forwards was deleted.",
@@ -171,23 +198,28 @@ async def _parent(db: Database, server: MailServer, inbox: Inbox, message_id: st
         ) from error
 
 
-async def fire_due(db: Database, server: MailServer, *, patience: float) -> int:
+async def fire_due(db: Database, server: MailServer, *, patience: float, defaults: Limits) -> int:
     """Send every scheduled draft whose time has come; returns how many were tried."""
     tried = 0
     while due := await drafts.claim_due(db):
-        await asyncio.gather(*(_fire(db, server, draft, patience) for draft in due))
+        await asyncio.gather(*(_fire(db, server, draft, patience, defaults) for draft in due))
         tried += len(due)
     return tried
 
 
-async def _fire(db: Database, server: MailServer, draft: Draft, patience: float) -> None:
+async def _fire(
+    db: Database, server: MailServer, draft: Draft, patience: float, defaults: Limits
+) -> None:
     """Send one scheduled draft, or note why not. Never raises, so that it holds up no other."""
     name = str(draft.draft_id)
     try:
-        await _fire_one(db, server, draft, patience)
+        await _fire_one(db, server, draft, patience, defaults)
     except (Unavailable, MailServerUnavailable, MailServerConfused) as error:
         log.warning("draft.postponed", draft_id=name, reason=type(error).__name__)
         await _noted(db, draft, None)
+    except RateLimited as error:
+        log.info("draft.held_back", draft_id=name, until=error.retry_at.isoformat())
+        await _noted(db, draft, None, error.retry_at)
     except Conflict:
         log.info("draft.not_sent", draft_id=name)
     except NotFound:
@@ -203,7 +235,9 @@ async def _fire(db: Database, server: MailServer, draft: Draft, patience: float)
         log.info("draft.sent", draft_id=name)
 
 
-async def _fire_one(db: Database, server: MailServer, draft: Draft, patience: float) -> None:
+async def _fire_one(
+    db: Database, server: MailServer, draft: Draft, patience: float, defaults: Limits
+) -> None:
     async with db.reading() as tx:
         inbox = await inboxes.get(
             tx, Reach(draft.organization_id), inboxes.public_id(draft.inbox_id)
@@ -219,14 +253,17 @@ async def _fire_one(db: Database, server: MailServer, draft: Draft, patience: fl
         mark=mark,
         key=None,
         patience=patience,
+        defaults=defaults,
     )
 
 
-async def _noted(db: Database, draft: Draft, failure: str | None) -> None:
+async def _noted(
+    db: Database, draft: Draft, failure: str | None, until: datetime | None = None
+) -> None:
     try:
         async with db.transaction() as tx:
             if failure is None:
-                await drafts.postpone(tx, draft)
+                await drafts.postpone(tx, draft, until)
             else:
                 await drafts.fail(tx, draft, failure)
     except Unavailable:

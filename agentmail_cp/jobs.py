@@ -18,7 +18,16 @@ import procrastinate
 import structlog
 from procrastinate import JobContext, PsycopgConnector
 
-from agentmail_cp import dispatch, drafts, inboxes, sending, submissions
+from agentmail_cp import (
+    dispatch,
+    drafts,
+    idempotency,
+    inboxes,
+    limits,
+    sending,
+    submissions,
+    throttle,
+)
 from agentmail_cp.db import Connection, Database
 from agentmail_cp.errors import Unavailable
 from agentmail_cp.intake import Intake
@@ -86,11 +95,16 @@ async def erase_retained(context: JobContext, timestamp: int) -> None:  # noqa: 
 
 
 async def forget_old_sends(context: JobContext, timestamp: int) -> None:  # noqa: ARG001
-    """Remove rows of finished sends, submissions and drafts that nobody can ask for any more."""
+    """Remove rows of finished sends, submissions, drafts, windows and Idempotency-Keys that nobody asks
+    for any more.
+    """
     async with _resources(context).db.transaction(patience=LONG) as tx:
         await sending.forget_old(tx)
         await drafts.forget_sent(tx)
         await submissions.forget_old(tx)
+        await limits.forget_old(tx)
+        await throttle.forget_old(tx)
+        await idempotency.forget_old(tx)
 
 
 async def retry_stalled_jobs(context: JobContext, timestamp: int) -> None:  # noqa: ARG001
@@ -126,9 +140,10 @@ async def file_for_ever(resources: Resources) -> None:
 async def fire_for_ever(resources: Resources) -> None:
     """Send scheduled drafts when their time has come."""
     patience = resources.settings.stalwart_patience
+    defaults = limits.defaults(resources.settings)
 
     async def fire(db: Database, server: MailServer) -> int:
-        return await dispatch.fire_due(db, server, patience=patience)
+        return await dispatch.fire_due(db, server, patience=patience, defaults=defaults)
 
     while True:
         fired = await _attempt(fire, resources)

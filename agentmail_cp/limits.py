@@ -11,18 +11,18 @@ the way of what, and what is said about it, `policy` decides.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from datetime import timedelta
-from typing import Final, TypeVar
+import contextlib
+from collections.abc import Collection, Generator, Mapping
+from datetime import datetime, timedelta
+from typing import Final, LiteralString
 from uuid import UUID
 
 import msgspec
+from psycopg.errors import CheckViolation
 
-from agentmail_cp.db import Tx, fetch_all
+from agentmail_cp.db import Tx, fetch_all, fetch_only
 from agentmail_cp.errors import Invalid
 from agentmail_cp.settings import Settings
-
-T = TypeVar("T")
 
 KEPT = timedelta(days=2)
 """How long a window is kept after it began."""
@@ -41,6 +41,7 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     pods_per_organization: int
     inboxes_per_organization: int
     inboxes_per_pod: int
+    requests_per_minute: int
 
 
 NAMES: Final = Limits.__struct_fields__
@@ -109,3 +110,183 @@ async def clear_limit(tx: Tx, organization_id: UUID, name: str) -> bool:
 def _check(name: str) -> None:
     if name not in NAMES:
         raise Invalid("name", f"There is no limit {name}.", fix=f"Use one of {', '.join(NAMES)}.")
+
+
+class Exhausted(Exception):
+    """A mail was not counted: somebody else took what was left a moment ago. Its statement did nothing."""
+
+
+class Charge(msgspec.Struct, frozen=True, kw_only=True):
+    """What a mail is counted as: its recipients, those of them who would be new to the inbox, the thread it
+    goes into, and the limits it is held to.
+    """
+
+    recipients: tuple[str, ...]
+    cold: tuple[str, ...]
+    thread_id: UUID | None
+    limits: Limits
+
+    @property
+    def parameters(self) -> dict[str, object]:
+        """The parameters of `COUNTING`, and `thread_id` for the row that is counted."""
+        return {
+            "recipients": list(self.recipients),
+            "cold": list(self.cold),
+            "thread_id": self.thread_id,
+            "most_inbox": self.limits.inbox_sends_per_day,
+            "most_new": self.limits.inbox_new_recipients_per_day,
+            "most_organization": self.limits.sends_per_day,
+            "most_thread": self.limits.thread_sends_per_hour,
+        }
+
+
+COUNTING: LiteralString = """
+fresh as (
+    insert into known_recipient (organization_id, inbox_id, address, send_id, counted)
+    select begun.organization_id, begun.inbox_id, address, begun.send_id,
+        address = any(%(cold)s::text[])
+    from begun cross join unnest(%(recipients)s::text[]) as address
+    order by address
+    on conflict (inbox_id, address) do nothing
+    returning counted
+), counted as (
+    insert into send_count (organization_id, kind, subject_id, window_start, count, most)
+    select begun.organization_id, kind, subject_id,
+        date_trunc(span, begun.counted_at, 'UTC'), amount, most
+    from begun cross join lateral (values
+        ('inbox', begun.inbox_id, 'day', begun.recipients, %(most_inbox)s::bigint),
+        ('new_recipients', begun.inbox_id, 'day',
+            (select count(*) from fresh where fresh.counted), %(most_new)s),
+        ('organization', begun.organization_id, 'day', begun.recipients, %(most_organization)s),
+        ('thread', begun.counted_thread, 'hour', 1, %(most_thread)s)
+    ) as each (kind, subject_id, span, amount, most)
+    where subject_id is not null and amount > 0
+    order by kind
+    on conflict (organization_id, kind, subject_id, window_start) do update
+    set count = send_count.count + excluded.count, most = excluded.most
+    where send_count.organization_id = excluded.organization_id
+)
+"""
+"""What counts the row that a query named `begun` writes to `send`, or nothing if that writes none. Rows are
+locked in one order (`kind`), here and in `give_back`, so that no two sends wait for each other."""
+
+
+@contextlib.contextmanager
+def counting() -> Generator[None]:
+    """Around a statement with `COUNTING`: raises `Exhausted` when it would go past a limit."""
+    try:
+        yield
+    except CheckViolation as error:
+        if error.diag.constraint_name != "send_count_within_limit":
+            raise
+        raise Exhausted from error
+
+
+class Counted(msgspec.Struct, frozen=True, kw_only=True):
+    """What a row of `send` was counted as."""
+
+    organization_id: UUID
+    inbox_id: UUID
+    send_id: UUID
+    recipients: int
+    thread_id: UUID | None
+    counted_at: datetime
+
+
+async def give_back(tx: Tx, counted: Counted) -> None:
+    """Take a mail that never left out of the counts again. The caller sees to it that this happens once."""
+    await tx.execute(_GIVE_BACK, msgspec.to_builtins(counted, builtin_types=(UUID, datetime)))
+
+
+_GIVE_BACK = """
+with forgotten as (
+    delete from known_recipient where organization_id = %(organization_id)s
+        and inbox_id = %(inbox_id)s and send_id = %(send_id)s
+    returning counted
+), held as (
+    select kind, subject_id, window_start, amount from send_count
+    join (values
+        ('inbox', %(inbox_id)s::uuid, date_trunc('day', %(counted_at)s, 'UTC'),
+            %(recipients)s::bigint),
+        ('new_recipients', %(inbox_id)s, date_trunc('day', %(counted_at)s, 'UTC'),
+            (select count(*) from forgotten where counted)),
+        ('organization', %(organization_id)s, date_trunc('day', %(counted_at)s, 'UTC'),
+            %(recipients)s),
+        ('thread', %(thread_id)s, date_trunc('hour', %(counted_at)s, 'UTC'), 1)
+    ) as given (kind, subject_id, window_start, amount) using (kind, subject_id, window_start)
+    where send_count.organization_id = %(organization_id)s
+    order by kind
+    for update of send_count
+)
+update send_count set count = greatest(0, count - held.amount) from held
+where send_count.organization_id = %(organization_id)s and send_count.kind = held.kind
+    and send_count.subject_id = held.subject_id and send_count.window_start = held.window_start
+"""
+
+
+class Standing(msgspec.Struct, frozen=True):
+    """How much was used by `now`, by kind, whom an inbox has not written to yet, and the organisation's own
+    limits.
+    """
+
+    now: datetime
+    own: dict[str, int]
+    used: dict[str, int]
+    strangers: list[str]
+
+
+async def standing(
+    tx: Tx,
+    *,
+    organization_id: UUID,
+    inbox_id: UUID,
+    thread_id: UUID | None,
+    recipients: Collection[str],
+) -> Standing:
+    """What has been counted for a mail's organisation, inbox and thread, and who of its recipients is new."""
+    return await fetch_only(
+        tx,
+        Standing,
+        _STANDING,
+        {
+            "organization_id": organization_id,
+            "inbox_id": inbox_id,
+            "thread_id": thread_id,
+            "recipients": list(recipients),
+        },
+    )
+
+
+_STANDING = """
+select now() as now,
+    (select coalesce(jsonb_object_agg(name, value), '{}') from organization_limit
+        where organization_id = %(organization_id)s) as own,
+    (select coalesce(jsonb_object_agg(kind, count), '{}') from (values
+        ('inbox', %(inbox_id)s::uuid, 'day'), ('new_recipients', %(inbox_id)s, 'day'),
+        ('organization', %(organization_id)s, 'day'), ('thread', %(thread_id)s, 'hour')
+        ) as each (kind, subject_id, span)
+        join send_count using (kind, subject_id)
+        where send_count.organization_id = %(organization_id)s
+            and window_start = date_trunc(span, now(), 'UTC')) as used,
+    array(select address from unnest(%(recipients)s::text[]) as asked (address) where not exists
+        (select from known_recipient where known_recipient.organization_id = %(organization_id)s
+            and known_recipient.inbox_id = %(inbox_id)s
+            and known_recipient.address = asked.address)) as strangers
+"""
+
+
+async def forget_inbox(tx: Tx, *, organization_id: UUID, inbox_id: UUID) -> None:
+    """Forget to whom an inbox wrote: its mail is erased."""
+    await tx.execute(
+        "delete from known_recipient where organization_id = %(organization_id)s"
+        " and inbox_id = %(inbox_id)s",
+        {"organization_id": organization_id, "inbox_id": inbox_id},
+    )
+
+
+async def forget_old(tx: Tx) -> int:
+    """Remove the counts of windows that are over; returns how many."""
+    cursor = await tx.execute(
+        "delete from send_count where window_start < now() - %(kept)s", {"kept": KEPT}
+    )
+    return cursor.rowcount

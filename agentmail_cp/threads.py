@@ -299,6 +299,39 @@ async def erase(tx: Tx, *, organization_id: UUID, inbox_id: UUID) -> None:
         await tx.execute(statement, {"inbox_id": inbox_id, "o": organization_id})
 
 
+class Recent(msgspec.Struct, frozen=True):
+    """One of a thread's last messages: by whom and when. `sender` is in display form."""
+
+    thread_id: UUID
+    direction: str
+    timestamp: datetime
+    sender: str
+
+
+async def recent(
+    tx: Tx, *, organization_id: UUID, inbox_id: UUID, references: Sequence[str], most: int
+) -> list[Recent]:
+    """The last messages, newest first, of the thread a mail with these references (Message-IDs without
+    brackets, the parent last) would join; none when it would begin one.
+    """
+    return await fetch_all(
+        tx,
+        Recent,
+        'select thread_id, direction, "timestamp", sender from message where thread_id = ('
+        " select thread_id from thread_reference where inbox_id = %(inbox_id)s"
+        " and organization_id = %(organization_id)s and reference = any(%(references)s)"
+        " order by array_position(%(references)s, reference) desc limit 1)"
+        ' and organization_id = %(organization_id)s order by "timestamp" desc, document_id desc'
+        " limit %(most)s",
+        {
+            "organization_id": organization_id,
+            "inbox_id": inbox_id,
+            "references": list(references),
+            "most": most,
+        },
+    )
+
+
 COLUMNS = (
     "thread_id, organization_id, pod_id, inbox_id, subject, preview, labels, masks, senders,"
     ' recipients, message_count, size, has_attachment, last_message_id, "timestamp", received_timestamp,'

@@ -25,7 +25,7 @@ import pytest
 import pytest_asyncio
 from litestar.types import ASGIApp
 
-from agentmail_cp import access
+from agentmail_cp import access, dispatch, limits
 from agentmail_cp.app import AgentMail, create_app
 from agentmail_cp.db import Database
 from agentmail_cp.intake import Doorbell
@@ -62,6 +62,7 @@ class Service:
         suffix: str = "",
         url: str = "",
         stalwart: StalwartServer | None = None,
+        settings: Settings | None = None,
     ) -> None:
         self.client = client
         self.db = db
@@ -72,6 +73,7 @@ class Service:
         self.suffix = suffix
         self.url = url
         self.stalwart = stalwart
+        self.settings = settings or settings_for(db.url)
 
     async def inbox(self, username: str | None = None, **fields: object) -> Json:
         """A new inbox."""
@@ -87,6 +89,12 @@ class Service:
         )
         assert answer.status_code == 200, answer.text
         return answer.json()
+
+    async def fire(self) -> int:
+        """Send the scheduled drafts whose time has come; returns how many were tried."""
+        return await dispatch.fire_due(
+            self.db, self.server, patience=2, defaults=limits.defaults(self.settings)
+        )
 
     async def messages(self, inbox: Json, **query: object) -> list[Json]:
         """Messages of an inbox, newest first."""
@@ -221,6 +229,7 @@ async def serving(
                 suffix=f"-{uuid.uuid4().hex[:8]}" if porch else "",
                 url=porch.url if porch else "",
                 stalwart=stalwart,
+                settings=app.state["resources"].settings,
             )
 
 

@@ -30,6 +30,8 @@ TENANTLESS = {"migration": "belongs to the database"}
 FOR_EVERY_TENANT = {
     "access/organizations.list_organizations": "the operator's command line lists them all",
     "access/keyring.find_by_hash": "the key says which organisation is calling",
+    "idempotency.forget_old": "removes old rows of all tenants",
+    "limits.forget_old": "removes old rows of all tenants",
     "inboxes/settlement._claim_unsettled": "settling is the operator's work, over all tenants",
     "inboxes/deletion.erase_retained": "retention is the operator's setting",
     "intake.ring": "Stalwart names accounts, which are unique in all",

@@ -23,12 +23,14 @@ create table send_count (
 ) with (fillfactor = 50);
 create index send_count_age on send_count (window_start);
 
--- send_id: the send that made the address known; if that comes to nothing, it is forgotten again.
+-- send_id: the send that made the address known; if that comes to nothing, it is forgotten again. counted: it
+-- was new, and not that of somebody who had written first.
 create table known_recipient (
     organization_id uuid not null,
     inbox_id uuid not null,
     address text not null,
     send_id uuid not null,
+    counted boolean not null,
     created_at timestamptz not null default now(),
     primary key (inbox_id, address)
 );

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import random
 from datetime import UTC, datetime, timedelta
 from typing import LiteralString
@@ -11,7 +12,7 @@ import msgspec
 import structlog
 from uuid_utils.compat import uuid7
 
-from agentmail_cp import drafts, idempotency, labels, sizes
+from agentmail_cp import drafts, idempotency, labels, limits, policy, sizes
 from agentmail_cp.compose import Stamp, new_message_id
 from agentmail_cp.db import Database, Tx, fetch_one
 from agentmail_cp.drafts import Draft
@@ -24,6 +25,7 @@ from agentmail_cp.errors import (
     Unavailable,
 )
 from agentmail_cp.inboxes import Inbox
+from agentmail_cp.limits import Charge, Exhausted, Limits
 from agentmail_cp.mailserver import (
     Address,
     MailServer,
@@ -35,6 +37,7 @@ from agentmail_cp.mailserver import (
     Refusal,
     Submitted,
 )
+from agentmail_cp.policy import Leaving
 from agentmail_cp.sending.record import (
     COLUMNS,
     LEASE_MARGIN,
@@ -85,6 +88,8 @@ async def send(
     fingerprint: bytes,
     key: str | None,
     patience: float,
+    defaults: Limits,
+    answers_machine: bool = False,
     draft: Draft | None = None,
 ) -> Outcome:
     """Hand a finished mail of an inbox in and record it. The package's table lists every failure.
@@ -92,13 +97,22 @@ async def send(
     An attempt that takes up an earlier one goes by the earlier one's Message-ID. `fingerprint`
     (`compose.fingerprint`) tells a repeated request from another one under the same key; `patience` is
     the longest the mail server may take for a small mail, in seconds; it bounds how long a crashed
-    attempt blocks its key. `draft` is what the mail was made of: taken for sending together with the
-    send's row, and gone with its record; `Conflict` is raised when it is not any more what it says.
+    attempt blocks its key. `defaults` are the limits of an organisation without its own, `answers_machine`
+    says that the mail answers an automatic one. `draft` is what the mail was made of: taken for sending
+    together with the send's row, and gone with its record; `Conflict` is raised when it is not any more
+    what it says.
     """
     idempotency.check_key(key)
     patience += sizes.patience(sizes.size_of(email))
     attempt = _Attempt(
-        inbox=inbox, fingerprint=fingerprint, key=key, email=email, patience=patience, draft=draft
+        inbox=inbox,
+        fingerprint=fingerprint,
+        key=key,
+        email=email,
+        patience=patience,
+        draft=draft,
+        defaults=defaults,
+        answers_machine=answers_machine,
     )
     row = await _begin(db, server, attempt)
     if row.answer is not None:
@@ -163,6 +177,18 @@ class _Attempt(_Request, frozen=True, kw_only=True):
     email: OutgoingEmail
     patience: float
     draft: Draft | None
+    defaults: Limits
+    answers_machine: bool
+
+    @property
+    def leaving(self) -> Leaving:
+        """What policy must know of the mail."""
+        return Leaving(
+            place=self.inbox.place,
+            recipients=self.email.recipients,
+            references=(*self.email.references, *self.email.in_reply_to),
+            answers_machine=self.answers_machine,
+        )
 
     @property
     def lease(self) -> timedelta:
@@ -175,35 +201,49 @@ class _Attempt(_Request, frozen=True, kw_only=True):
 
 
 async def _begin(db: Database, server: MailServer, attempt: _Attempt) -> Send:
-    """The row of this attempt: new, an earlier one with its answer, or one to be tried again."""
+    """The row of this attempt: new, an earlier one with its answer, or one to be tried again. Raises as
+    `policy.may_send`, unless there is an earlier one that may have left.
+    """
     begun = await _begin_new(db, attempt)
     while begun is None:
-        async with db.transaction() as tx:
-            earlier = await _earlier(tx, attempt)
-            if earlier is None:
-                begun = await _insert(tx, attempt)
-                await _take_draft(tx, attempt, begun)
-            elif earlier.state == "sent":
-                await _told(tx, earlier)
-                return earlier
-            elif earlier.open:
-                begun = None
-            else:
-                begun = await _reopen(tx, earlier, attempt)
-                await _take_draft(tx, attempt, begun)
-        if begun is None and earlier is not None:
-            await _settle_first(db, server, earlier)
+        # What is left may be taken by others between the question and the count: ask again.
+        with contextlib.suppress(Exhausted):
+            async with db.transaction() as tx:
+                earlier = await _earlier(tx, attempt)
+                if earlier is not None and earlier.state == "sent":
+                    await _told(tx, earlier)
+                    return earlier
+                if earlier is None or not earlier.open:
+                    begun = await _write(tx, attempt, earlier)
+            if begun is None and earlier is not None:
+                await _settle_first(db, server, earlier)
     return begun
 
 
 async def _begin_new(db: Database, attempt: _Attempt) -> Send | None:
-    """A new row, as nearly every attempt needs one: a single statement, committed by itself."""
-    if attempt.draft is None:
-        async with db.reading() as tx:
-            return await _insert(tx, attempt)
-    async with db.transaction() as tx:
-        begun = await _insert(tx, attempt)
-        await _take_draft(tx, attempt, begun)
+    """A new row, as nearly every attempt needs one: a single statement, committed by itself. None when
+    there may be an earlier attempt; a mail that has left is not judged again.
+    """
+    with contextlib.suppress(Exhausted, *policy.REFUSALS):
+        if attempt.draft is None:
+            async with db.reading() as tx:
+                return await _write(tx, attempt, None)
+        async with db.transaction() as tx:
+            return await _write(tx, attempt, None)
+    return None
+
+
+async def _write(tx: Tx, attempt: _Attempt, earlier: Send | None) -> Send | None:
+    """The row of a mail that may be sent, counted, and its draft taken: a new one, or the one of an earlier
+    attempt that came to nothing. None when it repeats another one (see `_earlier`).
+    """
+    charge = await policy.may_send(tx, attempt.leaving, attempt.defaults)
+    with limits.counting():
+        if earlier is None:
+            begun = await _insert(tx, attempt, charge)
+        else:
+            begun = await _reopen(tx, earlier, attempt, charge)
+    await _take_draft(tx, attempt, begun)
     return begun
 
 
@@ -306,22 +346,26 @@ async def _forget_key(tx: Tx, row: Send) -> None:
     )
 
 
-async def _insert(tx: Tx, attempt: _Attempt) -> Send | None:
+async def _insert(tx: Tx, attempt: _Attempt, charge: Charge) -> Send | None:
     """A new row, or None when this attempt repeats another one (see `_earlier`)."""
     return await fetch_one(
         tx,
         Send,
+        "with begun as ("
         "insert into send (send_id, organization_id, inbox_id, account_id, idempotency_key,"
-        " fingerprint, message_id, draft_id, labels, mail_state, state, lease_until)"
+        " fingerprint, message_id, draft_id, labels, mail_state, state, lease_until, recipients,"
+        " counted_thread, counted_at)"
         " select %(send_id)s, %(organization_id)s, %(inbox_id)s, %(account_id)s, %(key)s,"
         " %(fingerprint)s, %(message_id)s, %(draft_id)s, %(labels)s, (select state from inbox_sync"
         " where inbox_id = %(inbox_id)s and organization_id = %(organization_id)s),"
-        " 'submitting', now() + %(lease)s where %(key)s::text is not null or not exists"
+        " 'submitting', now() + %(lease)s, cardinality(%(recipients)s::text[]), %(thread_id)s, now()"
+        " where %(key)s::text is not null or not exists"
         " (select from send where organization_id = %(organization_id)s"
         " and inbox_id = %(inbox_id)s and fingerprint = %(fingerprint)s"
         f" and idempotency_key is null and {OWED_OR_DEAD})"
-        f" on conflict do nothing returning {COLUMNS}",
+        f" on conflict do nothing returning {COLUMNS}), {limits.COUNTING} select {COLUMNS} from begun",
         {
+            **charge.parameters,
             "send_id": uuid7(),
             "organization_id": attempt.inbox.organization_id,
             "inbox_id": attempt.inbox.inbox_id,
@@ -336,17 +380,20 @@ async def _insert(tx: Tx, attempt: _Attempt) -> Send | None:
     )
 
 
-async def _reopen(tx: Tx, row: Send, attempt: _Attempt) -> Send | None:
+async def _reopen(tx: Tx, row: Send, attempt: _Attempt, charge: Charge) -> Send | None:
     """Try a send again that is known not to have left."""
     return await fetch_one(
         tx,
         Send,
+        "with begun as ("
         "update send set state = 'submitting', lease_until = now() + %(lease)s, updated_at = now(),"
         " owed_until = null, labels = %(labels)s, mail_state = (select state from inbox_sync"
-        " where inbox_id = %(inbox_id)s and organization_id = %(organization_id)s)"
-        " where send_id = %(send_id)s and organization_id = %(organization_id)s"
-        f" returning {COLUMNS}",
+        " where inbox_id = %(inbox_id)s and organization_id = %(organization_id)s),"
+        " recipients = cardinality(%(recipients)s::text[]), counted_thread = %(thread_id)s,"
+        " counted_at = now() where send_id = %(send_id)s and organization_id = %(organization_id)s"
+        f" returning {COLUMNS}), {limits.COUNTING} select {COLUMNS} from begun",
         {
+            **charge.parameters,
             "send_id": row.send_id,
             "organization_id": row.organization_id,
             "inbox_id": row.inbox_id,

@@ -15,10 +15,11 @@ from uuid import UUID
 import msgspec
 from psycopg.types.json import Jsonb
 
-from agentmail_cp import drafts, extract, messages, threads
+from agentmail_cp import drafts, extract, limits, messages, threads
 from agentmail_cp.db import Database, Tx
 from agentmail_cp.errors import Unavailable
 from agentmail_cp.labels import SEEN
+from agentmail_cp.limits import Counted
 from agentmail_cp.mailserver import (
     AccountId,
     DocumentId,
@@ -44,7 +45,7 @@ State = Literal["submitting", "unknown", "sent", "refused", "abandoned"]
 COLUMNS = (
     "send_id, organization_id, inbox_id, account_id, idempotency_key, fingerprint, message_id,"
     " draft_id, labels, mail_state, state, lease_until, document_id, answer, created_at,"
-    " updated_at"
+    " updated_at, recipients, counted_thread, counted_at"
 )
 
 
@@ -89,10 +90,27 @@ class Send(msgspec.Struct, frozen=True, kw_only=True):
     answer: Answer | None
     created_at: datetime
     updated_at: datetime
+    recipients: int | None
+    counted_thread: UUID | None
+    counted_at: datetime | None
 
     @property
     def open(self) -> bool:
         return self.state in ("submitting", "unknown")
+
+    @property
+    def counted(self) -> Counted | None:
+        """What the limits know of it; None of one that an earlier release began."""
+        if self.counted_at is None:
+            return None
+        return Counted(
+            organization_id=self.organization_id,
+            inbox_id=self.inbox_id,
+            send_id=self.send_id,
+            recipients=self.recipients or 0,
+            thread_id=self.counted_thread,
+            counted_at=self.counted_at,
+        )
 
 
 def no_answer(error: MailServerError) -> Unavailable:
@@ -149,8 +167,17 @@ async def close(db: Database, row: Send, state: State) -> None:
                 "lease_until": row.lease_until,
             },
         )
-        if row.draft_id and closed.rowcount == 1 and state in {"abandoned", "refused"}:
-            await drafts.ended(tx, **_draft_of(row), refused=state == "refused")
+        if closed.rowcount == 1 and state in {"abandoned", "refused"}:
+            await _came_to_nothing(tx, row, refused=state == "refused")
+
+
+async def _came_to_nothing(tx: Tx, row: Send, *, refused: bool) -> None:
+    """Nothing left: it counts for nothing, and the draft is a draft again."""
+    # In this order: whoever begins a send locks the counts, then the draft.
+    if row.counted is not None:
+        await limits.give_back(tx, row.counted)
+    if row.draft_id:
+        await drafts.ended(tx, **_draft_of(row), refused=refused)
 
 
 def _draft_of(row: Send) -> dict[str, Any]:

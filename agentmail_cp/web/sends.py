@@ -16,7 +16,7 @@ from litestar import Controller, Response, post
 from litestar.di import NamedDependency, Provide
 from litestar.params import FromPath, JSONBody, SkipValidation
 
-from agentmail_cp import idempotency, inboxes, messages, parents, sending, sizes
+from agentmail_cp import idempotency, inboxes, limits, messages, parents, sending, sizes
 from agentmail_cp.access import Principal
 from agentmail_cp.compose import (
     Parent,
@@ -104,9 +104,13 @@ class Outbox(msgspec.Struct, frozen=True):
             email = await asyncio.to_thread(compose, message, parent, stamp)
         else:
             email = compose(message, parent, stamp)
-        return await self._hand_in(inbox, mark, email)
+        # A forward goes to somebody else: no machine hears of it.
+        answers_machine = parent.automatic and compose is not compose_forward
+        return await self._hand_in(inbox, mark, email, answers_machine=answers_machine)
 
-    async def _hand_in(self, inbox: Inbox, mark: bytes, email: OutgoingEmail) -> Sent:
+    async def _hand_in(
+        self, inbox: Inbox, mark: bytes, email: OutgoingEmail, *, answers_machine: bool = False
+    ) -> Sent:
         sizes.check(email, self.settings.max_message_size)
         return response(
             await sending.send(
@@ -117,6 +121,8 @@ class Outbox(msgspec.Struct, frozen=True):
                 fingerprint=mark,
                 key=self.key,
                 patience=self.settings.stalwart_patience,
+                defaults=limits.defaults(self.settings),
+                answers_machine=answers_machine,
             )
         )
 

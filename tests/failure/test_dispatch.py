@@ -9,7 +9,7 @@ import contextlib
 import random
 import re
 from collections import Counter
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from email import message_from_bytes
 from pathlib import Path
 
@@ -26,6 +26,7 @@ from tests.failure.real import Ringing, Running, running, service
 from tests.failure.world import OUTSIDE, NotReached, World, new_sandbox, quiet
 from tests.fix_app import Json, until
 from tests.fix_proxy import Proxy, port_of, through
+from tests.limiting import counts, limit
 
 
 @pytest.fixture(autouse=True)
@@ -35,7 +36,7 @@ def hasty_drafts(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 async def fire(world: World) -> int:
-    return await dispatch.fire_due(world.db, world.server, patience=2)
+    return await world.fire()
 
 
 async def let_time_pass(world: World) -> None:
@@ -209,6 +210,45 @@ async def test_no_answer_from_the_mail_server(world: World, fault: str) -> None:
     await let_time_pass(world)
     assert await fire(world) == 0
     await assert_sent_once(world, inbox, draft)
+
+
+@pytest.mark.parametrize("how", ["list", "limit"])
+async def test_lists_or_a_limit_refuse_it_for_good(world: World, how: str) -> None:
+    """A mail that may never go out would be tried for ever, and nobody be told."""
+    inbox = await world.inbox("author")
+    draft = await due(world, inbox, cc="b@elsewhere.test")
+    if how == "limit":
+        await limit(world.db, world.organization_id, sends_per_day=1)
+    else:
+        answer = await world.client.post("/v0/lists/send/block", json={"entry": OUTSIDE})
+        assert answer.status_code == 201, answer.text
+    assert await fire(world) == 1
+    failed = await look(world, inbox, draft)
+    assert failed["send_status"] == "failed"
+    assert ("may send to 1 recipient" if how == "limit" else OUTSIDE) in failed["send_error"]
+    assert world.sandbox.outbox == []
+    assert await counts(world.db, world.organization_id) == {}
+
+
+async def test_a_limit_refuses_it_for_now(world: World) -> None:
+    """A mail of which there are too many today would be lost instead of going out tomorrow."""
+    inbox = await world.inbox("author")
+    await limit(world.db, world.organization_id, sends_per_day=1)
+    await world.send(inbox, to=OUTSIDE, subject="S", text="T")
+    draft = await due(world, inbox)
+    assert await fire(world) == 1
+    assert await fire(world) == 0, "it was tried again at once"
+    waiting = await look(world, inbox, draft)
+    assert waiting["send_status"] == "scheduled"
+    (row,) = await world.rows("select fire_at, now() as now from draft")
+    midnight = row["now"].astimezone(UTC).replace(hour=0, minute=0, second=0, microsecond=0)
+    assert row["fire_at"] == midnight + timedelta(days=1)
+
+    await limit(world.db, world.organization_id, sends_per_day=2)
+    await world.rows("update draft set fire_at = now() returning 1")
+    assert await fire(world) == 1
+    assert await status(world, inbox, draft) == 404
+    assert len(world.sandbox.outbox) == 2
 
 
 @pytest.mark.parametrize("how", ["refused", "everybody refused", "nobody", "half an address"])

@@ -12,7 +12,7 @@ from email.message import EmailMessage
 import httpx
 import pytest
 
-from agentmail_cp import dispatch, drafts, inboxes
+from agentmail_cp import drafts, inboxes
 from agentmail_cp.drafts import settlement
 from agentmail_cp.mailserver import DocumentId, Folder, Refusal, Relabel
 from agentmail_cp.sandbox import Faults
@@ -153,7 +153,7 @@ async def test_client_id_of_a_draft_that_was_sent(world: World) -> None:
 
 
 async def fire(world: World) -> int:
-    return await dispatch.fire_due(world.db, world.server, patience=2)
+    return await world.fire()
 
 
 async def test_client_id_still_being_stored(world: World) -> None:

@@ -14,7 +14,6 @@ from typing import Any, TypeVar, cast
 import pytest
 from imapclient import DELETED, DRAFT, SEEN, IMAPClient
 
-from agentmail_cp import dispatch
 from tests.api.drafting import ahead, change, listed, look, make, path, send, status
 from tests.failure.real import Ringing, Running
 from tests.fix_app import OUTSIDER, Json, Service, until
@@ -404,4 +403,4 @@ async def test_two_replicas_replace_a_draft_at_once(real_service: Service) -> No
     assert {each.status_code for each in answers} <= {200, 409}
     mail = await in_client(real_service, inbox, only)
     assert (await look(real_service, inbox, draft))["subject"] == mail["Subject"]
-    assert await dispatch.fire_due(real_service.db, real_service.server, patience=2) == 0
+    assert await real_service.fire() == 0

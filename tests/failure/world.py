@@ -157,7 +157,7 @@ async def quiet(database_url: str, sandbox: MailSandbox, **changes: Any) -> Asyn
         db: Database = app.state["resources"].db
         organization_id, key = await new_organization(db)
         client.headers["Authorization"] = f"Bearer {key}"
-        yield World(client, db, sandbox, organization_id, key, 0)
+        yield World(client, db, sandbox, organization_id, key, 0, settings=settings)
 
 
 async def new_organization(db: Database) -> tuple[UUID, str]:
