@@ -28,6 +28,8 @@ from agentmail_cp.errors import Invalid, NotFound, Unauthorized
 
 LONGEST_NAME = 256
 KEY_BYTES = 32
+SHOWN = 8
+"""Characters of a secret behind its prefix that a key goes by."""
 
 
 class ApiKey(msgspec.Struct, frozen=True, kw_only=True):
@@ -109,7 +111,7 @@ async def create_key(
         | {
             "api_key_id": uuid7(),
             "name": _check_name(name),
-            "prefix": secret[: len(prefix) + 8],
+            "prefix": secret[: len(prefix) + SHOWN],
             "hash": digest(secret),
             "permissions": None if granted is None else Jsonb(granted),
             "expires_at": expiry(expires_at),
@@ -127,10 +129,39 @@ async def issue_key(
     name: str,
     permissions: Mapping[str, bool] | None,
     expires_at: datetime | None,
+    entropy: bytes,
 ) -> NewApiKey:
-    """Make a key for a caller. Raises `Invalid`, `Forbidden` and `NotFound` as `delegation` does, and
-    `Unauthorized` when the caller's own key is gone meanwhile.
+    """Make a key for a caller. `entropy` is 32 random bytes, `issued_before` wants the same. Raises
+    `Invalid`, `Forbidden` and `NotFound` as `delegation` does, and `Unauthorized` when the caller's own
+    key is gone meanwhile.
     """
+    maker = await _maker(tx, caller)
+    delegation.check_new(maker, reach, granted_by(canonical(permissions)), expiry(expires_at))
+    return await create_key(
+        tx,
+        reach,
+        prefix=prefix,
+        name=name,
+        permissions=permissions,
+        expires_at=expires_at,
+        secret=prefix + entropy.hex(),
+    )
+
+
+async def issued_before(
+    tx: Tx, caller: Principal, reach: Reach, api_key_id: UUID, entropy: bytes
+) -> NewApiKey:
+    """A key made from this entropy, with its secret once more, for who could make it now. Raises as
+    `issue_key`, and `NotFound` for one that is deleted.
+    """
+    maker = await _maker(tx, caller)
+    key = await get_key(tx, reach, api_key_id)
+    delegation.check_new(maker, reach, granted_by(key.permissions), key.expires_at)
+    return NewApiKey(key, key.prefix[:-SHOWN] + entropy.hex())
+
+
+async def _maker(tx: Tx, caller: Principal) -> Principal:
+    """The caller, whose key cannot change until the transaction ends."""
     found = await fetch_one(
         tx,
         ApiKey,
@@ -138,11 +169,7 @@ async def issue_key(
         " and api_key_id = %(api_key_id)s for share",
         {"organization_id": caller.organization_id, "api_key_id": caller.api_key_id},
     )
-    maker = _live(found, "api_key_create")
-    delegation.check_new(maker, reach, granted_by(canonical(permissions)), expiry(expires_at))
-    return await create_key(
-        tx, reach, prefix=prefix, name=name, permissions=permissions, expires_at=expires_at
-    )
+    return _live(found, "api_key_create")
 
 
 def expiry(expires_at: datetime | None) -> datetime | None:

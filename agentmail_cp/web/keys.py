@@ -9,18 +9,19 @@ from __future__ import annotations
 from collections.abc import Sequence
 from uuid import UUID
 
-from litestar import Controller, delete, get, patch, post
+from litestar import Controller, Response, delete, get, patch, post
 from litestar.di import Provide
 from litestar.params import FromPath, JSONBody
 from litestar.types import Dependencies
 
-from agentmail_cp import access, inboxes, pages
+from agentmail_cp import access, idempotency, inboxes, pages
 from agentmail_cp.access import ApiKey, ApiKeyPatch
 from agentmail_cp.db import Tx
 from agentmail_cp.errors import Invalid
 from agentmail_cp.web import bodies
 from agentmail_cp.web.auth import needs
 from agentmail_cp.web.errors import ERRORS
+from agentmail_cp.web.idempotency import Repeatable, answered
 from agentmail_cp.web.inject import Asked, Caller, Config, Db
 from agentmail_cp.web.listing import Query, listing
 from agentmail_cp.web.scopes import Scope, Within, called, everywhere, one_inbox, one_pod
@@ -44,23 +45,34 @@ class _ApiKeys(Controller):
         caller: Caller,
         db: Db,
         settings: Config,
+        once: Repeatable,
         data: JSONBody[bodies.CreateApiKey | None] = None,
-    ) -> bodies.CreatedApiKey:
+    ) -> Response[bodies.CreatedApiKey]:
         """Make a key for this scope. It may do no more, and live no longer, than the caller's."""
         new = data or bodies.CreateApiKey()
         _refuse_public_key(new)
         async with db.transaction() as tx:
-            await _hold(tx, within)
-            made = await access.issue_key(
-                tx,
-                caller,
-                within.reach,
-                prefix=settings.key_prefix,
-                name=new.name or "API key",
-                permissions=new.permissions,
-                expires_at=new.expires_at,
-            )
-        return bodies.created_api_key(made, within.inbox.address if within.inbox else None)
+            claim = await once.claim(tx, "api_key", within.reach, new, private=True)
+            entropy = claim.secret("API key")
+            if claim.made:
+                api_key_id = UUID(claim.made.resource_id)
+                again = access.issued_before(tx, caller, within.reach, api_key_id, entropy)
+                made = await idempotency.replay(again)
+            else:
+                await _hold(tx, within)
+                made = await access.issue_key(
+                    tx,
+                    caller,
+                    within.reach,
+                    prefix=settings.key_prefix,
+                    name=new.name or "API key",
+                    permissions=new.permissions,
+                    expires_at=new.expires_at,
+                    entropy=entropy,
+                )
+                await idempotency.complete(tx, claim, made.key.api_key_id)
+        address = within.inbox.address if within.inbox else None
+        return answered(claim, bodies.created_api_key(made, address))
 
     @get(
         operation_id=called("api-keys", "list"),

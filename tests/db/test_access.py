@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import secrets
 from datetime import UTC, datetime, timedelta
 from uuid import UUID, uuid4
 
@@ -85,6 +86,7 @@ async def issue(
             name="issued",
             permissions=permissions,
             expires_at=expires_at,
+            entropy=secrets.token_bytes(access.KEY_BYTES),
         )
 
 
