@@ -7,7 +7,8 @@ an inbox's state moves on only if it still is what was read from and under the s
 twice is harmless, and what was read before somebody else wrote is read again. The
 sweep claims inboxes nobody rang for. An inbox that fails waits alone, longer each time. States of a row:
 quiet (`due_at` null) → due → claimed (`claimed_until`) → quiet, or due again later. A claim outlives its
-worker by `LEASE` at most. Never decides what a message means: `messages.record` does.
+worker by `LEASE` at most. Never decides what a message means: `messages.record` does, and `policy` whether
+its sender is let in.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ import msgspec
 import structlog
 from prometheus_client import Counter, Gauge, Histogram
 
-from agentmail_cp import drafts, messages, sending, submissions
+from agentmail_cp import drafts, messages, policy, sending, submissions
 from agentmail_cp.db import Database, Tx, fetch_all, fetch_only
 from agentmail_cp.errors import Unavailable
 from agentmail_cp.mailserver import (
@@ -461,7 +462,13 @@ async def _record(
     held = await sending.live_message_ids(tx, place)
     copies = await submissions.copies(tx, place, present)
     filed = await messages.record(
-        tx, place, present=present, destroyed=destroyed, held=held, copies=copies
+        tx,
+        place,
+        present=present,
+        destroyed=destroyed,
+        held=held,
+        copies=copies,
+        judge=policy.received,
     )
     await submissions.note(tx, place, present, copies)
     await drafts.record(

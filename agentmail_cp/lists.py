@@ -114,7 +114,7 @@ def refusal(verdicts: Mapping[str, Verdict]) -> str | None:
     when all are.
     """
     refused = [f"{to} ({said})" for to, said in verdicts.items() if said is not Verdict.ALLOWED]
-    return f"Recipient(s) blocked: {', '.join(refused)}" if refused else None
+    return f"Message rejected: Recipient(s) blocked: {', '.join(refused)}" if refused else None
 
 
 def parse_entry(text: str) -> tuple[str, EntryType]:

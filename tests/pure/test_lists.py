@@ -12,7 +12,7 @@ from agentmail_cp.lists import Match, Verdict
 from tests.list_model import ADDRESSES, SCOPES, Listed, everything, listed, said
 
 address = st.sampled_from(ADDRESSES)
-EXAMPLES = [
+EXAMPLES: list[tuple[list[Listed], str]] = [
     ([], "allowed"),
     ([Listed("organization", "block", "a.test")], "in block list"),
     ([Listed("organization", "allow", "b.test")], "not in allow list"),
@@ -149,6 +149,7 @@ def test_a_refusal_names_those_refused_and_why() -> None:
         "c@d.test": Verdict.BLOCKED,
     }
     assert lists.refusal(verdicts) == (
-        "Recipient(s) blocked: a@b.test (not in allow list), c@d.test (in block list)"
+        "Message rejected: Recipient(s) blocked:"
+        " a@b.test (not in allow list), c@d.test (in block list)"
     )
     assert lists.refusal({"ok@b.test": Verdict.ALLOWED}) is None
