@@ -25,7 +25,7 @@ from litestar.di import Provide
 from litestar.openapi import OpenAPIConfig
 from litestar.openapi.plugins import JsonRenderPlugin
 from litestar.openapi.spec import Components, SecurityScheme
-from litestar.types import Message, Scope, Send
+from litestar.types import Message, Middleware, Scope, Send
 from procrastinate.exceptions import ConnectorException
 
 from agentmail_cp import __version__, jobs, sizes
@@ -157,7 +157,6 @@ def create_app(
     doorbell = Doorbell(db, mail_server, throttle=settings.stalwart_webhook_throttle)
     resources = Resources(settings, db, mail_server)
     outbound = Outbound(settings.outbound_networks)
-    throttle = Throttle(db, settings, window=request_window)
 
     @contextlib.asynccontextmanager
     async def running(_app: Litestar) -> AsyncGenerator[None]:
@@ -189,11 +188,7 @@ def create_app(
             operations.metrics,
         ],
         dependencies=_dependencies(resources, doorbell, outbound),
-        middleware=[
-            Authentication(Keyring(db)),
-            RequestLimit(throttle),
-            LargeRequests(settings.large_requests),
-        ],
+        middleware=entrance(settings, db, request_window=request_window),
         request_class=JsonRequest,
         exception_handlers=errors.HANDLERS,
         lifespan=[running],
@@ -204,6 +199,17 @@ def create_app(
             {"doorbell": doorbell, "resources": resources, "link_key": signing_key(settings)}
         ),
     )
+
+
+def entrance(
+    settings: Settings, db: Database, *, request_window: float = WINDOW
+) -> list[Middleware]:
+    """What a request passes before its handler, in this order."""
+    return [
+        Authentication(Keyring(db)),
+        RequestLimit(Throttle(db, settings, window=request_window)),
+        LargeRequests(settings.large_requests),
+    ]
 
 
 def _dependencies(

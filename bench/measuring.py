@@ -34,11 +34,11 @@ class Figure(msgspec.Struct):
 
     @property
     def line(self) -> str:
-        raw = "" if self.raw is None else f"{self.raw:8.2f}"
-        more = "" if self.raw is None else f"{self.ours - self.raw:+8.2f}"
+        raw = "" if self.raw is None else f"{self.raw:8.3f}"
+        more = "" if self.raw is None else f"{self.ours - self.raw:+8.3f}"
         ratio = "" if not self.raw else f"{self.ours / self.raw:6.1f}x"
         name = f"{self.name} ({self.clients})"
-        return f"{name:<40}{raw:>9}{self.ours:>9.2f}{self.p99:>9.2f}{more:>9}{ratio:>8}"
+        return f"{name:<40}{raw:>9}{self.ours:>9.3f}{self.p99:>9.3f}{more:>9}{ratio:>8}"
 
 
 class Target(msgspec.Struct):
