@@ -24,16 +24,6 @@ from bench.world import running
 
 LATEST = Path(__file__).parent / "latest.json"
 PARTS = (keys, mail, reply, receive, get_with_attachment, threads, search, large, create_inbox)
-    keys,
-    mail,
-    reply,
-    receive,
-    get_with_attachment,
-    threads,
-    search,
-    large,
-    create_inbox,
-)
 
 
 async def measure(folder: Path, wanted: list[str]) -> None:
