@@ -13,11 +13,13 @@ from uuid import UUID
 import pytest
 import pytest_asyncio
 
-from agentmail_cp import db, events, filing, intake, messages, threads
+from agentmail_cp import db, events, filing, intake, messages, metrics, threads
+from agentmail_cp.access import Reach
 from agentmail_cp.db import Database, Tx
 from agentmail_cp.intake import Intake
 from agentmail_cp.mailserver import DocumentId
 from agentmail_cp.messages import MessageFilter
+from agentmail_cp.metrics import EVENT_TYPES, RATE_TYPES, Span, counting
 from agentmail_cp.sandbox import MailSandbox
 from agentmail_cp.search import Rank, Scope, ranking
 from agentmail_cp.search.ranking import Evidence, Narrowing
@@ -63,6 +65,13 @@ select gen_random_uuid(), organization_id, pod_id, inbox_id, document_id,
 analyze;
 """
 
+SPREAD = """
+update event set created_at = now() - seq * interval '3 min',
+    pod_id = lpad(to_hex(2 + seq % 5), 32, '0')::uuid,
+    type = (array['message.received', 'message.sent', 'message.bounced', 'message.complained'])[1 + seq % 4]
+"""
+"""Events over three months, of several pods and types."""
+
 
 @pytest_asyncio.fixture
 async def tx(database: Database) -> AsyncGenerator[Tx]:
@@ -91,6 +100,7 @@ async def plans(tx: Tx, ask: Callable[[], Coroutine[Any, Any, object]]) -> list[
         patch.object(intake, "fetch_all", explained),
         patch.object(events, "fetch_all", explained),
         patch.object(ranking, "fetch_all", explained),
+        patch.object(counting, "fetch_all", explained),
     ):
         await ask()
     assert nodes
@@ -207,7 +217,40 @@ async def test_a_search_of_one_inbox_reads_no_other(tx: Tx) -> None:
                 assert_quick(await plans(tx, ask))
 
 
+@pytest.mark.timeout(60)
+async def test_metrics_read_one_index_and_no_row(tx: Tx) -> None:
+    """Counting the mail of an organisation must not read it."""
+    await tx.execute(SPREAD)
+    await tx.execute("analyze event")
+    # As if everything were in memory and vacuumed, which no transaction can do: then an index alone
+    # is enough.
+    for each in ("seq_page_cost", "random_page_cost"):
+        await tx.execute("select set_config(%s, '0', true)", (each,))
+    now = datetime.now(UTC)
+    span = Span(now - timedelta(days=30), now, current=True)
+    points = metrics.grid(span, None, 86_400)
+    pod_id = UUID(int=2)
+    for reach, log in (
+        (Reach(ORGANIZATION, pod_id, INBOX), "event_metric"),
+        (Reach(ORGANIZATION, pod_id), "event_metric_pod"),
+        (Reach(ORGANIZATION), "event_metric_all"),
+    ):
+        counted = partial(
+            metrics.events, tx, reach, EVENT_TYPES, span, period=3600, limit=9, descending=True
+        )
+        rated = partial(metrics.rates, tx, reach, RATE_TYPES, points, window=86_400)
+        for ask in (counted, rated):
+            assert indexes(await plans(tx, ask)) == {("Index Only Scan", log)}
+        for kind, index in (("storage_bytes", "message_usage"), ("thread_count", "thread_usage")):
+            used = partial(metrics.usage, tx, reach, [kind], points, current=True)
+            assert indexes(await plans(tx, used)) == {("Index Only Scan", index)}
+
+
+def indexes(nodes: list[dict[str, Any]]) -> set[tuple[str, str]]:
+    return {(node["Node Type"], node["Index Name"]) for node in nodes if "Index Name" in node}
+
+
 def test_the_queries_go_where_their_plans_are_read() -> None:
     """A rename of what these modules call must not leave the plans unread."""
     assert messages.fetch_all is threads.fetch_all is intake.fetch_all is db.fetch_all
-    assert events.fetch_all is ranking.fetch_all is db.fetch_all
+    assert events.fetch_all is ranking.fetch_all is counting.fetch_all is db.fetch_all
