@@ -23,6 +23,7 @@ from agentmail_cp.sandbox import MailSandbox
 from agentmail_cp.settings import Settings
 from agentmail_cp.stalwart import StalwartMailServer
 from agentmail_cp.stalwart.jmap import JmapClient, bearer
+from agentmail_cp.throttle import WINDOW
 from tests.fix_app import DOMAIN, settings_for
 from tests.fix_front_door import FrontDoor
 from tests.fix_proxy import port_of
@@ -53,8 +54,11 @@ class Live(msgspec.Struct, frozen=True):
 class _Runner:
     """One service in one thread."""
 
-    def __init__(self, settings: Settings, mail_server: MailServerMaker) -> None:
+    def __init__(
+        self, settings: Settings, mail_server: MailServerMaker, request_window: float
+    ) -> None:
         self._settings = settings
+        self._request_window = request_window
         self._mail_server = mail_server
         self._ready = threading.Event()
         self._failed: BaseException | None = None
@@ -85,7 +89,7 @@ class _Runner:
 
     async def _serve(self) -> None:
         async with self._mail_server() as (server, smtp_port):
-            app = create_app(self._settings, server=server)
+            app = create_app(self._settings, server=server, request_window=self._request_window)
             _let_ring(app, server)
             self._http = uvicorn.Server(
                 uvicorn.Config(app, host=HOST, port=0, ws="none", log_config=None, access_log=False)
@@ -128,9 +132,15 @@ async def _make_key(app: AgentMail) -> str:
 
 
 @contextlib.contextmanager
-def running(database_url: str, mail_server: MailServerMaker, **changes: object) -> Generator[Live]:
+def running(
+    database_url: str,
+    mail_server: MailServerMaker,
+    *,
+    request_window: float = WINDOW,
+    **changes: object,
+) -> Generator[Live]:
     """A service on a free port, stopped at the end."""
-    runner = _Runner(settings_for(database_url, **changes), mail_server)
+    runner = _Runner(settings_for(database_url, **changes), mail_server, request_window)
     try:
         yield runner.start()
     finally:
