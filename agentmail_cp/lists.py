@@ -176,7 +176,7 @@ async def judge(
     found = await fetch_all(
         tx,
         _Found,
-        _FIND,
+        FIND,
         {
             "organization_id": whose.organization_id,
             "scopes": scopes,
@@ -198,20 +198,23 @@ async def judge(
     }
 
 
-# The second half has one row, with an empty entry, for each direction in which an allow list has any.
-_FIND = """
+FIND = """
 select direction, entry, scope_id, list_type, origin is not null as suppressed from list_entry
 where organization_id = %(organization_id)s and scope_id = any(%(scopes)s)
     and direction = any(%(directions)s) and list_type in ('allow', 'block')
     and entry = any(%(entries)s)
 union all
-select allowing.direction, '', allowing.scope_id, 'allow', false
-from unnest(%(directions)s::text[]) as asked (direction), lateral (
-    select direction, scope_id from list_entry
-    where organization_id = %(organization_id)s and scope_id = any(%(scopes)s)
-        and direction = asked.direction and list_type = 'allow'
-    limit 1
-) as allowing
+select asked.direction, '', scope.id, 'allow', false
+from unnest(%(directions)s::text[]) as asked (direction), unnest(%(scopes)s::uuid[]) as scope (id),
+    lateral (
+        select from list_entry
+        where organization_id = %(organization_id)s and scope_id = scope.id
+            and direction = asked.direction and list_type = 'allow'
+        order by entry limit 1
+    ) as allowing
+"""
+"""The entries in question and, with an empty entry, which allow lists have any. The order makes that a probe
+of the index; without it PostgreSQL reads the table for a row that is not there.
 """
 
 _COLUMNS = (
