@@ -50,7 +50,9 @@ def run(page: str, at: Path) -> str:
     return done.stdout
 
 
-@pytest.mark.parametrize("page", ["README.md", "docs/guide/mail.md", "docs/guide/metrics.md"])
+@pytest.mark.parametrize(
+    "page", ["README.md", "docs/guide/mail.md", "docs/guide/metrics.md", "docs/guide/pods.md"]
+)
 def test_its_python_runs_as_it_stands(beside_dev: Path, page: str) -> None:
     """The first thing a newcomer pastes would fail."""
     assert "It works." in run(page, beside_dev)
