@@ -17,7 +17,7 @@ from uuid import UUID
 import rich_click as click
 import uvloop
 
-from agentmail_cp import __version__, access, db, inboxes, settings
+from agentmail_cp import __version__, access, db, inboxes, limits, settings
 from agentmail_cp.access import Reach
 from agentmail_cp.db import Database, MigrationChanged, Tx
 from agentmail_cp.errors import AgentMailError
@@ -128,6 +128,65 @@ def org_list() -> None:
         async with _database(loaded) as database, database.transaction() as tx:
             for each in await access.list_organizations(tx):
                 click.echo(f"{each.organization_id}  {each.name}")
+
+    run(action)
+
+
+@org.group("limits")
+def org_limits() -> None:
+    """What an organisation may do; 0 is no limit. What it has no limit of its own for, a setting says."""
+
+
+_ORG = click.option("--org", "organization", type=click.UUID, help="Needed when there are several.")
+_LIMIT = click.argument("name", type=click.Choice(limits.NAMES))
+
+
+@org_limits.command("show")
+@_ORG
+def org_limits_show(organization: UUID | None) -> None:
+    """Show every limit, and whether it is the organisation's own."""
+
+    async def action(loaded: Settings) -> None:
+        async with _database(loaded) as database, database.reading() as tx:
+            owner = await access.only_organization(tx, organization)
+            own = {each.name for each in await limits.list_own(tx, owner)}
+            holding = await limits.of(tx, loaded, owner)
+        for name in limits.NAMES:
+            source = "own" if name in own else "setting"
+            click.echo(f"{name:<30}{getattr(holding, name):>12}  {source}")
+
+    run(action)
+
+
+@org_limits.command("set")
+@_LIMIT
+@click.argument("value", type=click.IntRange(min=0))
+@_ORG
+def org_limits_set(name: str, value: int, organization: UUID | None) -> None:
+    """Give an organisation a limit of its own. It holds at once, in every process; for requests, from a
+    key's next minute on.
+    """
+
+    async def action(loaded: Settings) -> None:
+        async with _database(loaded) as database, database.transaction() as tx:
+            owner = await access.only_organization(tx, organization)
+            await limits.set_limit(tx, owner, name, value)
+        click.echo(f"{name} of {owner} is {value or 'unlimited'}.")
+
+    run(action)
+
+
+@org_limits.command("clear")
+@_LIMIT
+@_ORG
+def org_limits_clear(name: str, organization: UUID | None) -> None:
+    """Take an organisation's own limit away: the setting holds again."""
+
+    async def action(loaded: Settings) -> None:
+        async with _database(loaded) as database, database.transaction() as tx:
+            owner = await access.only_organization(tx, organization)
+            await limits.clear_limit(tx, owner, name)
+        click.echo(f"{name} of {owner} is the setting's: {getattr(loaded, name)}.")
 
     run(action)
 

@@ -14,7 +14,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Collection, Generator, Mapping
 from datetime import datetime, timedelta
-from typing import Final, LiteralString
+from typing import Final, LiteralString, get_type_hints
 from uuid import UUID
 
 import msgspec
@@ -45,7 +45,7 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
 
 
 NAMES: Final = Limits.__struct_fields__
-LARGEST: Final = 1_000_000_000
+_TYPES: Final = get_type_hints(Settings, include_extras=True)
 
 
 def defaults(settings: Settings) -> Limits:
@@ -83,10 +83,18 @@ async def list_own(tx: Tx, organization_id: UUID) -> list[Own]:
 
 
 async def set_limit(tx: Tx, organization_id: UUID, name: str, value: int) -> None:
-    """Give an organisation a limit of its own. Raises `Invalid` for a name or value that is none."""
+    """Give an organisation a limit of its own. Raises `Invalid` for a name that is none, and for a value
+    that the setting of this name does not take.
+    """
     _check(name)
-    if not 0 <= value <= LARGEST:
-        raise Invalid("value", f"{value} is no limit.", fix=f"Use 0 (no limit) to {LARGEST}.")
+    try:
+        msgspec.convert(value, _TYPES[name])
+    except msgspec.ValidationError as error:
+        raise Invalid(
+            "value",
+            f"{value} does not fit {name}: {error}.",
+            fix="Use a number that the setting of this name takes.",
+        ) from None
     await tx.execute(
         "insert into organization_limit (organization_id, name, value)"
         " values (%(organization_id)s, %(name)s, %(value)s)"

@@ -38,14 +38,14 @@ def too_fast(turns: Sequence[Turn], now: datetime, most: int, pace: timedelta) -
     """
     if not most or _unbroken(turns, now, pace) < most:
         return None
-    return min(turns[0].at, now) + pace
+    return turns[0].at + pace
 
 
 def _unbroken(turns: Sequence[Turn], now: datetime, pace: timedelta) -> int:
-    """How many turns led up to now, none later than `pace` after the one before."""
+    """How many turns led up to now, each sooner than `pace` after the one before."""
     count, later, own = 0, now, None
     for turn in turns:
-        if later - turn.at > pace:
+        if later - turn.at >= pace:
             break
         count += turn.own is not own
         later, own = turn.at, turn.own

@@ -80,7 +80,7 @@ async def may_send(tx: Tx, mail: Leaving, defaults: Limits) -> Charge:
         limits=limits.with_own(defaults, standing.own),
     )
     turns = [Turn(each.direction == "sent", each.timestamp) for each in recent]
-    _raise_worst([*_shortages(charge, standing), *_loops(mail, charge, turns, standing.now)])
+    _raise_worst([*shortages(charge, standing), *_loops(mail, charge, turns, standing.now)])
     return charge
 
 
@@ -130,32 +130,45 @@ class _Rule(msgspec.Struct, frozen=True):
     kind: str
     name: str
     text: str
+    noun: str
     span: timedelta
 
 
 _DAY, _HOUR = timedelta(days=1), timedelta(hours=1)
 _RULES: Final = (
     _Rule(
-        "organization", "sends_per_day", "This organization may send to {} recipients a day", _DAY
+        "organization",
+        "sends_per_day",
+        "This organization may send to {} a day",
+        "recipient",
+        _DAY,
     ),
-    _Rule("inbox", "inbox_sends_per_day", "This inbox may send to {} recipients a day", _DAY),
+    _Rule(
+        "inbox",
+        "inbox_sends_per_day",
+        "This inbox may send to {} a day",
+        "recipient",
+        _DAY,
+    ),
     _Rule(
         "new_recipients",
         "inbox_new_recipients_per_day",
-        "This inbox may write to {} recipients a day that it has not written to before",
+        "This inbox may write to {} a day",
+        "new recipient",
         _DAY,
     ),
     _Rule(
         "thread",
         "thread_sends_per_hour",
-        "This inbox may send {} messages an hour into one thread",
+        "This inbox may send {} an hour into one thread",
+        "message",
         _HOUR,
     ),
 )
 
 
-def _shortages(charge: Charge, standing: Standing) -> Iterator[AgentMailError]:
-    """Every count that has no room for the mail."""
+def shortages(charge: Charge, standing: Standing) -> Iterator[AgentMailError]:
+    """Every count that has no room for the mail. Pure."""
     everyone = len(charge.recipients)
     amounts = {
         "organization": everyone,
@@ -173,20 +186,25 @@ def _shortages(charge: Charge, standing: Standing) -> Iterator[AgentMailError]:
 def _shortage(
     rule: _Rule, most: int, used: int, amount: int, now: datetime
 ) -> Iterator[AgentMailError]:
-    said, left = rule.text.format(most), max(0, most - used)
+    said = rule.text.format(_some(most, rule.noun))
+    left = max(0, most - used)
     ask = f"ask the operator of this server to raise {rule.name}."
     if amount > most:
         yield LimitExceeded(
             f"{said}; this message has {amount}.",
-            fix=f"Send several messages to at most {most} each, or {ask}",
+            fix=f"Send several messages to {most} or fewer each, or {ask}",
         )
     elif amount > left:
         retry_at = window_end(now, rule.span)
         yield RateLimited(
-            f"{said}; {left} are left until {_shown(retry_at)}, and this message needs {amount}.",
+            f"{said}; {left} of them left until {_shown(retry_at)}, and this message takes {amount}.",
             retry_at=retry_at,
             fix=f"Wait until {_shown(retry_at)}, or {ask}",
         )
+
+
+def _some(number: int, noun: str) -> str:
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"
 
 
 def window_end(now: datetime, span: timedelta) -> datetime:
