@@ -125,15 +125,12 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     """Largest message that can be sent: text, HTML and attachments together, before any encoding. The
     limits of requests and of Stalwart follow from it (`sizes.py`)."""
 
-    requests_per_minute: Annotated[int, Meta(ge=0, le=1_000_000_000)] = 1000
-    """Requests one API key may make in a minute, over all processes together; 0 is no limit."""
-
     large_requests: Count = 4
     """Requests over a megabyte that are handled at once in one process; others wait. Each may take
     3.5 times `max_message_size` of memory."""
 
     sends_per_day: Limit = 10_000
-    """Recipients an organisation may send to in a UTC day. This and what follows to `inboxes_per_pod` can
+    """Recipients an organisation may send to in a UTC day. This and what follows to `requests_per_minute` can
     be set for one organisation: `agentmail-cp org limits set`."""
 
     inbox_sends_per_day: Limit = 0
@@ -162,6 +159,9 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
 
     inboxes_per_pod: Limit = 0
     """Inboxes a pod may have; a pod may have a lower limit of its own."""
+
+    requests_per_minute: Limit = 1000
+    """Requests one API key may make in a minute, over all processes together."""
 
     list_entries_per_organization: Annotated[int, Meta(ge=0)] = 100_000
     """Entries an organisation may have in all its allow and block lists; 0 for no limit."""
