@@ -52,7 +52,10 @@ def run(page: str, at: Path) -> str:
 
 @pytest.mark.parametrize(
     "page",
-    ["README.md", *(f"docs/guide/{each}.md" for each in ("mail", "metrics", "pods", "limits"))],
+    [
+        "README.md",
+        *(f"docs/guide/{each}.md" for each in ("keys", "mail", "metrics", "pods", "limits")),
+    ],
 )
 def test_its_python_runs_as_it_stands(beside_dev: Path, page: str) -> None:
     """The first thing a newcomer pastes would fail."""
