@@ -131,12 +131,13 @@ async def issue_key(
     expires_at: datetime | None,
     entropy: bytes,
 ) -> NewApiKey:
-    """Make a key for a caller. `entropy` is 32 random bytes, `issued_before` wants the same. Raises
-    `Invalid`, `Forbidden` and `NotFound` as `delegation` does, and `Unauthorized` when the caller's own
-    key is gone meanwhile.
+    """Make a key for a caller, which ends with the caller's unless told when. `entropy` is 32 random
+    bytes, `issued_before` wants the same. Raises `Invalid`, `Forbidden` and `NotFound` as `delegation`
+    does, and `Unauthorized` when the caller's own key is gone meanwhile.
     """
     maker = await _maker(tx, caller)
-    delegation.check_new(maker, reach, granted_by(canonical(permissions)), expiry(expires_at))
+    expires_at = expiry(expires_at) or maker.expires_at
+    delegation.check_new(maker, reach, granted_by(canonical(permissions)), expires_at)
     return await create_key(
         tx,
         reach,
