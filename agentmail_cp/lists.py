@@ -353,7 +353,7 @@ async def delete(tx: Tx, named: NamedList, entry: str) -> None:
     found = await get(tx, named, entry)
     raise Forbidden(
         f"{found.entry} was put on this list by the server after a {found.origin}.",
-        fix="Write to another address; only the operator can lift a suppression.",
+        fix="Write to another address.",
     )
 
 

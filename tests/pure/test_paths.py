@@ -135,3 +135,24 @@ def test_paths_stay_what_they_are(raw: bytes, path: str) -> None:
 def test_ids_are_looked_up_with_and_without_brackets_and_encoding() -> None:
     assert message_id_candidates("%3Ca@b%3E") == ("%3Ca@b%3E", "<%3Ca@b%3E>", "<a@b>")
     assert message_id_candidates("a@b") == ("a@b", "<a@b>")
+
+
+ENTRY = st.text("ab/+=@.%é", min_size=1, max_size=12).filter(
+    lambda text: text.strip("/") == text and "//" not in text and text not in {".", ".."}
+)
+OWNERS = ["/v0", "/v0/inboxes/a@b.c", "/v0/pods/customer-1", "/api/v1/inboxes/a%40b.c", "/api/v1"]
+
+
+@given(st.sampled_from(OWNERS), ENTRY)
+def test_an_entry_of_a_list_arrives_however_it_was_encoded(owner: str, entry: str) -> None:
+    """The Python SDK sends it as it is, but for `%` and what is not ASCII; the Node SDK encodes it all."""
+    for safe in ("", "/@+="):
+        path = normalise(f"{owner}/lists/send/block/{quote(entry, safe=safe)}".encode())
+        *_, lists, direction, kind, found = path.split("/")
+        assert (lists, direction, kind, restore(found)) == ("lists", "send", "block", entry)
+
+
+@pytest.mark.parametrize("path", ["/v0/lists/send/block", "/v0/lists/send/block/", "/v0/lists/"])
+def test_a_path_of_a_list_stays_as_it_is(path: str) -> None:
+    """Only an entry is put together."""
+    assert normalise(path.encode()) == path

@@ -54,7 +54,10 @@ def run(page: str, at: Path) -> str:
     "page",
     [
         "README.md",
-        *(f"docs/guide/{each}.md" for each in ("keys", "mail", "metrics", "pods", "limits")),
+        *(
+            f"docs/guide/{each}.md"
+            for each in ("keys", "lists", "mail", "metrics", "pods", "limits")
+        ),
     ],
 )
 def test_its_python_runs_as_it_stands(beside_dev: Path, page: str) -> None:
