@@ -20,6 +20,7 @@ import jsonschema
 import pytest
 import yaml
 
+from agentmail_cp import limits
 from agentmail_cp.dev.postgres import create_database
 from agentmail_cp.dev.stalwart import LocalStalwart
 from agentmail_cp.settings import PREFIX, SECRETS, Settings
@@ -56,8 +57,16 @@ def test_every_variable_is_a_setting() -> None:
     assert f"{PREFIX}DATABASE_URL_FILE" in found
 
 
-@pytest.mark.parametrize("name", ["MAX_MESSAGE_SIZE", "LARGE_REQUESTS", "OUTBOUND_ALLOW"])
-def test_limits_of_mail_can_be_set(name: str) -> None:
+@pytest.mark.parametrize(
+    "name",
+    [
+        "MAX_MESSAGE_SIZE",
+        "LARGE_REQUESTS",
+        "OUTBOUND_ALLOW",
+        *(each.upper() for each in limits.NAMES),
+    ],
+)
+def test_limits_can_be_set(name: str) -> None:
     """The operations guide names them; a container is given only what stands here."""
     for service in ("api", "worker"):
         assert SERVICES[service]["environment"][PREFIX + name] == f"${{{PREFIX}{name}:-}}"
