@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from uuid import UUID
 
-from agentmail_cp import access, drafts, lists, messages
+from agentmail_cp import access, drafts, limits, lists, messages
 from agentmail_cp.access import Reach
 from agentmail_cp.db import Database, Tx, fetch_all, fetch_one
 from agentmail_cp.errors import Conflict, NotFound, Unavailable
@@ -127,6 +127,7 @@ async def erase(db: Database, server: MailServer, *, organization_id: UUID, addr
 async def _set_erased(tx: Tx, inbox: Inbox) -> None:
     await messages.erase(tx, inbox.place)
     await drafts.erase(tx, inbox.place)
+    await limits.forget_inbox(tx, organization_id=inbox.organization_id, inbox_id=inbox.inbox_id)
     await tx.execute(
         "update inbox set state = 'erased', display_name = null, metadata = '{}', client_id = null,"
         " updated_at = now() where inbox_id = %(inbox_id)s"
