@@ -24,7 +24,7 @@ from agentmail_cp.web.errors import ERRORS
 from agentmail_cp.web.idempotency import Repeatable, answered
 from agentmail_cp.web.inject import Asked, Caller, Config, Db
 from agentmail_cp.web.listing import Query, listing
-from agentmail_cp.web.scopes import Scope, Within, called, everywhere, one_inbox, one_pod
+from agentmail_cp.web.scopes import Scope, Within, called, everywhere, hold, one_inbox, one_pod
 
 BEARER, PUBLIC = "bearer", "public_key"
 
@@ -59,7 +59,7 @@ class _ApiKeys(Controller):
                 again = access.issued_before(tx, caller, within.reach, api_key_id, entropy)
                 made = await idempotency.replay(again)
             else:
-                await _hold(tx, within)
+                await hold(tx, within.reach)
                 made = await access.issue_key(
                     tx,
                     caller,
@@ -188,14 +188,6 @@ def _type(asked: Query) -> str:
             "type", "There are no API keys of this type.", fix=f"Use {BEARER}, or leave it out."
         )
     return wanted
-
-
-async def _hold(tx: Tx, within: Scope) -> None:
-    """Keep the inbox or pod that a key is made for from being deleted meanwhile."""
-    if within.inbox is not None:
-        await inboxes.get(tx, within.reach, within.inbox.address, lock=True)
-    elif within.pod_id is not None:
-        await access.hold_pod(tx, within.reach.organization_id, within.pod_id)
 
 
 async def _shown(tx: Tx, within: Scope, keys: Sequence[ApiKey]) -> list[bodies.ApiKey]:

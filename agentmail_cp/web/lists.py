@@ -21,7 +21,7 @@ from agentmail_cp.web.idempotency import Repeatable, answered
 from agentmail_cp.web.inject import Asked, Config, Db
 from agentmail_cp.web.listing import listing
 from agentmail_cp.web.paths import restore
-from agentmail_cp.web.scopes import Within, called, everywhere, one_inbox, one_pod
+from agentmail_cp.web.scopes import Within, called, everywhere, hold, one_inbox, one_pod
 
 
 class Asking(msgspec.Struct, frozen=True):
@@ -72,6 +72,7 @@ class _Lists(Controller):
             if claim.made:
                 again = lists.get(tx, at.named, claim.made.resource_id)
                 return answered(claim, at.shown(await idempotency.replay(again)))
+            await hold(tx, at.named.whose)
             entry, new = await lists.create(
                 tx, at.named, data.entry, data.reason, most=settings.list_entries_per_organization
             )

@@ -15,6 +15,7 @@ from litestar.params import FromPath, SkipValidation
 
 from agentmail_cp import access, inboxes
 from agentmail_cp.access import Reach
+from agentmail_cp.db import Tx
 from agentmail_cp.inboxes import Inbox
 from agentmail_cp.web.inject import Caller, Db
 from agentmail_cp.web.paths import restore
@@ -63,6 +64,16 @@ async def everywhere(caller: Caller, db: Db) -> Scope:
 
 def _of_inbox(inbox: Inbox) -> Scope:
     return Scope(Reach(inbox.organization_id, inbox.pod_id, inbox.inbox_id), inbox)
+
+
+async def hold(tx: Tx, reach: Reach) -> None:
+    """Keep the inbox or pod that something is put into from being deleted meanwhile. Raises `NotFound` when
+    it is gone already.
+    """
+    if reach.inbox_id is not None:
+        await inboxes.get(tx, reach, inboxes.public_id(reach.inbox_id), lock=True)
+    elif reach.pod_id is not None:
+        await access.hold_pod(tx, reach.organization_id, reach.pod_id)
 
 
 def called(kind: str, name: str) -> Callable[..., str]:

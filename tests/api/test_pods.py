@@ -4,6 +4,7 @@ beside.
 
 from __future__ import annotations
 
+import asyncio
 from datetime import datetime
 from uuid import UUID, uuid4
 
@@ -138,6 +139,26 @@ async def test_a_pod_goes_when_its_inboxes_are_gone(service: Service) -> None:
 async def test_the_default_pod_cannot_be_deleted(service: Service) -> None:
     default = await tenants.default_pod(service.db, service.organization_id)
     fault(await service.client.delete(f"/v0/pods/{default}"), 409, "cannot_delete")
+
+
+async def test_what_is_put_into_a_pod_that_is_being_deleted_goes_with_it(service: Service) -> None:
+    """Keys and list entries nobody can see any more would count and stay for ever."""
+    statuses: set[tuple[int, int, int]] = set()
+    for number in range(10):
+        at = f"/v0/pods/{(await make(service.client))['pod_id']}"
+        answers = await asyncio.gather(
+            service.client.post(f"{at}/lists/send/block", json={"entry": f"a{number}@x.test"}),
+            service.client.post(f"{at}/api-keys", json={"name": "late"}),
+            service.client.delete(at),
+        )
+        statuses.add((answers[0].status_code, answers[1].status_code, answers[2].status_code))
+    assert statuses <= {(a, b, 204) for a in (201, 404) for b in (200, 201, 404)}, statuses
+    async with service.db.reading() as tx:
+        left = await tx.execute(
+            "select pod_id from list_entry where pod_id is not null"
+            " union all select pod_id from api_key where pod_id is not null"
+        )
+        assert await left.fetchall() == []
 
 
 # --- who may
@@ -276,7 +297,10 @@ async def test_where_an_inbox_lands(service: Service) -> None:
     ):
         answer = await client.post("/v0/inboxes", json=body)
         assert (answer.status_code, answer.json()["pod_id"]) == (201, pod), answer.text
-    for pod in (other, "other", default):
+    stranger = await tenants.organization(service.db)
+    theirs = str(await tenants.default_pod(service.db, stranger))
+    fault(await service.client.post("/v0/inboxes", json={"pod_id": theirs}), 404, "not_found")
+    for pod in (other, "other", default, theirs):
         fault(await own.post("/v0/inboxes", json={"pod_id": pod}), 404, "not_found")
         fault(await own.post(f"/v0/pods/{mine}/inboxes", json={"pod_id": pod}), 404, "not_found")
     fault(await service.client.post("/v0/inboxes", json={"pod_id": "none"}), 404, "not_found")
