@@ -133,16 +133,10 @@ async def inbox_in(
     service: Service, pod_id: UUID, username: str | None = None, **fields: object
 ) -> Json:
     """A new inbox of the service's organisation, in this pod."""
-    made = await service.inbox(username, **fields)
-    parameters = {"pod_id": pod_id, "inbox_id": await uuid_of(service.db, made)}
-    async with service.db.transaction() as tx:
-        await tx.execute(
-            "update inbox set pod_id = %(pod_id)s where inbox_id = %(inbox_id)s", parameters
-        )
-        await tx.execute(
-            "update inbox_sync set pod_id = %(pod_id)s where inbox_id = %(inbox_id)s", parameters
-        )
-    return {**made, "pod_id": str(pod_id)}
+    body = {"username": username + service.suffix, **fields} if username else dict(fields)
+    answer = await service.client.post(f"/v0/pods/{pod_id}/inboxes", json=body)
+    assert answer.status_code == 201, answer.text
+    return answer.json()
 
 
 def client(service: Service, key: Key | None) -> httpx.AsyncClient:
