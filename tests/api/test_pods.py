@@ -348,6 +348,27 @@ async def test_a_client_id_in_use_in_another_pod_tells_nothing(service: Service)
 # --- the organisation and its limits
 
 
+async def test_a_quota_holds_in_both_worlds(anywhere: Service) -> None:
+    """An account would be made on the mail server for which there is no inbox."""
+    pod = (await make(anywhere.client))["pod_id"]
+    at = f"/v0/pods/{pod}"
+    await anywhere.client.patch(at, json={"inbox_limit": 3})
+    answers = await asyncio.gather(
+        *(
+            anywhere.client.post(f"{at}/inboxes", json={"client_id": f"c-{n % 6}"})
+            for n in range(12)
+        )
+    )
+    made = {each.json()["inbox_id"] for each in answers if each.is_success}
+    assert len(made) == 3
+    for refused in (each for each in answers if not each.is_success):
+        fault(refused, 403, "limit_exceeded")
+    assert set(await listed(anywhere.client, f"pods/{pod}/inboxes")) == made
+    await anywhere.client.delete(f"{at}/inboxes/{min(made)}")
+    assert (await anywhere.client.post(f"{at}/inboxes", json={})).status_code == 201
+    fault(await anywhere.client.post("/v0/inboxes", json={"pod_id": pod}), 403, "limit_exceeded")
+
+
 async def test_the_organization_says_what_it_has(service: Service) -> None:
     answer = await service.client.get("/v0/organizations")
     body: Json = answer.json()
