@@ -57,12 +57,14 @@ async def provide_caller(scope: Scope) -> Principal:
     return cast("Principal", scope["user"])
 
 
-def needs(permission: str) -> Guard:
-    """A guard that lets only keys with this permission pass."""
+def needs(permission: str, *, or_else: str | None = None) -> Guard:
+    """A guard that lets only keys with this permission pass, or with the other that includes it."""
 
     async def guard(
         connection: ASGIConnection[Any, Any, Any, Any], _handler: BaseRouteHandler
     ) -> None:
-        cast("Principal", connection.user).require(permission)
+        caller = cast("Principal", connection.user)
+        if or_else is None or not caller.may(or_else):
+            caller.require(permission)
 
     return guard

@@ -80,7 +80,11 @@ class Outbox(msgspec.Struct, frozen=True):
         data: bodies.Outgoing,
         compose: Answering,
     ) -> Sent:
-        """Send a mail about another one, which the key must be able to see."""
+        """Send a mail about another one, which the key must be able to see. Whoever chooses to whom needs
+        the permission to send.
+        """
+        if data.to or data.cc or data.bcc:
+            self.caller.require("message_send")
         idempotency.check_key(self.key)
         candidates = message_id_candidates(restore(message_id))
         async with self.db.reading() as tx:
@@ -175,7 +179,9 @@ class Sends(Controller):
         return await outbox.send(inbox_id, data)
 
     @_sending(
-        "/{message_id:str}/reply", operation_id="messages.reply", guards=[needs("message_reply")]
+        "/{message_id:str}/reply",
+        operation_id="messages.reply",
+        guards=[needs("message_reply", or_else="message_send")],
     )
     async def reply(
         self,
@@ -191,7 +197,7 @@ class Sends(Controller):
     @_sending(
         "/{message_id:str}/reply-all",
         operation_id="messages.reply_all",
-        guards=[needs("message_reply")],
+        guards=[needs("message_reply", or_else="message_send")],
     )
     async def reply_all(
         self,

@@ -466,7 +466,7 @@ async def keyed(
 ) -> httpx.Response:
     return await service.client.post(
         at(inbox, message["message_id"], f"/{how}"),
-        json={"to": "x@elsewhere.test", "text": "Hi"} if how != "reply-all" else {"text": "Hi"},
+        json={"text": "Hi"} | ({"to": "x@elsewhere.test"} if how == "forward" else {}),
         headers={"Authorization": f"Bearer {secret}"},
     )
 
@@ -485,11 +485,20 @@ async def test_a_key_answers_what_its_permissions_allow(service: Service) -> Non
         ("reply", replying, 200),
         ("reply-all", replying, 200),
         ("forward", replying, 403),
-        ("reply", sending, 403),
-        ("reply-all", sending, 403),
-        ("forward", sending, 200),
+        ("reply", sending, 200),
+        ("reply-all", sending, 200),
+        ("forward", sending, 403),
+        ("forward", await made("message_send", "message_read"), 200),
+        ("reply", await made("message_read", "draft_send"), 403),
     ]:
         assert (await keyed(service, inbox, message, how, secret)).status_code == status, how
+    for field in ("to", "cc", "bcc"):
+        path = f"{at(inbox, message['message_id'])}/reply"
+        body = {"text": "Hi", field: "somebody@elsewhere.test"}
+        for secret, status in ((replying, 403), (sending, 200)):
+            headers = {"Authorization": f"Bearer {secret}"}
+            answer = await service.client.post(path, json=body, headers=headers)
+            assert answer.status_code == status, answer.text
     await service.client.patch(at(inbox, message["message_id"]), json={"add_labels": "trash"})
     fault(await keyed(service, inbox, message, "reply", replying), 404, "not_found")
     seeing = await made("message_reply", "label_trash_read")
