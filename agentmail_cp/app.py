@@ -25,7 +25,7 @@ from litestar.di import Provide
 from litestar.openapi import OpenAPIConfig
 from litestar.openapi.plugins import JsonRenderPlugin
 from litestar.openapi.spec import Components, SecurityScheme
-from litestar.types import Message, Middleware, Scope, Send
+from litestar.types import ControllerRouterHandler, Message, Middleware, Scope, Send
 from procrastinate.exceptions import ConnectorException
 
 from agentmail_cp import __version__, jobs, sizes
@@ -174,19 +174,7 @@ def create_app(
                 await mail_server.close()
 
     return AgentMail(
-        route_handlers=[
-            Router("/v0", route_handlers=ROUTES),
-            operations.ring,
-            Router(
-                "/",
-                route_handlers=[mtahook.ask],
-                middleware=[LargeQuestions(settings.large_requests)],
-                request_max_body_size=largest_question(settings),
-            ),
-            operations.live,
-            operations.ready,
-            operations.metrics,
-        ],
+        route_handlers=_routes(settings),
         dependencies=_dependencies(resources, doorbell, outbound),
         middleware=entrance(settings, db, request_window=request_window),
         request_class=JsonRequest,
@@ -199,6 +187,22 @@ def create_app(
             {"doorbell": doorbell, "resources": resources, "link_key": signing_key(settings)}
         ),
     )
+
+
+def _routes(settings: Settings) -> list[ControllerRouterHandler]:
+    return [
+        Router("/v0", route_handlers=ROUTES),
+        operations.ring,
+        Router(
+            "/",
+            route_handlers=[mtahook.ask],
+            middleware=[LargeQuestions(settings.large_requests)],
+            request_max_body_size=largest_question(settings),
+        ),
+        operations.live,
+        operations.ready,
+        operations.metrics,
+    ]
 
 
 def entrance(
