@@ -232,8 +232,9 @@ async def delete(tx: Tx, reach: Reach, pod: str) -> None:
             f"This pod has {living} inbox{'es' if living > 1 else ''}.",
             fix="Delete its inboxes first.",
         )
-    await access.delete_keys_of_pod(tx, reach.organization_id, pod_id)
-    await lists.erase(tx, Reach(reach.organization_id, pod_id))
+    gone = Reach(reach.organization_id, pod_id)
+    await access.revoke_within(tx, gone)
+    await lists.erase(tx, gone)
     await tx.execute(
         "delete from pod where organization_id = %(organization_id)s and pod_id = %(pod_id)s",
         {"organization_id": reach.organization_id, "pod_id": pod_id},

@@ -312,11 +312,6 @@ async def revoke_within(tx: Tx, reach: Reach) -> None:
     )
 
 
-async def delete_keys_of_pod(tx: Tx, organization_id: UUID, pod_id: UUID) -> None:
-    """Revoke every key of a pod and of its inboxes."""
-    await revoke_within(tx, Reach(organization_id, pod_id))
-
-
 async def _lock(
     tx: Tx, caller: Principal, reach: Reach, api_key_id: UUID, permission: str
 ) -> tuple[Principal, ApiKey]:
