@@ -41,6 +41,7 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     pods_per_organization: int
     inboxes_per_organization: int
     inboxes_per_pod: int
+    list_entries_per_organization: int
     requests_per_minute: int
 
 

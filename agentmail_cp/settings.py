@@ -160,11 +160,11 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     inboxes_per_pod: Limit = 0
     """Inboxes a pod may have; a pod may have a lower limit of its own."""
 
+    list_entries_per_organization: Limit = 100_000
+    """Entries an organisation may have in all its allow and block lists."""
+
     requests_per_minute: Limit = 1000
     """Requests one API key may make in a minute, over all processes together."""
-
-    list_entries_per_organization: Annotated[int, Meta(ge=0)] = 100_000
-    """Entries an organisation may have in all its allow and block lists; 0 for no limit."""
 
     outbound_allow: str = ""
     """Networks beyond the internet that attachments may be fetched from by URL: CIDRs, parted by commas."""

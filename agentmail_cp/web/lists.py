@@ -12,7 +12,7 @@ from litestar.di import NamedDependency, Provide
 from litestar.params import FromPath, JSONBody, SkipValidation
 from litestar.types import Dependencies
 
-from agentmail_cp import idempotency, lists, pages
+from agentmail_cp import idempotency, limits, lists, pages
 from agentmail_cp.lists import NamedList
 from agentmail_cp.web import bodies
 from agentmail_cp.web.auth import needs
@@ -73,8 +73,9 @@ class _Lists(Controller):
                 again = lists.get(tx, at.named, claim.made.resource_id)
                 return answered(claim, at.shown(await idempotency.replay(again)))
             await hold(tx, at.named.whose)
+            held_to = await limits.of(tx, settings, at.named.whose.organization_id)
             entry, new = await lists.create(
-                tx, at.named, data.entry, data.reason, most=settings.list_entries_per_organization
+                tx, at.named, data.entry, data.reason, most=held_to.list_entries_per_organization
             )
             await idempotency.complete(tx, claim, entry.entry, new=new)
         return answered(claim, at.shown(entry), new=new)

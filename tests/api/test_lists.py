@@ -9,7 +9,7 @@ import httpx
 import pytest
 import pytest_asyncio
 
-from agentmail_cp import lists
+from agentmail_cp import limits, lists
 from agentmail_cp.sandbox import MailSandbox
 from tests import tenants
 from tests.api.faults import fault, mistake
@@ -290,6 +290,16 @@ async def small(
         database_url, sandbox, smtp_port=port, list_entries_per_organization=2
     ) as running:
         yield running
+
+
+async def test_an_organization_may_have_room_for_more(small: Service) -> None:
+    """The operator gives it to one without giving it to all."""
+    for name in "ab":
+        await add(small.client, BLOCKED, f"{name}.example")
+    async with small.db.transaction() as tx:
+        await limits.set_limit(tx, small.organization_id, "list_entries_per_organization", 3)
+    await add(small.client, BLOCKED, "c.example")
+    fault(await small.client.post(BLOCKED, json={"entry": "d.example"}), 403, "limit_exceeded")
 
 
 async def test_an_organization_has_so_many_entries(small: Service) -> None:
