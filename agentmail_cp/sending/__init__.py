@@ -7,7 +7,9 @@ has passed in `submitting` or `unknown` is settled before anything is sent again
 copy by its Message-ID, never in a search index. `lease_until` also tells attempts apart: who took a row
 with another one no longer decides about it. Threads, index row and event are written together when the
 outcome is known. Nothing is ever handed in from here without a row. Where the mail was made of a draft
-(`draft_id`), whatever begins or ends the send does the same to the draft, in the same transaction.
+(`draft_id`), whatever begins or ends the send does the same to the draft, in the same transaction. So it
+is with what `limits` counts: the statement that begins a send counts it, the one that says that nothing
+left gives it back. `policy` is asked before, unless an earlier attempt of the same request may have left.
 
 What can fail, what the caller gets, and what happens next:
 
@@ -17,6 +19,9 @@ failure                                answer                      next
 bad input                              400 / 422                   nothing was written
 same key, other body, inbox, endpoint  409 `conflict`              nothing was written
 same key, first attempt still running  409, `Retry-After`          the first attempt answers
+lists refuse a recipient               403 `message_rejected`      nothing was written
+a limit refuses it for good            403 `limit_exceeded`        nothing was written
+a limit refuses it for now             429, `Retry-After`          nothing was written
 refused for every recipient            403 `message_rejected`      copy destroyed; `refused`; may be repeated
 refused for some recipients            200, `rejected` names them  `sent`
 refused as a whole (size, sender …)    400 / 403                   nothing stored; `refused`; may be repeated

@@ -159,4 +159,6 @@ async def test_killed_while_mail_is_sent(
         assert await until(arrived, lambda seen: len(seen) >= len(keys)) == sorted(keys)
         sent = sorted(str(each["subject"]) for each in await live.messages(sender))
         assert sent == sorted(keys)
+        (count,) = await live.rows("select count from send_count where kind = 'organization'")
+        assert count["count"] == len(keys), "a crash gave a place of the day away, or kept one"
         await live.close()

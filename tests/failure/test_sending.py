@@ -31,6 +31,7 @@ from agentmail_cp.sending import settlement
 from tests.failure.world import OUTSIDE, NotReached, World
 from tests.fix_app import Json
 from tests.fix_proxy import Proxy
+from tests.limiting import limit
 
 NOBODY = "nobody@agents.test"
 
@@ -117,6 +118,42 @@ async def test_same_key_first_attempt_still_running(world: World) -> None:
     assert 1 <= assert_try_again(second, 409) <= 10
     await assert_one_mail(world, inbox, await first)
     assert (await world.post(inbox, key="k")).json() == (await first).json()
+
+
+async def assert_refused_before(world: World, inbox: Json, status: int, code: str) -> None:
+    """Refused, the request leaves no row, and its key can be used for it once it is let through."""
+    before = await world.states()
+    answer = await world.post(inbox, key="k", to=[OUTSIDE, "b@elsewhere.test"])
+    assert (answer.status_code, answer.json()["code"]) == (status, code)
+    assert ("Retry-After" in answer.headers) == (status == 429)
+    assert await world.states() == before
+    await assert_nothing(world, inbox)
+
+
+async def test_lists_refuse_a_recipient(world: World) -> None:
+    """One recipient whom nobody may write to would get a mail that others get."""
+    inbox = await world.inbox("sender")
+    await world.client.post("/v0/lists/send/block", json={"entry": OUTSIDE})
+    await assert_refused_before(world, inbox, 403, "message_rejected")
+    assert (await world.client.delete(f"/v0/lists/send/block/{OUTSIDE}")).status_code == 204
+    await assert_one_mail(world, inbox, await world.post(inbox, key="k"))
+
+
+async def test_a_limit_refuses_it_for_good(world: World) -> None:
+    """A mail that may never leave would block its key."""
+    inbox = await world.inbox("sender")
+    await limit(world.db, world.organization_id, inbox_sends_per_day=1)
+    await assert_refused_before(world, inbox, 403, "limit_exceeded")
+    await assert_one_mail(world, inbox, await world.post(inbox, key="k"))
+
+
+async def test_a_limit_refuses_it_for_now(world: World) -> None:
+    """A mail that may leave tomorrow would have been taken for sent."""
+    inbox, other = await world.inbox("sender"), await world.inbox("other")
+    await limit(world.db, world.organization_id, sends_per_day=2)
+    assert (await world.post(other, to=other["email"])).status_code == 200
+    await assert_refused_before(world, inbox, 429, "rate_limit_exceeded")
+    await assert_one_mail(world, inbox, await world.post(inbox, key="k"))
 
 
 async def test_refused_for_every_recipient(world: World) -> None:
