@@ -42,6 +42,10 @@ class Sdk:
         self.live = live
         self._http = http
 
+    def holding(self, api_key: str) -> AgentMail:
+        """A client with another key, watched as this one is."""
+        return _client(self.live, api_key, self._http)
+
     def plain(self, method: str, path: str, **body: Any) -> httpx.Response:
         """A request the SDK has no call for, examined as its own are."""
         return self._http.request(
@@ -73,11 +77,7 @@ class Sdk:
 def connected(live: Live, world: World) -> Generator[Sdk]:
     """The SDK against a running service; every answer is looked at."""
     with httpx.Client(timeout=30) as http:
-        client = AgentMail(
-            api_key=live.api_key,
-            environment=AgentMailEnvironment(http=live.base_url, websockets=live.websocket_url),
-            httpx_client=http,
-        )
+        client = _client(live, live.api_key, http)
 
         def look(response: httpx.Response) -> None:
             response.read()
@@ -85,6 +85,14 @@ def connected(live: Live, world: World) -> Generator[Sdk]:
 
         http.event_hooks = {"response": [look]}
         yield Sdk(client, http, live)
+
+
+def _client(live: Live, api_key: str, http: httpx.Client) -> AgentMail:
+    return AgentMail(
+        api_key=api_key,
+        environment=AgentMailEnvironment(http=live.base_url, websockets=live.websocket_url),
+        httpx_client=http,
+    )
 
 
 def examine(client: AgentMail, world: World, response: httpx.Response) -> None:
