@@ -13,8 +13,8 @@ from uuid import UUID
 import pytest
 import pytest_asyncio
 
-from agentmail_cp import db, events, filing, intake, messages, metrics, threads
-from agentmail_cp.access import Reach
+from agentmail_cp import access, db, events, filing, intake, messages, metrics, threads
+from agentmail_cp.access import Reach, keys
 from agentmail_cp.db import Database, Tx
 from agentmail_cp.intake import Intake
 from agentmail_cp.mailserver import DocumentId
@@ -26,7 +26,7 @@ from agentmail_cp.search.ranking import Evidence, Narrowing
 from agentmail_cp.threads import ThreadFilter
 
 ORGANIZATION, INBOX = UUID(int=1), UUID(int=101)
-BIG = {"envelope", "event", "message", "thread", "inbox_sync", "thread_reference"}
+BIG = {"api_key", "envelope", "event", "message", "thread", "inbox_sync", "thread_reference"}
 """Not `inbox`: a claim of 50 may well read a table of a few thousand short rows once."""
 
 FILL = """
@@ -62,6 +62,11 @@ insert into event (event_id, organization_id, pod_id, inbox_id, seq, type, messa
 select gen_random_uuid(), organization_id, pod_id, inbox_id, document_id,
     case when random() < 0.01 then 'label.added' else 'message.received' end, message_id,
     '{"label": "x"}' from message;
+insert into api_key (api_key_id, organization_id, pod_id, inbox_id, name, prefix, hash, created_at)
+select gen_random_uuid(), organization_id, lpad(to_hex(2 + n % 5), 32, '0')::uuid,
+    case when n % 5 = 0 then inbox_id end, 'key', 'inai_', sha256(convert_to(address || n, 'UTF8')),
+    now() - n * interval '1 s'
+from inbox, generate_series(0, 4) as n;
 analyze;
 """
 
@@ -101,6 +106,7 @@ async def plans(tx: Tx, ask: Callable[[], Coroutine[Any, Any, object]]) -> list[
         patch.object(events, "fetch_all", explained),
         patch.object(ranking, "fetch_all", explained),
         patch.object(counting, "fetch_all", explained),
+        patch.object(keys, "fetch_all", explained),
     ):
         await ask()
     assert nodes
@@ -141,7 +147,8 @@ async def test_lists_and_claims_use_their_indexes(tx: Tx, database: Database) ->
         ):
             page = partial(thread_page, tx, inbox_id, thread_filter)
             assert_quick(await plans(tx, page))
-    assert_quick(await plans(tx, lambda: event_page(tx)))
+    for masks in (None, (0,)):
+        assert_quick(await plans(tx, partial(event_page, tx, masks)))
     assert_quick(await plans(tx, lambda: page_of_a_thread(tx)))
     reader = Intake(database, MailSandbox("agents.test"))
     claims = await plans(tx, lambda: reader._claim(tx))  # pyright: ignore[reportPrivateUsage]
@@ -173,9 +180,9 @@ async def thread_page(tx: Tx, inbox_id: UUID | None, where: ThreadFilter) -> obj
     )
 
 
-async def event_page(tx: Tx) -> object:
+async def event_page(tx: Tx, masks: tuple[int, ...] | None) -> object:
     return await events.list_labels(
-        tx, organization_id=ORGANIZATION, inbox_id=INBOX, limit=20, page_token=None
+        tx, organization_id=ORGANIZATION, inbox_id=INBOX, masks=masks, limit=20, page_token=None
     )
 
 
@@ -192,6 +199,23 @@ async def page_of_a_thread(tx: Tx) -> object:
         limit=20,
         page_token=None,
     )
+
+
+@pytest.mark.parametrize("ascending", [False, True])
+async def test_keys_of_a_pod_or_inbox_are_listed_without_a_look_at_the_rest(
+    tx: Tx, *, ascending: bool
+) -> None:
+    """An organisation may have a key for each of a hundred thousand agents."""
+    pod_id = UUID(int=2)
+    for reach, index in (
+        (Reach(ORGANIZATION), "api_key_list"),
+        (Reach(ORGANIZATION, pod_id), "api_key_pod"),
+        (Reach(ORGANIZATION, pod_id, INBOX), "api_key_inbox"),
+    ):
+        page = partial(access.list_keys, tx, reach, limit=20, page_token=None, ascending=ascending)
+        read = await plans(tx, page)
+        assert_quick(read)
+        assert {node["Index Name"] for node in read if "Index Name" in node} == {index}
 
 
 async def test_what_is_unread_is_found_without_a_look_at_the_rest(tx: Tx) -> None:
