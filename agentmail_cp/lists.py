@@ -311,7 +311,7 @@ async def suppress(
             "organization_id": organization_id,
             "entry": spelt,
             "origin": origin,
-            "reason": reason[:LONGEST_REASON] if reason else None,
+            "reason": addresses.tame(reason)[:LONGEST_REASON] if reason else None,
         },
     )
 

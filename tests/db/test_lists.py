@@ -205,7 +205,11 @@ async def test_suppression_outlasts_an_allow_list(database: Database) -> None:
     async with database.transaction() as tx:
         await put(tx, reach(place), "send", ("allow", "example.com"))
         await lists.suppress(
-            tx, place.organization_id, "Gone@Example.com", origin="bounce", reason="550 no mailbox"
+            tx,
+            place.organization_id,
+            "Gone@Example.com",
+            origin="bounce",
+            reason="550 no\0mailbox\r\n",
         )
         found = await lists.verdicts(
             tx, reach(place), "send", ["gone@example.com", "here@example.com"]

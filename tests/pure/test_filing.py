@@ -1,4 +1,4 @@
-"""Which messages a list shows: hidden labels as bits, and masks as what may be seen."""
+"""How mail is filed: what hides it, as bits and masks, what its id may be, and what counts as an answer."""
 
 from __future__ import annotations
 
@@ -9,8 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from agentmail_cp import filing, labels
-from agentmail_cp.mailserver import DocumentId
+from agentmail_cp.mailserver import DocumentId, Folder
 from agentmail_cp.threads import pattern
+from tests.db.mailbox import a_mail
 
 HIDING = sorted(filing.HIDING)
 SUBSETS = list(chain.from_iterable(combinations(HIDING, size) for size in range(5)))
@@ -44,3 +45,26 @@ def test_a_pattern_is_the_text_with_its_wildcards_escaped(text: str) -> None:
     plain = pattern(text)[1:-1]
     unescaped = plain.replace("\\\\", "\0").replace("\\%", "%").replace("\\_", "_")
     assert unescaped.replace("\0", "\\") == text.replace("\0", "\\")
+
+
+def test_only_what_others_sent_arrived_and_an_answer_is_told_by_its_parent() -> None:
+    """Own copies are nobody's to judge, and only In-Reply-To makes an answer."""
+    sent = a_mail(1, folders=frozenset({Folder.SENT}), message_id="own@agents.test")
+    found = filing.arrivals(
+        [
+            sent,
+            a_mail(2, in_reply_to=("x@y", "own@agents.test")),
+            a_mail(3, in_reply_to=("known@agents.test",)),
+            a_mail(4, references=("own@agents.test",), sender=None),
+            a_mail(5, keywords=frozenset({"$sent"}), folders=frozenset({Folder.TRASH})),
+            a_mail(6, message_id=None, in_reply_to=("",)),
+        ],
+        {"known@agents.test"},
+    )
+    ada = "ada@elsewhere.test"
+    assert [(each.document_id, each.sender, each.answers) for each in found] == [
+        (2, ada, True),
+        (3, ada, True),
+        (4, None, False),
+        (6, ada, False),
+    ]
