@@ -12,6 +12,11 @@ from datetime import datetime, timedelta
 import msgspec
 
 HOUR = timedelta(hours=1)
+LONGEST = timedelta(days=1)
+"""The longest pause that is asked for."""
+
+_ENOUGH = 20
+"""Doublings after which any pace has come to `LONGEST`: 2^20 seconds are twelve days."""
 
 
 class Turn(msgspec.Struct, frozen=True):
@@ -32,21 +37,31 @@ def answered_enough(turns: Sequence[Turn], now: datetime, most: int) -> datetime
 
 
 def too_fast(turns: Sequence[Turn], now: datetime, most: int, pace: timedelta) -> datetime | None:
-    """When a conversation has paused for long enough that it went back and forth `most` times without a
-    pause; None when it has not. Several messages of one side in a row are one turn. `turns` is the thread,
-    newest first; 0 is no limit.
+    """When a conversation that went back and forth `most` times, each time sooner than `pace`, has paused
+    for long enough to go on; None when it may now. Machines that wait as they are told and then go on as
+    before wait twice as long each time; twice the wait, or a pause before that, begins a new count. Several
+    messages of one side in a row are one turn. `turns` is the thread, newest first; 0 is no limit.
     """
-    if not most or _unbroken(turns, now, pace) < most:
+    if not most or not turns:
         return None
-    return turns[0].at + pace
+    count = _unbroken(turns, most, pace)
+    until = turns[0].at + _wait(count, most, pace)
+    return until if count >= most and now < until else None
 
 
-def _unbroken(turns: Sequence[Turn], now: datetime, pace: timedelta) -> int:
-    """How many turns led up to now, each sooner than `pace` after the one before."""
-    count, later, own = 0, now, None
-    for turn in turns:
-        if later - turn.at >= pace:
-            break
-        count += turn.own is not own
-        later, own = turn.at, turn.own
+def _unbroken(turns: Sequence[Turn], most: int, pace: timedelta) -> int:
+    """How many turns there were up to the newest without a pause that begins a new count."""
+    count, before = 0, turns[-1]
+    for turn in reversed(turns):
+        enough = pace if count < most else 2 * _wait(count, most, pace)
+        if turn.at - before.at >= enough:
+            count = 0
+        count += turn.own is not before.own or not count
+        before = turn
     return count
+
+
+def _wait(count: int, most: int, pace: timedelta) -> timedelta:
+    """How long to pause after so many turns."""
+    times = max(0, count // most - 1)
+    return min(LONGEST, pace * 2 ** min(times, _ENOUGH))

@@ -34,8 +34,8 @@ from agentmail_cp.mailserver import DocumentId
 from agentmail_cp.messages import Kept
 from agentmail_cp.threads import Recent
 
-LOOKED_AT = 50
-"""Messages of a conversation that are looked at; as many as a rule about loops may ask for."""
+LOOKED_AT = 100
+"""Messages of a conversation that are looked at: two times what the settings of `loops` may ask for."""
 
 REFUSALS: Final = (MessageRejected, LimitExceeded, RateLimited)
 """What `may_send` raises."""

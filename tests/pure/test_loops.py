@@ -7,7 +7,7 @@ from datetime import UTC, datetime, timedelta
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agentmail_cp.loops import Turn, answered_enough, too_fast
+from agentmail_cp.loops import LONGEST, Turn, answered_enough, too_fast
 
 NOW = datetime(2026, 11, 21, 12, tzinfo=UTC)
 PACE = timedelta(seconds=60)
@@ -79,7 +79,7 @@ def test_whoever_waits_as_told_may_send(turns: list[Turn], most: int) -> None:
     """A client that obeys Retry-After would be refused again and again."""
     until = too_fast(turns, NOW, most, PACE)
     if until is not None:
-        assert NOW < until <= NOW + PACE
+        assert NOW < until <= NOW + LONGEST
         assert too_fast(turns, until, most, PACE) is None
         assert too_fast(turns, until - timedelta(microseconds=1), most, PACE) is not None
     until = answered_enough(turns, NOW, most)
@@ -90,13 +90,56 @@ def test_whoever_waits_as_told_may_send(turns: list[Turn], most: int) -> None:
 
 
 @given(threads, limits)
-def test_a_pause_before_the_last_turns_is_a_pause(turns: list[Turn], most: int) -> None:
-    """The rule in other words: so many turns, all of them after the last pause."""
-    starts = [NOW, *(turn.at for turn in turns)]
-    pauses = [n for n, turn in enumerate(turns) if starts[n] - turn.at >= PACE]
-    awake = turns[: pauses[0]] if pauses else turns
-    sides = [turn.own for n, turn in enumerate(awake) if not n or awake[n - 1].own != turn.own]
-    assert (too_fast(turns, NOW, most, PACE) is not None) == (len(sides) >= most)
+def test_what_is_taken_for_a_loop_went_back_and_forth(turns: list[Turn], most: int) -> None:
+    """Whoever writes alone, or seldom, is no machine."""
+    if too_fast(turns, NOW, most, PACE) is None:
+        return
+    older = [*turns[1:], None]
+    changes = sum(
+        not each or turn.own is not each.own for turn, each in zip(turns, older, strict=True)
+    )
+    assert changes >= most
+    quick = sum(
+        each is not None and turn.at - each.at < PACE
+        for turn, each in zip(turns, older, strict=True)
+    )
+    assert quick >= most - 1
+
+
+def test_machines_that_wait_as_told_wait_longer_each_time() -> None:
+    """SDKs repeat a 429 by themselves: two of them would go on all day, ten mails a minute."""
+    turns: list[Turn] = []
+    now, own = NOW, True
+    while now < NOW + timedelta(days=1):
+        until = too_fast(turns[:100], now, 10, PACE)
+        now = until or now
+        turns.insert(0, Turn(own, now))
+        now, own = now + timedelta(seconds=2), not own
+    assert 80 < len(turns) < 120
+    assert turns[0].at - turns[-1].at > timedelta(hours=16)
+
+
+def test_people_who_pause_now_and_then_never_meet_the_rule() -> None:
+    """A conversation that is quick for a while would get slower and slower."""
+    turns: list[Turn] = []
+    now = NOW
+    for _ in range(50):
+        for each in range(9):
+            assert too_fast(turns[:100], now, 10, PACE) is None
+            turns.insert(0, Turn(each % 2 == 0, now))
+            now += timedelta(seconds=20)
+        now += PACE
+
+
+def test_twice_the_wait_makes_a_loop_forgotten() -> None:
+    """Somebody who switched the machine off and wrote by hand would wait for hours."""
+    loop = conversation(*[5] * 40)
+    until = too_fast(loop, NOW, 10, PACE)
+    assert until == loop[0].at + 8 * PACE
+    later = loop[0].at + 16 * PACE
+    assert too_fast([Turn(own=False, at=later), *loop], later, 10, PACE) is None
+    sooner = later - timedelta(seconds=1)
+    assert too_fast([Turn(own=False, at=sooner), *loop], sooner, 10, PACE) is not None
 
 
 @given(threads, limits)
