@@ -13,7 +13,7 @@ from uuid import UUID
 import pytest
 import pytest_asyncio
 
-from agentmail_cp import access, db, events, filing, intake, messages, metrics, threads
+from agentmail_cp import access, db, events, filing, intake, limits, messages, metrics, threads
 from agentmail_cp.access import Reach, keys
 from agentmail_cp.db import Database, Tx
 from agentmail_cp.intake import Intake
@@ -26,7 +26,10 @@ from agentmail_cp.search.ranking import Evidence, Narrowing
 from agentmail_cp.threads import ThreadFilter
 
 ORGANIZATION, INBOX = UUID(int=1), UUID(int=101)
-BIG = {"api_key", "envelope", "event", "message", "thread", "inbox_sync", "thread_reference"}
+BIG = {
+    *("api_key", "envelope", "event", "inbox_sync", "known_recipient", "message", "send_count"),
+    *("thread", "thread_reference"),
+}
 """Not `inbox`: a claim of 50 may well read a table of a few thousand short rows once."""
 
 FILL = """
@@ -107,6 +110,7 @@ async def plans(tx: Tx, ask: Callable[[], Coroutine[Any, Any, object]]) -> list[
         patch.object(ranking, "fetch_all", explained),
         patch.object(counting, "fetch_all", explained),
         patch.object(keys, "fetch_all", explained),
+        patch.object(limits, "fetch_only", explained),
     ):
         await ask()
     assert nodes
@@ -241,6 +245,45 @@ async def test_a_search_of_one_inbox_reads_no_other(tx: Tx) -> None:
                 assert_quick(await plans(tx, ask))
 
 
+SENT = """
+insert into send_count (organization_id, kind, subject_id, window_start, count, most)
+select lpad('1', 32, '0')::uuid, 'thread', gen_random_uuid(),
+    date_trunc('hour', now() - n % 48 * interval '1 hour', 'UTC'), 1, 60
+from generate_series(1, 20000) as n;
+insert into known_recipient (organization_id, inbox_id, address, send_id, counted)
+select lpad('1', 32, '0')::uuid, lpad(to_hex(100 + n % 5), 32, '0')::uuid, n || '@x.test',
+    gen_random_uuid(), true from generate_series(1, 20000) as n;
+analyze send_count;
+analyze known_recipient
+"""
+"""Many conversations of one organisation within two days, and inboxes that wrote to thousands."""
+
+
+@pytest.mark.timeout(60)
+async def test_a_send_looks_up_a_handful_of_counts(tx: Tx) -> None:
+    """What is asked before each mail must not take longer the more mail there was."""
+    for statement in SENT.split(";\n"):
+        await tx.execute(statement)
+    asked = partial(
+        limits.standing,
+        tx,
+        organization_id=ORGANIZATION,
+        inbox_id=INBOX,
+        thread_id=UUID(int=7),
+        recipients=[f"{n}@x.test" for n in range(50)],
+    )
+    assert_quick(await plans(tx, asked))
+    recent = partial(
+        threads.recent,
+        tx,
+        organization_id=ORGANIZATION,
+        inbox_id=INBOX,
+        references=["1@elsewhere.test", "501@elsewhere.test"],
+        most=100,
+    )
+    assert_quick(await plans(tx, recent))
+
+
 @pytest.mark.timeout(60)
 async def test_metrics_read_one_index_and_no_row(tx: Tx) -> None:
     """Counting the mail of an organisation must not read it."""
@@ -278,3 +321,4 @@ def test_the_queries_go_where_their_plans_are_read() -> None:
     """A rename of what these modules call must not leave the plans unread."""
     assert messages.fetch_all is threads.fetch_all is intake.fetch_all is db.fetch_all
     assert events.fetch_all is ranking.fetch_all is counting.fetch_all is db.fetch_all
+    assert limits.fetch_only is db.fetch_only
