@@ -11,14 +11,13 @@ from tests.sdk.endpoints import CALLS, ENDPOINTS, Endpoint, World
 
 FILE = Path(__file__).parents[2] / "docs" / "endpoints.md"
 PYTHON: tuple[World, ...] = ("sandbox", "stalwart")
-MAIL = re.compile(
-    r"^/v0/inboxes/\{inbox_id\}/(messages|threads|drafts|events)\b"
-    r"|^/v0/(threads|drafts)\b"
-    r"|^/v0/pods/\{pod_id\}/(threads|drafts|inboxes/search)\b"
-    r"|^/v0/inboxes(/search|/\{inbox_id\})?$"
-    r"|^/v0/(auth/me|api-keys(/\{api_key_id\})?)$"
+COMPLETE = re.compile(
+    r"^/v0/(inboxes/\{inbox_id\}/|pods/\{pod_id\}/|)(threads|drafts|api-keys|lists|metrics)\b"
+    r"|^/v0/inboxes/\{inbox_id\}/(messages|events)\b"
+    r"|^/v0/(pods/\{pod_id\}/|)inboxes(/search|/\{inbox_id\})?$"
+    r"|^/v0/(pods(/\{pod_id\})?|organizations|auth/me)$"
 )
-"""Paths of the mail API itself, which is complete."""
+"""Paths of what is complete: the mail API, and what keeps many tenants apart."""
 
 SUCCESSES = {200, 201, 204}
 Result = Literal["works", "polite refusal", "not yet"]

@@ -8,26 +8,41 @@ import uuid
 from collections.abc import AsyncGenerator
 
 import httpx
+import pytest
 import pytest_asyncio
 from agentmail import AgentMailEnvironment, AsyncAgentMail
+from agentmail.api_keys.types.create_api_key_response import CreateApiKeyResponse
+from agentmail.api_keys.types.create_bearer_api_key_request import CreateBearerApiKeyRequest
 from agentmail.attachments.types.send_attachment import SendAttachment
+from agentmail.errors import NotFoundError
 from agentmail.inboxes.types.create_inbox_request import CreateInboxRequest
+from agentmail.messages.errors.message_rejected_error import MessageRejectedError
 
 from tests.fix_app import Service, until
 from tests.sdk.mailbox import REPORT, only
 
 
 @pytest_asyncio.fixture
-async def client(anywhere: Service) -> AsyncGenerator[AsyncAgentMail]:
+async def http() -> AsyncGenerator[httpx.AsyncClient]:
+    """Connections for clients with any key."""
+    async with httpx.AsyncClient(timeout=30) as connections:
+        yield connections
+
+
+@pytest.fixture
+def client(anywhere: Service, http: httpx.AsyncClient) -> AsyncAgentMail:
     """The asynchronous client of a service in either world."""
-    async with httpx.AsyncClient(timeout=30) as http:
-        yield AsyncAgentMail(
-            api_key=anywhere.key,
-            environment=AgentMailEnvironment(
-                http=anywhere.url, websockets=anywhere.url.replace("http", "ws")
-            ),
-            httpx_client=http,
-        )
+    return connect(anywhere, anywhere.key, http)
+
+
+def connect(service: Service, key: str, http: httpx.AsyncClient) -> AsyncAgentMail:
+    return AsyncAgentMail(
+        api_key=key,
+        environment=AgentMailEnvironment(
+            http=service.url, websockets=service.url.replace("http", "ws")
+        ),
+        httpx_client=http,
+    )
 
 
 async def new_inbox(client: AsyncAgentMail) -> str:
@@ -67,6 +82,33 @@ async def test_a_draft(client: AsyncAgentMail) -> None:
     sent = await client.inboxes.drafts.send(alice, draft.draft_id)
     message = await client.inboxes.messages.get(alice, sent.message_id)
     assert message.subject == "Offer"
+
+
+async def test_a_tenant(client: AsyncAgentMail, anywhere: Service, http: httpx.AsyncClient) -> None:
+    """An asynchronous platform could not keep its customers apart."""
+    name = f"acme-{uuid.uuid4().hex[:8]}"
+    pod = await client.pods.create(name="Acme", client_id=name)
+    desk, outside = await asyncio.gather(
+        client.pods.inboxes.create(pod.pod_id, username=name), new_inbox(client)
+    )
+    made = await client.inboxes.api_keys.create(
+        desk.inbox_id, request=CreateBearerApiKeyRequest(name="agent")
+    )
+    assert isinstance(made, CreateApiKeyResponse)
+    agent = connect(anywhere, made.api_key, http)
+    me = await agent.auth.me()
+    assert (me.scope_type, me.scope_id, me.pod_id) == ("inbox", desk.inbox_id, pod.pod_id)
+    with pytest.raises(NotFoundError):
+        await agent.inboxes.get(outside)
+    await client.pods.lists.create(pod.pod_id, "send", "block", entry=outside)
+    with pytest.raises(MessageRejectedError):
+        await agent.inboxes.messages.send(desk.inbox_id, to=outside, text="Hi")
+    await agent.inboxes.messages.send(desk.inbox_id, to=desk.inbox_id, text="Hi")
+    sent = await agent.metrics.query_events(event_types=["message.sent"])
+    assert only(sent["message.sent"]).count == 1
+    usage = await client.pods.metrics.query_usage(pod.pod_id, descending=True, limit=1)
+    assert only(usage["inbox_count"]).value == 1
+    assert (await client.organizations.get()).inbox_count == 2
 
 
 async def test_twenty_calls_at_once(client: AsyncAgentMail) -> None:

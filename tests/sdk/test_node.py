@@ -51,9 +51,10 @@ def test_quick_start(installed: Path, live: Live) -> None:
 
 
 @pytest.mark.timeout(120)
-def test_every_call_of_the_mail_api(installed: Path, live_anywhere: Live) -> None:
+@pytest.mark.parametrize("script", ["endpoints.mjs", "tenants.mjs"])
+def test_every_call_there_is(installed: Path, live_anywhere: Live, script: str) -> None:
     """What works in Python could fail in JavaScript, where unions are held to strictly."""
     live = live_anywhere
-    printed = run("node", "endpoints.mjs", live.base_url, live.api_key, at=installed)
+    printed = run("node", script, live.base_url, live.api_key, at=installed)
     for method, path, status in msgspec.json.decode(printed, type=list[Call]):
         note("npm", endpoint_of(method, normalise(path.encode())), status)
