@@ -337,6 +337,27 @@ def together(everybody: Mapping[str, Attacker]) -> list[Attacker]:
     return [msgspec.structs.replace(each, ids=ids) for each in everybody.values()]
 
 
-async def everybodys_accounts(service: Service) -> tuple[AccountId, ...]:
-    found = await rows(service, "select account_id from inbox where account_id is not null")
-    return tuple(AccountId(each["account_id"]) for each in found)
+async def at_rest(stage: Stage) -> Stage:
+    """The same stage with everybody's accounts, once all their mail has been read."""
+
+    async def behind() -> list[str]:
+        """The accounts of which something is still to be read."""
+        found = await rows(
+            stage.service,
+            "select account_id, state, due_at is null and claimed_until is null as idle"
+            " from inbox_sync",
+        )
+        return [
+            each["account_id"]
+            for each in found
+            if not each["idle"] or each["state"] != await _state(stage, each["account_id"])
+        ]
+
+    await until(behind, lambda accounts: accounts == [], seconds=20)
+    found = await rows(stage.service, "select account_id from inbox_sync order by account_id")
+    accounts = tuple(AccountId(each["account_id"]) for each in found)
+    return msgspec.structs.replace(stage, accounts=accounts)
+
+
+async def _state(stage: Stage, account: str) -> str:
+    return (await stage.service.server.listing(AccountId(account))).state

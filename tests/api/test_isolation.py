@@ -34,9 +34,9 @@ from tests.api.isolation import (
     Stage,
     arrived,
     ask,
+    at_rest,
     attackers,
     changed,
-    everybodys_accounts,
     made_draft,
     staged,
     together,
@@ -135,7 +135,7 @@ class Watch:
 
 
 async def watching(stage: Stage, attacker: Attacker) -> Watch:
-    return Watch(stage, attacker, await stage.rows())
+    return Watch(await at_rest(stage), attacker, await stage.rows())
 
 
 def unknown(names: Mapping[str, str], own: Mapping[str, str]) -> dict[str, str]:
@@ -209,7 +209,7 @@ async def test_a_key_finds_nothing_beyond_its_reach(still: Service, who: str) ->
     """One customer, one pod or one agent could read, send or delete in the name of another."""
     stage = await staged(still)
     attacker = (await attackers(stage))[who]
-    stage = msgspec.structs.replace(stage, accounts=await everybodys_accounts(still))
+    stage = await at_rest(stage)
     mail = await stage.mail()
     watch = await watching(stage, attacker)
     for case in (*CASES, *HOSTED_ONLY):
@@ -232,7 +232,7 @@ async def test_a_key_finds_nothing_beyond_its_reach(still: Service, who: str) ->
 async def test_a_key_without_the_permission_does_nothing(still: Service) -> None:
     """A key that an agent may lose would do whatever its finder likes."""
     stage = await staged(still)
-    stage = msgspec.structs.replace(stage, accounts=await everybodys_accounts(still))
+    stage = await at_rest(stage)
     mail = await stage.mail()
     wrong: list[str] = []
     keys: dict[tuple[str, ...], Key] = {}
@@ -244,7 +244,7 @@ async def test_a_key_without_the_permission_does_nothing(still: Service) -> None
             )
             watch = await watching(stage, Attacker(key=keys[without]))
             answer = await watch.ask(case, stage.names_for(case))
-            if (answer.status_code, answer.json()["code"]) != (403, "missing_permission"):
+            if answer.status_code != 403 or "missing_permission" not in answer.text:
                 watch.note(case, answer, f"takes no {missing}")
             wrong += watch.wrong
     assert not wrong, "\n".join(wrong)
@@ -260,7 +260,7 @@ async def test_without_a_live_key_there_is_nothing(still: Service) -> None:
         await tx.execute(
             "delete from api_key where api_key_id = %(id)s", {"id": deleted.api_key_id}
         )
-    stage = msgspec.structs.replace(stage, accounts=await everybodys_accounts(still))
+    stage = await at_rest(stage)
     before, mail = await stage.rows(), await stage.mail()
     let_in = [
         f"{case.name}: {answer.status_code} {answer.text}"
