@@ -1,8 +1,8 @@
 """The HTTP examples of seed 001, an older description of this API, as they stand there.
 
 Replaced are the host, the key, the domains (`example.com` and `agentmail.to`), ids and page tokens by
-ours, and what stands for base64 by base64. Its webhook examples come with webhooks, its limits with
-limits, and its Python is not HTTP: release 2.0.18 spells those calls otherwise (`tests/sdk`).
+ours, and what stands for base64 by base64. Its webhook examples come with webhooks, and its Python is
+not HTTP: release 2.0.18 spells those calls otherwise (`tests/sdk`).
 """
 
 from __future__ import annotations
@@ -14,8 +14,11 @@ import httpx
 import msgspec
 import pytest
 
+from agentmail_cp.settings import Settings
+from tests import tenants
 from tests.api.faults import fault, without_key
 from tests.fix_app import DOMAIN, Json, Service, until
+from tests.limiting import limit
 
 OUTSIDE = "elsewhere.test"
 
@@ -96,6 +99,18 @@ ERROR = """
   }
 }
 """
+
+
+RATE_LIMITED = """
+{
+  "error": {
+    "type": "rate_limit_exceeded",
+    "message": "Too many requests",
+    "details": {}
+  }
+}
+"""
+"""The format of every error, for the code 429 - Too Many Requests (rate limited)."""
 
 
 def read(example: str) -> Any:
@@ -259,3 +274,42 @@ async def test_common_error_codes(anywhere: Service) -> None:
         anywhere.client, "GET", "/v0/inboxes", Authorization="Bearer YOUR_API_KEY"
     )
     fault(wrong, 401, "unknown_api_key")
+
+
+def test_the_limits_it_names_are_the_defaults() -> None:
+    """API requests: 1000/minute per API key. Email sending: 10,000/day (upgradeable)."""
+    settings = Settings(database_url="postgresql://nowhere")
+    assert (settings.requests_per_minute, settings.sends_per_day) == (1000, 10_000)
+
+
+def rate_limited(answer: httpx.Response) -> None:
+    """429 in the format of every error, and when to try again."""
+    error = told(answer, 429, RATE_LIMITED)["error"]
+    assert error["type"] == "rate_limit_exceeded"
+    assert int(answer.headers["Retry-After"]) > 0
+    assert answer.json()["retry_at"]
+
+
+async def test_requests_over_the_limit_of_a_key(anywhere: Service) -> None:
+    """The other keys of the organisation go on."""
+    organization_id = await tenants.organization(anywhere.db)
+    await limit(anywhere.db, organization_id, requests_per_minute=2)
+    fast, slow = [
+        tenants.client(anywhere, await tenants.key(anywhere.db, organization_id)) for _ in range(2)
+    ]
+    for _ in range(2):
+        assert (await fast.get("/v0/inboxes")).status_code == 200
+    rate_limited(await fast.get("/v0/inboxes"))
+    assert (await slow.get("/v0/inboxes")).status_code == 200
+
+
+async def test_mail_over_the_limit_of_a_day(anywhere: Service) -> None:
+    """Upgradeable: with a higher limit it goes on."""
+    inbox = await anywhere.inbox()
+    path = f"/v0/inboxes/{inbox['inbox_id']}/messages"
+    body = {"to": inbox["inbox_id"], "text": "Message body"}
+    await limit(anywhere.db, anywhere.organization_id, sends_per_day=1)
+    told(await anywhere.client.post(path, json=body), 200, SENT)
+    rate_limited(await anywhere.client.post(path, json=body))
+    await limit(anywhere.db, anywhere.organization_id, sends_per_day=2)
+    told(await anywhere.client.post(path, json=body), 200, SENT)
