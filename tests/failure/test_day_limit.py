@@ -51,9 +51,10 @@ async def send_until_refused(client: httpx.AsyncClient, inbox: Json, to: str, na
             assert answer.json()["code"] == "rate_limit_exceeded"
             assert datetime.fromisoformat(answer.json()["retry_at"]) > datetime.now(UTC)
             return sent
-        if answer.status_code == 503:
-            # More at once than there are connections; the same key sends it once all the same.
-            await asyncio.sleep(0.1)
+        if answer.status_code in {409, 503}:
+            # More at once than there are connections; repeated, the same key sends it once all the same.
+            assert answer.headers["retry-after"]
+            await asyncio.sleep(0.2)
             continue
         assert answer.status_code == 200, answer.text
         sent += 1
