@@ -18,6 +18,7 @@ from __future__ import annotations
 from agentmail_cp.metrics.counting import (
     EVENT_TYPES,
     RATE_TYPES,
+    USAGE_TYPES,
     Bucket,
     Rate,
     Total,
@@ -43,6 +44,7 @@ __all__ = [
     "LONGEST_WINDOW",
     "MOST_POINTS",
     "RATE_TYPES",
+    "USAGE_TYPES",
     "Bucket",
     "Grid",
     "Rate",

@@ -37,7 +37,8 @@ RATE_TYPES: Final = tuple(_WENT_WRONG)
 
 _OF_INBOX = ("storage_bytes", "message_count", "thread_count")
 _OF_POD = (*_OF_INBOX, "inbox_count", "domain_count")
-_OF_ORGANIZATION = (*_OF_POD, "pod_count")
+USAGE_TYPES: Final = (*_OF_POD, "pod_count")
+"""What there can be more or less of in an organisation; `usage_types` says so of less."""
 
 
 class Bucket(msgspec.Struct, frozen=True):
@@ -87,7 +88,7 @@ def usage_types(reach: Reach) -> tuple[str, ...]:
     """What there can be more or less of within reach."""
     if reach.inbox_id is not None:
         return _OF_INBOX
-    return _OF_ORGANIZATION if reach.whole else _OF_POD
+    return USAGE_TYPES if reach.whole else _OF_POD
 
 
 async def events(

@@ -45,14 +45,10 @@ def _seconds(most: int) -> Schema:
 
 
 _TIME = Schema(type=OpenAPIType.STRING, format=OpenAPIFormat.DATE_TIME)
-_EVERY_USAGE = (
-    *("storage_bytes", "message_count", "thread_count"),
-    *("inbox_count", "domain_count", "pod_count"),
-)
 _WHICH = "a JSON array, repeated, or comma-separated; all that there are by default."
 _SHAPES: dict[str, tuple[Schema, str]] = {
     "event_types": (_types(*metrics.EVENT_TYPES), f"Only events of these types: {_WHICH}"),
-    "usage_types": (_types(*_EVERY_USAGE), f"Only usage of these types: {_WHICH}"),
+    "usage_types": (_types(*metrics.USAGE_TYPES), f"Only usage of these types: {_WHICH}"),
     "rate_types": (_types(*metrics.RATE_TYPES), f"Only rates of these types: {_WHICH}"),
     "start": (_TIME, "The beginning, at most 90 days ago; a day before the end by default."),
     "end": (_TIME, "The end; now by default, and for a time to come."),
