@@ -8,7 +8,7 @@ SOURCES := agentmail_cp tests $(wildcard bench)
 MIGRATIONS := $(filter-out %_procrastinate.sql,$(wildcard agentmail_cp/migrations/*.sql))
 
 .DEFAULT_GOAL := help
-.PHONY: help dev test check format bench clean
+.PHONY: help dev test check format fuzz bench clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-8s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -32,6 +32,10 @@ check: .venv/.dev ## Linters, type check and import rules only
 format: .venv/.dev ## Bring the code into the one format
 	@$(BIN)/ruff format $(SOURCES)
 	@$(BIN)/ruff check --fix $(SOURCES)
+
+fuzz: export FUZZ_MINUTES ?= 10
+fuzz: .venv/.dev ## Generated requests to every operation with keys of every reach; FUZZ_MINUTES=10
+	@$(BIN)/python -m pytest -q -k test_fuzz tests/api/test_schemathesis.py
 
 bench: .venv/.dev ## Measure against a real Stalwart; writes bench/latest.json
 	@$(BIN)/python -m bench

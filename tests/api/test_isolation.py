@@ -58,11 +58,10 @@ from tests.fix_stalwart import StalwartServer
 from tests.tenants import Key
 
 STILL: dict[str, Any] = {
-    "sweep_interval": 3600.0,
     "settle_interval": 3600.0,
     "download_secret": "of this test",
 }
-"""Nothing is done unasked, so that what changes was changed by a request."""
+"""Nothing is settled unasked, so that what changes was changed by a request."""
 
 REFUSED = {403, 404}
 
@@ -91,7 +90,7 @@ async def still_stalwart(
     ]
 )
 def still(request: pytest.FixtureRequest) -> Service:
-    """The service in both worlds, without anything that runs by itself."""
+    """The service in both worlds, settling nothing by itself."""
     return request.getfixturevalue(request.param)
 
 

@@ -1,25 +1,23 @@
 """Every operation under generated requests, valid and invalid: no crash, and answers as described.
 
 `python -m pytest tests/api -k schemathesis` runs these alone; SCHEMATHESIS_EXAMPLES asks for more.
+`make fuzz` does the same at random, with keys of every reach, for FUZZ_MINUTES (10).
 """
 
 from __future__ import annotations
 
 import os
-from typing import Any
-from urllib.parse import quote
+import random
+from collections.abc import AsyncGenerator, Generator
+from time import monotonic
 
-import httpx
 import pytest
-import schemathesis.openapi
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
+import pytest_asyncio
 from schemathesis import GenerationMode
-from schemathesis import checks as any_api
-from schemathesis.specs.openapi import checks as openapi
 
-from tests.api.write_openapi import description
-from tests.fix_sdk import Live
+from tests.api.fuzzing import OPERATIONS, at_random, nothing_unhandled, things, try_out
+from tests.fix_pg import empty
+from tests.fix_sdk import Live, on_sandbox, running
 
 # The service runs in a thread of this process and draws random numbers while hypothesis watches.
 pytestmark = pytest.mark.filterwarnings(
@@ -27,76 +25,41 @@ pytestmark = pytest.mark.filterwarnings(
 )
 
 EXAMPLES = int(os.environ.get("SCHEMATHESIS_EXAMPLES", "12"))
-CHECKS: list[Any] = [
-    any_api.not_a_server_error,
-    openapi.status_code_conformance,
-    openapi.content_type_conformance,
-    openapi.response_schema_conformance,
-]
-
-OPERATIONS = tuple(
-    operation["operationId"]
-    for item in description()["paths"].values()
-    for operation in item.values()
-)
+MINUTES = float(os.environ.get("FUZZ_MINUTES", "0"))
 
 
-SCHEMA: Any = schemathesis.openapi.from_dict(description())
-"""schemathesis 4 leaves its types open, hence `Any`."""
+@pytest_asyncio.fixture(scope="module")
+async def shared_url(migrated_url: str) -> AsyncGenerator[str]:
+    """One database for all operations: a service of its own for each would take most of the time."""
+    yield migrated_url
+    await empty(migrated_url)
 
 
-def requests_to(name: str, mode: GenerationMode) -> st.SearchStrategy[Any]:
-    """Generated requests to one operation."""
-    return SCHEMA.find_operation_by_id(name).as_strategy(generation_mode=mode)
-
-
-@pytest.fixture
-def real(live: Live) -> dict[str, str]:
-    """Ids that exist, so that generated requests get past the first 404."""
-    with httpx.Client(
-        base_url=live.base_url, headers={"Authorization": f"Bearer {live.api_key}"}
-    ) as client:
-        inbox = client.post("/v0/inboxes", json={"username": "real"}).json()
-        sent = client.post(
-            f"/v0/inboxes/{inbox['inbox_id']}/messages", json={"to": inbox["email"], "text": "Hi"}
-        ).json()
-        key = client.post("/v0/api-keys", json={}).json()
-    return {
-        "inbox_id": inbox["inbox_id"],
-        "pod_id": inbox["pod_id"],
-        "message_id": quote(sent["message_id"], safe=""),
-        "thread_id": sent["thread_id"],
-        "api_key_id": key["api_key_id"],
-    }
+@pytest.fixture(scope="module")
+def shared(shared_url: str) -> Generator[Live]:
+    """One service for all operations."""
+    with running(shared_url, on_sandbox) as found:
+        yield found
 
 
 @pytest.mark.parametrize("name", OPERATIONS)
-def test_schemathesis(name: str, live: Live, real: dict[str, str]) -> None:
+def test_schemathesis(name: str, shared: Live) -> None:
     """A request nobody thought of could crash the service or get an answer no client expects."""
-    for mode in GenerationMode:
-        try_out(name, mode, live, real)
+    there = things(shared)
+    with nothing_unhandled():
+        for mode in GenerationMode:
+            try_out(shared, name, mode, there=there, reach="organization", examples=EXAMPLES)
 
 
-def try_out(name: str, mode: GenerationMode, live: Live, real: dict[str, str]) -> None:
-    """Send an operation valid or invalid requests."""
-    headers = {"Authorization": f"Bearer {live.api_key}"}
-
-    @settings(
-        max_examples=EXAMPLES,
-        deadline=None,
-        derandomize=True,
-        database=None,
-        suppress_health_check=[
-            HealthCheck.too_slow,
-            HealthCheck.filter_too_much,
-            HealthCheck.data_too_large,
-        ],
-    )
-    @given(case=requests_to(name, mode), known=st.sampled_from([True, True, True, False]))
-    def check(case: Any, *, known: bool) -> None:
-        if known:
-            names: dict[str, Any] = case.path_parameters or {}
-            case.path_parameters = {each: real.get(each, names[each]) for each in names}
-        case.call_and_validate(base_url=live.base_url, headers=headers, checks=CHECKS)
-
-    check()
+@pytest.mark.skipif(not MINUTES, reason="FUZZ_MINUTES says for how long")
+@pytest.mark.timeout(0)
+def test_fuzz(shared: Live) -> None:
+    """What twelve examples do not find, ten minutes may."""
+    rng, ends = random.Random(), monotonic() + MINUTES * 60
+    tried, found = 0, set[str]()
+    with nothing_unhandled():
+        while monotonic() < ends:
+            tried += 1
+            found.add(at_random(shared, rng, examples=EXAMPLES) or "")
+    assert not found - {""}, "\n\n".join(found)
+    assert tried > MINUTES
