@@ -93,7 +93,6 @@ async def send(
     """
     try:
         email = await _composed(db, server, inbox, draft, change)
-        answers_machine = await _answers_machine(db, server, inbox, email)
     except MailServerRejected as error:
         if error.code is not Refusal.NO_MAIL:
             raise
@@ -111,7 +110,7 @@ async def send(
         key=key,
         patience=patience,
         defaults=defaults,
-        answers_machine=answers_machine,
+        answers_machine=await _answers_machine(db, server, inbox, email),
         draft=draft,
     )
     if not outcome.replayed:
