@@ -121,6 +121,10 @@ async def test_a_hundred_sends_are_a_hundred_mails(
             assert second.headers["Idempotent-Replayed"] == "true"
         await assert_each_once(ringing, live, receiver, sorted(steps))
         await assert_each_once(ringing, live, sender, sorted(steps), folder="Sent")
+        (counted,) = await live.rows(
+            "select sum(count)::int as sends from send_count where subject_id = organization_id"
+        )
+        assert counted["sends"] == TIMES, "what did not leave counts towards the day's limit"
 
 
 async def assert_each_once(
