@@ -67,6 +67,9 @@ def _serve(url: str, stalwart: LocalStalwart, port: int) -> subprocess.Popen[byt
         "AGENTMAIL_CP_PORT": str(port),
         "AGENTMAIL_CP_LOG_LEVEL": "warning",
         "AGENTMAIL_CP_REQUESTS_PER_MINUTE": "0",
+        # Counted as ever, but never refused.
+        "AGENTMAIL_CP_SENDS_PER_DAY": "1000000",
+        "AGENTMAIL_CP_THREAD_SENDS_PER_HOUR": "1000000",
     }
     command = [str(Path(sys.executable).parent / "agentmail-cp"), "serve"]
     return subprocess.Popen(command, env=environment)
