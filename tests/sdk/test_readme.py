@@ -56,7 +56,7 @@ def run(page: str, at: Path) -> str:
         "README.md",
         *(
             f"docs/guide/{each}.md"
-            for each in ("keys", "lists", "mail", "metrics", "pods", "limits")
+            for each in ("keys", "limits", "lists", "mail", "metrics", "pods", "repeating")
         ),
     ],
 )

@@ -29,6 +29,12 @@ assert.equal(only(found.inboxes).inboxId, alice.inboxId);
 const foundInPod = await client.pods.inboxes.search(alice.podId, { q: `bob-${run}` });
 assert.equal(only(foundInPod.inboxes).inboxId, bob.inboxId);
 await refused(client.inboxes.search({ q: "a" }), 400, "ValidationError");
+const keyed = { headers: { "Idempotency-Key": `i-${run}` } };
+const carol = await client.inboxes.create({ username: `carol-${run}` }, keyed);
+const again = await client.inboxes.create({ username: `carol-${run}` }, keyed);
+assert.deepEqual(again, carol);
+await refused(client.inboxes.create({}, keyed), 409, "ConflictError");
+await client.inboxes.delete(carol.inboxId);
 
 // A mail from Alice to Bob
 const sent = await messages.send(
