@@ -35,12 +35,13 @@ from agentmail_cp.access.organizations import (
     list_organizations,
     only_organization,
 )
-from agentmail_cp.access.permissions import PERMISSIONS
+from agentmail_cp.access.permissions import MAIL_CLIENT, PERMISSIONS
 from agentmail_cp.access.pods import default_pod, find_pod, hold_pod
 from agentmail_cp.access.reach import Principal, Reach
 
 __all__ = [
     "KEY_BYTES",
+    "MAIL_CLIENT",
     "PERMISSIONS",
     "ApiKey",
     "ApiKeyPatch",

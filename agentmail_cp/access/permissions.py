@@ -32,6 +32,11 @@ PERMISSIONS = _named(
 )
 """The contract's names that mean something here."""
 
+MAIL_CLIENT = frozenset(
+    name for name in PERMISSIONS if name.startswith(("message_", "draft_", "label_"))
+)
+"""What whoever has the password of a mailbox can do in it."""
+
 MEANINGLESS = _named(
     {
         "app": "connect share_owner",

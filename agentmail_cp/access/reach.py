@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from datetime import UTC, datetime
 from uuid import UUID
 
@@ -69,6 +70,9 @@ class Principal(msgspec.Struct, frozen=True, kw_only=True):
 
     def may(self, permission: str) -> bool:
         return self.permissions is None or permission in self.permissions
+
+    def may_all(self, permissions: Iterable[str]) -> bool:
+        return all(self.may(each) for each in permissions)
 
     def require(self, permission: str) -> None:
         """Raise `Forbidden` (code `missing_permission`) unless the key has the permission."""

@@ -20,7 +20,7 @@ from agentmail_cp.web import bodies
 from agentmail_cp.web.auth import needs
 from agentmail_cp.web.errors import ERRORS
 from agentmail_cp.web.idempotency import Repeatable, answered
-from agentmail_cp.web.inject import Asked, Config, Db, Server
+from agentmail_cp.web.inject import Asked, Caller, Config, Db, Server
 from agentmail_cp.web.listing import listing
 from agentmail_cp.web.paths import restore
 from agentmail_cp.web.scopes import Within, called, everywhere, one_pod
@@ -42,13 +42,18 @@ class _Inboxes(Controller):
         self,
         request: Request[Any, Any, Any],
         within: Within,
+        caller: Caller,
         db: Db,
         server: Server,
         settings: Config,
         once: Repeatable,
         data: JSONBody[bodies.CreateInbox | None] = None,
     ) -> Response[bodies.Inbox]:
-        """Make an inbox, or with a known client_id get the one that has it (200 instead of 201)."""
+        """Make an inbox, or with a known client_id get the one that has it (200 instead of 201).
+
+        Its mail password is told to keys that may do all that a mail client can: every permission of
+        messages, drafts and labels.
+        """
         within.reach.require_pod()
         wanted = data or bodies.CreateInbox()
         async with db.reading() as tx:
@@ -67,7 +72,9 @@ class _Inboxes(Controller):
                     limits=may,
                     claim=claim,
                 )
-        credentials = bodies.credentials(created, settings, request.base_url.hostname or "")
+        credentials = None
+        if caller.may_all(access.MAIL_CLIENT):
+            credentials = bodies.credentials(created, settings, request.base_url.hostname or "")
         shown = bodies.inbox(created.inbox, credentials)
         return answered(claim, shown, new=created.password is not None)
 

@@ -11,6 +11,7 @@ import msgspec
 import pytest
 import pytest_asyncio
 
+from agentmail_cp import access
 from agentmail_cp.app import create_app
 from agentmail_cp.sandbox import MailSandbox
 from tests import tenants
@@ -412,6 +413,26 @@ async def test_what_is_written_about_a_message_takes_reading_it(anywhere: Servic
         f"{path_of(inbox, message)}/reply", json={"text": "Hi"}, headers=replying.headers
     )
     assert reply.status_code == 200, reply.text
+
+
+async def test_a_mail_password_goes_to_no_key_that_may_do_less(service: Service) -> None:
+    """With the password everything in the mailbox can be done: it would be a stronger key."""
+    for withheld in sorted(access.MAIL_CLIENT):
+        made = await tenants.key(service.db, service.organization_id, permissions=all_but(withheld))
+        async with tenants.client(service, made) as weaker:
+            answer = await weaker.post("/v0/inboxes", json={})
+        assert answer.status_code == 201, answer.text
+        assert "credentials" not in answer.json(), withheld
+
+
+async def test_a_key_that_may_do_what_a_mail_client_does_is_told_the_password(
+    service: Service,
+) -> None:
+    permissions = only("inbox_create", *access.MAIL_CLIENT)
+    made = await tenants.key(service.db, service.organization_id, permissions=permissions)
+    async with tenants.client(service, made) as enough:
+        answer = await enough.post("/v0/inboxes", json={})
+    assert answer.json()["credentials"]["password"]
 
 
 async def test_an_inbox_key_has_no_way_out_of_its_inbox(tenant: Tenant) -> None:
