@@ -28,6 +28,9 @@ bad input, parent missing              400 / 404 / 422             nothing was w
 client_id used before                  200, the stored draft       nothing was written
 client_id of a draft that was sent     409 `conflict`              nothing was written
 client_id still being stored           409, `Retry-After`          the first request answers
+Idempotency-Key used before            201, the stored draft       nothing was written
+Idempotency-Key of an attempt that     409, `Retry-After`          lease ends: what it stored is destroyed;
+died                                                               the next makes a draft of the same id
 refused by the mail server             400 / 403                   no draft; a changed one stays as it was
 mail server away before the request    503, `Retry-After`          no draft; a changed one stays as it was
 no answer while creating               503, `Retry-After`          no draft: what was stored is destroyed

@@ -5,8 +5,9 @@ Owns the table `inbox` and the rows of `inbox_sync` (which intake moves forward)
 account being retired) → `deleted` (mail retained) → `erased` (mail destroyed). Only `active` inboxes exist
 for callers. An address belongs to its inbox for ever: it never changes and is never issued again; only
 a `creating` row that nobody finished is taken back, account and all, by `settle`. `lease_until` also
-tells who may finish a row: whoever takes it over sets another one. No password is stored:
-a new one is handed out once, and Stalwart keeps its hash.
+tells who may finish a row: whoever takes it over sets another one. No password is stored: a new one is told
+to who asked for the inbox, and Stalwart keeps its hash. Asked for with an Idempotency-Key, address and
+password follow from the claim on it, so that another attempt comes to the same.
 """
 
 from __future__ import annotations

@@ -17,7 +17,8 @@ What can fail, what the caller gets, and what happens next:
 failure                                answer                      next
 =====================================  ==========================  =====================================
 bad input                              400 / 422                   nothing was written
-same key, other body, inbox, endpoint  409 `conflict`              nothing was written
+same key, other body, inbox, endpoint  409 `conflict`              nothing was written; a key used to make
+                                                                   something is in `idempotency`
 same key, first attempt still running  409, `Retry-After`          the first attempt answers
 lists refuse a recipient               403 `message_rejected`      nothing was written
 a limit refuses it for good            403 `limit_exceeded`        nothing was written

@@ -100,6 +100,22 @@ async def assert_nothing_in(world: World, inbox: Json) -> None:
     assert await world.messages(inbox) == []
 
 
+async def test_a_key_is_remembered_for_a_day_from_when_the_outcome_is_known(world: World) -> None:
+    """A mail whose outcome took a day to find out would be sent again by the client that waited."""
+    inbox = await world.inbox("sender")
+    world.sandbox.faults = Faults(lost_answer=True, methods=frozenset({"submit"}))
+    await world.post(inbox, key="k")
+    world.sandbox.faults = Faults()
+    await world.rows("update send set created_at = now() - interval '25 h' returning 1")
+    settled = await world.post(inbox, key="k")
+    assert (await world.post(inbox, key="k")).json() == settled.json()
+    await world.rows("update send set updated_at = now() - interval '23 h' returning 1")
+    assert (await world.post(inbox, key="k", text="Other")).status_code == 409
+    await world.rows("update send set updated_at = now() - interval '25 h' returning 1")
+    assert (await world.post(inbox, key="k", text="Other")).status_code == 200
+    assert len(world.sandbox.outbox) == 2
+
+
 async def test_same_key_first_attempt_still_running(world: World) -> None:
     """A client that gives up too early and repeats would send twice."""
     inbox = await world.inbox("sender")

@@ -253,3 +253,27 @@ def test_a_repeated_request_is_known_whatever_the_order_of_its_keys(
     assert print_of != compose.fingerprint("inb_1", "messages.reply", body)
     assert print_of != compose.fingerprint("inb_1", "messages.send", {**body, "subject": 1})
     assert len(print_of) == 32
+
+
+@given(st.integers(-(2**53) + 1, 2**53 - 1))
+def test_a_repeated_request_is_known_however_its_numbers_are_written(number: int) -> None:
+    """An SDK that makes floats of all numbers would be told of a conflict."""
+    as_int, as_float = (
+        compose.fingerprint("", "", {"n": [each]}) for each in (number, float(number))
+    )
+    assert as_int == as_float
+    assert as_int != compose.fingerprint("", "", {"n": [str(number)]})
+
+
+@pytest.mark.parametrize("one", [0, 1, 0.5, 2**53, 2.0**60, 1e308, -0.0])
+@pytest.mark.parametrize("other", [True, False, "1", None, 1.5, 2**53 - 1, 3])
+def test_other_numbers_are_another_request(one: float, other: object) -> None:
+    """The second of two requests would be swallowed."""
+    assert compose.fingerprint("", "", [one]) != compose.fingerprint("", "", [other])
+
+
+def test_a_file_is_known_by_its_bytes() -> None:
+    """Megabytes of an attachment would be encoded a second time to compare them."""
+    whole = compose.fingerprint("", "", {"content": b"%PDF" * 100})
+    assert whole == compose.fingerprint("", "", {"content": b"%PDF" * 100})
+    assert whole != compose.fingerprint("", "", {"content": b"%PDF" * 99})
