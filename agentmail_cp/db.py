@@ -74,6 +74,18 @@ class Connection(AsyncConnection[DictRow]):
         except asyncio.CancelledError:
             self.pgconn.finish()
             raise
+        except psycopg.Error as error:
+            _withhold_values(error)
+            raise
+
+
+def _withhold_values(error: psycopg.Error) -> None:
+    """Keep rows out of what is logged: PostgreSQL tells of the whole row that breaks a constraint, and of
+    the value it cannot read. `error.diag` still has everything.
+    """
+    if error.diag.sqlstate is not None:
+        unread = isinstance(error, psycopg.DataError)
+        error.args = ("A value does not fit." if unread else error.diag.message_primary,)
 
 
 class _Connection(Connection):
