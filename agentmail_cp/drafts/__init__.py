@@ -29,8 +29,6 @@ client_id used before                  200, the stored draft       nothing was w
 client_id of a draft that was sent     409 `conflict`              nothing was written
 client_id still being stored           409, `Retry-After`          the first request answers
 Idempotency-Key used before            201, the stored draft       nothing was written
-Idempotency-Key of an attempt that     409, `Retry-After`          lease ends: what it stored is destroyed;
-died                                                               the next makes a draft of the same id
 refused by the mail server             400 / 403                   no draft; a changed one stays as it was
 mail server away before the request    503, `Retry-After`          no draft; a changed one stays as it was
 no answer while creating               503, `Retry-After`          no draft: what was stored is destroyed
@@ -42,6 +40,7 @@ edited in a mail client meanwhile      409 `conflict`              the client's 
 deleted in a mail client meanwhile     409, then 404               no draft
 change while it is being sent          409, `Retry-After`          it is sent as it was
 crash while creating                   connection lost             lease ends: the document is destroyed
+crash while creating with a key        connection lost             as above; repeated, one of the same id
 crash while updating                   connection lost             lease ends: all of the change or none
 crash while deleting                   connection lost             lease ends: the document is destroyed
 crash after sending                    connection lost             lease ends: the document is destroyed

@@ -156,6 +156,17 @@ async def fire(world: World) -> int:
     return await world.fire()
 
 
+async def test_idempotency_key_used_before(world: World) -> None:
+    """A client that lost the answer would write the draft twice."""
+    inbox = await world.inbox("author")
+    keyed = {"Idempotency-Key": "k"}
+    first, again = [
+        await world.client.post(path(inbox), json={"subject": "S"}, headers=keyed) for _ in "12"
+    ]
+    assert (again.status_code, again.json()) == (201, first.json())
+    await assert_one(world, inbox, first.json())
+
+
 async def test_client_id_still_being_stored(world: World) -> None:
     """A client that repeats a slow request would make a second draft."""
     inbox = await world.inbox("author")
@@ -412,6 +423,26 @@ async def test_crash_while_creating(world: World, where: str) -> None:
     await let_leases_end(world)
     again = await world.client.post(path(inbox), json=body)
     assert again.status_code == 201, again.text
+    await assert_one(world, inbox, again.json())
+
+
+@pytest.mark.parametrize("where", ["before", "after"])
+async def test_crash_while_creating_with_a_key(world: World, where: str) -> None:
+    """A copy that a frozen mail server stores late would be a second draft beside the repeated one."""
+    inbox = await world.inbox("author")
+    hooks = world.sandbox.before if where == "before" else world.sandbox.after
+
+    async def ask() -> httpx.Response:
+        keyed = {"Idempotency-Key": "k"}
+        return await world.client.post(path(inbox), json={"subject": "S"}, headers=keyed)
+
+    await world.crash(hooks, "store_draft", ask())
+    (row,) = await world.rows("select draft_id from draft")
+    assert_try_again(await ask(), 409)
+    await settle(world)
+    await world.rows("update idempotency_key set lease_until = now() returning 1")
+    again = await ask()
+    assert again.json()["draft_id"] == str(row["draft_id"])
     await assert_one(world, inbox, again.json())
 
 
