@@ -13,6 +13,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 from email.message import EmailMessage
 from typing import Any
+from urllib.parse import quote
 from uuid import UUID, uuid4
 
 import httpx
@@ -254,6 +255,25 @@ async def made_draft(service: Service, inbox: Json) -> Json:
     )
     assert answer.status_code == 201, answer.text
     return answer.json()
+
+
+async def doubled(stage: Stage) -> None:
+    """A second one of what the victim has one of, so that its lists have pages."""
+    client, inbox_id = stage.service.client, stage.names["inbox_id"]
+    await made_draft(stage.service, stage.inbox)
+    await tenants.inbox_in(stage.service, stage.pod_id, "another", display_name=CANARY)
+    answer = await client.patch(
+        f"/v0/inboxes/{inbox_id}/messages/{quote(stage.names['message_id'], safe='')}",
+        json={"add_labels": ["one", "two"]},
+    )
+    assert answer.status_code == 200, answer.text
+    for scope in ("", f"/pods/{stage.pod_id}", f"/inboxes/{inbox_id}"):
+        for path, body in (
+            ("/api-keys", {"name": CANARY}),
+            ("/lists/send/block", {"entry": "second@lists.test", "reason": CANARY}),
+        ):
+            answer = await client.post(f"/v0{scope}{path}", json=body)
+            assert answer.status_code == 201, answer.text
 
 
 async def joined(service: Service, inbox: Json, message: Json) -> str:

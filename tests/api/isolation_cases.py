@@ -15,6 +15,7 @@ from urllib.parse import quote
 import msgspec
 
 from agentmail_cp.web.refusals import REFUSALS
+from tests.api.write_openapi import description
 
 Json = dict[str, Any]
 Names = Mapping[str, str]
@@ -242,3 +243,23 @@ WITHOUT_KEY = {
     "/v0/downloads/{token}": "whoever holds a signed link may follow it",
 }
 """Paths that take no API key, and why."""
+
+
+def paged() -> list[Case]:
+    """Every list that has pages."""
+    described = description()["paths"]
+    return [
+        case
+        for case in CASES
+        if case.method == "GET"
+        and any(
+            each["name"] == "page_token"
+            for each in described[case.path]["get"].get("parameters", ())
+        )
+    ]
+
+
+def asking(case: Case, **query: str) -> Case:
+    """The same list with more in its query."""
+    more = "&".join(f"{name}={quote(value, safe='')}" for name, value in query.items())
+    return msgspec.structs.replace(case, query=f"{case.query}{'&' if case.query else '?'}{more}")

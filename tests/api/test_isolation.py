@@ -37,6 +37,7 @@ from tests.api.isolation import (
     at_rest,
     attackers,
     changed,
+    doubled,
     made_draft,
     staged,
     together,
@@ -49,6 +50,8 @@ from tests.api.isolation_cases import (
     POD,
     WITHOUT_KEY,
     Case,
+    asking,
+    paged,
 )
 from tests.api.mailbox import rows
 from tests.api.write_openapi import description
@@ -400,26 +403,6 @@ async def test_what_is_shown_within_reach_is_what_is_hidden_beyond(still: Servic
     assert silent == WORDLESS - {case.name for case in CASES if not case.names_something}
 
 
-def paged() -> list[Case]:
-    """Every list that has pages."""
-    described = description()["paths"]
-    return [
-        case
-        for case in CASES
-        if case.method == "GET"
-        and any(
-            each["name"] == "page_token"
-            for each in described[case.path]["get"].get("parameters", ())
-        )
-    ]
-
-
-def asking(case: Case, **query: str) -> Case:
-    """The same list with more in its query."""
-    more = "&".join(f"{name}={quote(value, safe='')}" for name, value in query.items())
-    return msgspec.structs.replace(case, query=f"{case.query}{'&' if case.query else '?'}{more}")
-
-
 NEVER_LONG = {
     # One message a thread.
     *(case.name for case in CASES if case.method == "GET" and case.path.endswith("/{thread_id}")),
@@ -456,25 +439,6 @@ async def test_a_page_token_leads_nowhere_else(still_sandbox: Service) -> None:
             wrong += watch.wrong
     assert not wrong, "\n".join(wrong)
     assert short == NEVER_LONG
-
-
-async def doubled(stage: Stage) -> None:
-    """A second one of what the victim has one of, so that its lists have pages."""
-    client, inbox_id = stage.service.client, stage.names["inbox_id"]
-    await made_draft(stage.service, stage.inbox)
-    await tenants.inbox_in(stage.service, stage.pod_id, "another", display_name=CANARY)
-    answer = await client.patch(
-        f"/v0/inboxes/{inbox_id}/messages/{quote(stage.names['message_id'], safe='')}",
-        json={"add_labels": ["one", "two"]},
-    )
-    assert answer.status_code == 200, answer.text
-    for scope in ("", f"/pods/{stage.pod_id}", f"/inboxes/{inbox_id}"):
-        for path, body in (
-            ("/api-keys", {"name": CANARY}),
-            ("/lists/send/block", {"entry": "second@lists.test", "reason": CANARY}),
-        ):
-            answer = await client.post(f"/v0{scope}{path}", json=body)
-            assert answer.status_code == 201, answer.text
 
 
 async def test_a_body_names_nothing_beyond_reach(still: Service) -> None:
