@@ -22,13 +22,10 @@ import uvicorn
 from litestar import Litestar, Router
 from litestar.datastructures import State
 from litestar.di import Provide
-from litestar.openapi import OpenAPIConfig
-from litestar.openapi.plugins import JsonRenderPlugin
-from litestar.openapi.spec import Components, SecurityScheme
 from litestar.types import ControllerRouterHandler, Message, Middleware, Scope, Send
 from procrastinate.exceptions import ConnectorException
 
-from agentmail_cp import __version__, jobs, sizes
+from agentmail_cp import jobs, sizes
 from agentmail_cp.access import Keyring
 from agentmail_cp.db import Database
 from agentmail_cp.intake import Doorbell
@@ -40,9 +37,9 @@ from agentmail_cp.stalwart import StalwartMailServer
 from agentmail_cp.stalwart.jmap import JmapClient, bearer
 from agentmail_cp.throttle import WINDOW, Throttle
 from agentmail_cp.web import doorbell as operations
-from agentmail_cp.web import errors, metrics, mtahook, search
+from agentmail_cp.web import errors, metrics, mtahook, openapi, search
 from agentmail_cp.web.attachments import Files
-from agentmail_cp.web.auth import OPEN, Authentication, provide_caller
+from agentmail_cp.web.auth import Authentication, provide_caller
 from agentmail_cp.web.downloads import download
 from agentmail_cp.web.drafts import Drafts, InboxDrafts, PodDrafts
 from agentmail_cp.web.events import list_events
@@ -64,10 +61,6 @@ from agentmail_cp.web.sends import Sends
 from agentmail_cp.web.threads import InboxThreads, PodThreads, Threads
 from agentmail_cp.web.throttle import RequestLimit
 from agentmail_cp.web.throttle import headers as throttle_headers
-
-OPENAPI = "/openapi.json"
-"""Where the description of the API is; whoever writes a client reads it before they have a key."""
-
 
 ROUTES: Final = (
     get_organization,
@@ -180,7 +173,8 @@ def create_app(
         request_class=JsonRequest,
         exception_handlers=errors.HANDLERS,
         lifespan=[running],
-        openapi_config=_openapi(),
+        openapi_config=openapi.config(),
+        plugins=[openapi.Descriptions()],
         logging_config=None,
         request_max_body_size=sizes.request_limit(settings.max_message_size),
         state=State(
@@ -237,23 +231,6 @@ def _dependencies(
         "links": Provide(provide_links),
         "uploads": Provide(lambda: uploads, sync_to_thread=False),
     }
-
-
-def _openapi() -> OpenAPIConfig:
-    return OpenAPIConfig(
-        title="agentmail_cp",
-        version=__version__,
-        description="Real email inboxes for AI agents, on a mail server people own. `/api/v1` leads to"
-        " the same routes as `/v0`.",
-        components=Components(
-            security_schemes={"apiKey": SecurityScheme(type="http", scheme="bearer")}
-        ),
-        security=[{"apiKey": []}],
-        use_handler_docstrings=True,
-        path=OPENAPI,
-        render_plugins=[JsonRenderPlugin(path="/")],
-        openapi_router=Router(OPENAPI, route_handlers=[], include_in_schema=False, opt=OPEN),
-    )
 
 
 def configure_logging(settings: Settings) -> None:

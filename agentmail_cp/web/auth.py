@@ -5,9 +5,9 @@ Every route is closed unless it says `opt={"open": True}`. Permissions are guard
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
 from typing import Any, cast
 
+import msgspec
 from litestar.connection import ASGIConnection
 from litestar.enums import ScopeType
 from litestar.handlers.base import BaseRouteHandler
@@ -16,8 +16,6 @@ from litestar.types import ASGIApp, Receive, Scope, Send
 
 from agentmail_cp.access import Keyring, Principal
 from agentmail_cp.errors import Unauthorized
-
-Guard = Callable[[ASGIConnection[Any, Any, Any, Any], BaseRouteHandler], Awaitable[None]]
 
 OPEN = {"open": True}
 """`opt` of the few routes that need no key."""
@@ -57,14 +55,25 @@ async def provide_caller(scope: Scope) -> Principal:
     return cast("Principal", scope["user"])
 
 
-def needs(permission: str, *, or_else: str | None = None) -> Guard:
-    """A guard that lets only keys with this permission pass, or with the other that includes it."""
+class Needs(msgspec.Struct, frozen=True):
+    """A guard that lets only keys with a permission pass, or with another one that includes it."""
 
-    async def guard(
-        connection: ASGIConnection[Any, Any, Any, Any], _handler: BaseRouteHandler
+    permission: str
+    or_else: str | None = None
+
+    async def __call__(
+        self, connection: ASGIConnection[Any, Any, Any, Any], _handler: BaseRouteHandler
     ) -> None:
         caller = cast("Principal", connection.user)
-        if or_else is None or not caller.may(or_else):
-            caller.require(permission)
+        if self.or_else is None or not caller.may(self.or_else):
+            caller.require(self.permission)
 
-    return guard
+    @property
+    def text(self) -> str:
+        """What it asks for, as the description of the API puts it."""
+        names = (self.permission, self.or_else)
+        return " or ".join(f"`{each}`" for each in names if each is not None)
+
+
+needs = Needs
+"""How it stands in the `guards` of a handler."""

@@ -107,10 +107,10 @@ ERRORS: dict[int, ResponseSpec] = {
     for status, description in {
         400: "The request does not fit; `errors` says where.",
         401: "There is no valid API key.",
-        403: "Not allowed, taken, or refused by the mail server.",
+        403: "Not allowed, taken, over a limit for good, or refused by a list or the mail server.",
         404: "There is no such thing, or not for this key.",
         408: "The body took too long to arrive.",
-        409: "The request contradicts another one.",
+        409: "The request contradicts another one; `Retry-After` says when trying again helps.",
         413: "The request is too large.",
         422: "The request is well formed but makes no sense.",
         429: "A limit is reached; `Retry-After` and `retry_at` say when to try again.",

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from typing import Any
 
 import schemathesis.openapi
 
 from tests.api.faults import without_key
+from tests.api.isolation_cases import CASES
 from tests.api.write_openapi import FILE, description, text
 from tests.fix_app import Service
 
 Operation = dict[str, Any]
+PERMISSIONS = re.compile(r"^Takes the permissions? (.*)\.$", re.MULTILINE)
 METHODS = {"get", "post", "put", "patch", "delete"}
 
 
@@ -64,6 +67,35 @@ def test_every_operation_and_parameter_is_described() -> None:
         for parameter in operation.get("parameters", ()):
             if parameter["in"] == "query":
                 assert parameter["description"], f"{method} {path} {parameter['name']}"
+
+
+def permissions(description: str) -> set[str]:
+    """Those a description names as taken."""
+    return {name for told in PERMISSIONS.findall(description) for name in told.split("`")[1::2]}
+
+
+def test_every_operation_says_which_permissions_it_takes() -> None:
+    """Whoever gives an agent the least it needs would have to try."""
+    needs = {case.operation: {*case.needs, *case.instead} for case in CASES if not case.note}
+    told = {
+        (method.upper(), path): permissions(operation["description"])
+        for method, path, operation in operations()
+    }
+    assert {each: told[each] for each in needs} == needs
+
+
+def test_answers_say_which_headers_they_have() -> None:
+    """A client would not know when to try again, nor that an answer is a repeated one."""
+    for method, path, operation in operations():
+        where, responses = f"{method} {path}", operation["responses"]
+        repeatable = any(
+            each["name"] == "Idempotency-Key" for each in operation.get("parameters", ())
+        )
+        for status, response in responses.items():
+            headers = response.get("headers", {}).keys()
+            assert (status in {"409", "429", "503"}) == ("Retry-After" in headers), where
+            assert (status < "300" or status == "429") == ("X-RateLimit-Reset" in headers), where
+            assert (status < "300" and repeatable) == ("Idempotent-Replayed" in headers), where
 
 
 async def test_the_description_is_readable_without_a_key(service: Service) -> None:
