@@ -98,10 +98,9 @@ async def _recent(tx: Tx, mail: Leaving) -> list[Recent]:
 
 def _writers(recent: Iterable[Recent]) -> Iterator[str]:
     """Who wrote to the inbox in this conversation: to answer them is not to write to a stranger."""
-    for each in recent:
-        if each.direction == "received":
-            with contextlib.suppress(Invalid):
-                yield addresses.parse(each.sender, "to").email.lower()
+    for sender in {each.sender for each in recent if each.direction == "received"}:
+        with contextlib.suppress(Invalid):
+            yield addresses.parse(sender, "to").email.lower()
 
 
 _BLOCKED: Final = frozenset({"blocked"})
