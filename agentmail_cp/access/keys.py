@@ -307,7 +307,12 @@ async def delete_key(tx: Tx, caller: Principal, reach: Reach, api_key_id: UUID) 
 async def revoke_within(tx: Tx, reach: Reach) -> None:
     """Revoke every key that reaches no further: the inbox or pod is gone."""
     await tx.execute(
-        f"delete from api_key where organization_id = %(organization_id)s{_in_reach(reach)}",
+        "with gone as (select api_key_id from api_key"
+        f" where organization_id = %(organization_id)s{_in_reach(reach)}"
+        # In the order of `_lock`: its two keys may be among these.
+        " order by api_key_id for update)"
+        " delete from api_key using gone where api_key.organization_id = %(organization_id)s"
+        " and api_key.api_key_id = gone.api_key_id",
         msgspec.structs.asdict(reach),
     )
 

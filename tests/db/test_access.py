@@ -68,6 +68,14 @@ async def revoke(db: Database, by: NewApiKey, key: NewApiKey) -> None:
         await access.delete_key(tx, who, who.reach, key.key.api_key_id)
 
 
+async def revoke_all(db: Database, reach: Reach) -> None:
+    """By the index, as where there are many keys: that has the newest first."""
+    async with db.transaction() as tx:
+        await tx.execute("set local enable_seqscan = off")
+        await tx.execute("set local enable_bitmapscan = off")
+        await access.revoke_within(tx, reach)
+
+
 async def issue(
     db: Database,
     by: NewApiKey,
@@ -368,6 +376,30 @@ async def test_keys_at_work_on_each_other_do_not_hang(database: Database) -> Non
             for by, key in ((one, two), (two, one))
         )
     )
+
+
+async def test_keys_at_work_in_a_pod_that_is_deleted_do_not_hang(database: Database) -> None:
+    """Deleting a pod, or an inbox, would end with an error, as would what its keys are doing."""
+    organization_id = await an_organization(database)
+    whole = Reach(organization_id, await pod(database, organization_id))
+    older, newer = await a_key(database, whole), await a_key(database, whole)
+    async with database.transaction() as tx:
+        await tx.execute(
+            "select from api_key where organization_id = %(organization_id)s"
+            " and api_key_id = %(api_key_id)s for update",
+            {"organization_id": organization_id, "api_key_id": older.key.api_key_id},
+        )
+        revoking = asyncio.create_task(revoke_all(database, whole))
+        await asyncio.sleep(0.2)
+        # What a change of the newer by the older would wait for.
+        await tx.execute(
+            "select from api_key where organization_id = %(organization_id)s"
+            " and api_key_id = %(api_key_id)s for update nowait",
+            {"organization_id": organization_id, "api_key_id": newer.key.api_key_id},
+        )
+    await revoking
+    with pytest.raises(Unauthorized):
+        await change(database, older, newer, ApiKeyPatch(name="x"))
 
 
 async def test_the_end_of_a_key_cannot_be_moved(database: Database) -> None:
