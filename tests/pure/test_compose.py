@@ -115,6 +115,22 @@ def test_no_header_can_be_smuggled_in(before: str, bad: str, after: str) -> None
         assert caught.value.field == field
 
 
+FIELD_NAME = st.text(st.characters(min_codepoint=0x21, max_codepoint=0x7E), min_size=1, max_size=90)
+
+
+@given(FIELD_NAME | st.text(), st.text())
+def test_any_header_is_taken_as_it_is_or_refused(name: str, value: str) -> None:
+    """Half a header would be read as the beginning of the mail; a strange one must not be a 500."""
+    try:
+        email = composed(SendMessage(to=(ADA,), headers={name: value}))
+    except Invalid:
+        return
+    ((kept, said),) = email.headers
+    assert (kept, said) == (name, value.strip())
+    assert re.fullmatch("[!-9;-~]{1,76}", kept), "RFC 5322, 3.6.8"
+    assert said.splitlines() in ([], [said])
+
+
 @pytest.mark.parametrize(
     "name",
     [
