@@ -134,11 +134,11 @@ def org_list() -> None:
 
 @org.group("limits")
 def org_limits() -> None:
-    """What an organisation may do; 0 is no limit. What it has no limit of its own for, a setting says."""
+    """What an organisation may do: its own limits, and the settings for the rest. 0 is no limit."""
 
 
 _ORG = click.option("--org", "organization", type=click.UUID, help="Needed when there are several.")
-_LIMIT = click.argument("name", type=click.Choice(limits.NAMES))
+_LIMIT = click.argument("name", metavar="NAME", type=click.Choice(limits.NAMES))
 
 
 @org_limits.command("show")
@@ -163,8 +163,8 @@ def org_limits_show(organization: UUID | None) -> None:
 @click.argument("value", type=click.IntRange(min=0))
 @_ORG
 def org_limits_set(name: str, value: int, organization: UUID | None) -> None:
-    """Give an organisation a limit of its own. It holds at once, in every process; for requests, from a
-    key's next minute on.
+    """Give an organisation a limit of its own, by a name that `show` lists. It holds at once, in every
+    process; for requests, from a key's next minute on.
     """
 
     async def action(loaded: Settings) -> None:
@@ -215,7 +215,12 @@ def keys() -> None:
     type=click.DateTime(["%Y-%m-%d", "%Y-%m-%dT%H:%M:%S", "%Y-%m-%dT%H:%M:%S%z"]),
     help="When the key ends, like 2027-01-31 or 2027-01-31T12:00:00Z; UTC without an offset.",
 )
-@click.option("--expires-in-days", metavar="DAYS", type=click.IntRange(min=1))
+@click.option(
+    "--expires-in-days",
+    metavar="DAYS",
+    type=click.IntRange(min=1),
+    help="The same counted from now.",
+)
 def keys_create(
     organization: UUID | None,
     pod: str | None,

@@ -81,7 +81,7 @@ class Taken(AgentMailError):
 
 
 class MessageRejected(AgentMailError):
-    """The mail server refused the message; nothing was sent."""
+    """A list or the mail server refuses the message; nothing was sent."""
 
     name = "MessageRejectedError"
     code = "message_rejected"

@@ -50,16 +50,14 @@ def run(page: str, at: Path) -> str:
     return done.stdout
 
 
-@pytest.mark.parametrize(
-    "page",
-    [
-        "README.md",
-        *(
-            f"docs/guide/{each}.md"
-            for each in ("keys", "limits", "lists", "mail", "metrics", "pods", "repeating")
-        ),
-    ],
-)
+PAGES = [
+    str(page.relative_to(ROOT))
+    for page in (ROOT / "README.md", *sorted((ROOT / "docs" / "guide").glob("*.md")))
+    if BLOCK.search(page.read_text(encoding="utf-8"))
+]
+
+
+@pytest.mark.parametrize("page", PAGES)
 def test_its_python_runs_as_it_stands(beside_dev: Path, page: str) -> None:
     """The first thing a newcomer pastes would fail."""
     assert "It works." in run(page, beside_dev)
