@@ -97,7 +97,8 @@ class Desk(msgspec.Struct, frozen=True):
                 draft, new = await idempotency.replay(again), claim.made.new
             else:
                 draft, new = await self._made(inbox, data, claim)
-        return answered(claim, await self._answer(inbox, draft), new=new)
+        own = new and not claim.made
+        return answered(claim, await self._answer(inbox, draft, own=own), new=new)
 
     async def _named(self, inbox: Inbox, draft_id: UUID) -> Draft:
         async with self.db.reading() as tx:
@@ -291,10 +292,13 @@ class Desk(msgspec.Struct, frozen=True):
             inbox = await inboxes.get(tx, self.caller.reach, inboxes.public_id(row.inbox_id))
         return inbox, row
 
-    async def _answer(self, inbox: Inbox, row: Draft) -> bodies.Draft:
+    async def _answer(self, inbox: Inbox, row: Draft, *, own: bool = False) -> bodies.Draft:
         """The draft for its author. It is written, so that it cannot be read now is no failure: told
-        one, a caller would do it again.
+        one, a caller would do it again. A key that may not read drafts is shown what it says only where
+        that is the key's `own` words.
         """
+        if not (own or self.caller.may("draft_read")):
+            return bodies.unread_draft(row, inbox.address)
         try:
             content = await self._content(row)
         except MailServerUnavailable:

@@ -415,6 +415,34 @@ async def test_what_is_written_about_a_message_takes_reading_it(anywhere: Servic
     assert reply.status_code == 200, reply.text
 
 
+async def test_writing_a_draft_is_not_reading_it(anywhere: Service) -> None:
+    """A key that may not read drafts would be shown one by labelling it, by its client_id, or by repeating
+    a request after a person has changed what came of it.
+    """
+    inbox = await anywhere.inbox("desk")
+    said = {"to": "secret@o.test", "subject": "secret", "text": "secret", "client_id": "d-1"}
+    draft = await make(anywhere, inbox, **said)
+    key = await tenants.key(
+        anywhere.db, anywhere.organization_id, permissions=only("draft_create", "draft_update")
+    )
+    once = key.headers | {"Idempotency-Key": "once"}
+    own = await anywhere.client.post(path(inbox), json={"text": "mine"}, headers=once)
+    assert own.status_code == 201, own.text
+    assert own.json()["text"].strip() == "mine"
+    await change(anywhere, inbox, own.json(), text="secret", subject="secret")
+    for answer in (
+        await anywhere.client.patch(
+            path(inbox, draft), json={"add_labels": ["x"]}, headers=key.headers
+        ),
+        await anywhere.client.post(path(inbox), json={"client_id": "d-1"}, headers=key.headers),
+        await anywhere.client.post(path(inbox), json={"text": "mine"}, headers=once),
+    ):
+        assert answer.status_code in {200, 201}, answer.text
+        assert "secret" not in answer.text
+        assert answer.json()["draft_id"] in {draft["draft_id"], own.json()["draft_id"]}
+    assert (await look(anywhere, inbox, draft))["labels"] == ["draft", "x"]
+
+
 async def test_a_mail_password_goes_to_no_key_that_may_do_less(service: Service) -> None:
     """With the password everything in the mailbox can be done: it would be a stronger key."""
     for withheld in sorted(access.MAIL_CLIENT):

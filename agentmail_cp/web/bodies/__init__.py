@@ -25,6 +25,7 @@ from agentmail_cp.web.bodies.drafts import (
     draft,
     draft_attachments,
     draft_item,
+    unread_draft,
 )
 from agentmail_cp.web.bodies.events import InboxEvent, ListInboxEvents, inbox_event
 from agentmail_cp.web.bodies.inboxes import (
@@ -194,4 +195,5 @@ __all__ = [
     "sent",
     "thread",
     "thread_item",
+    "unread_draft",
 ]

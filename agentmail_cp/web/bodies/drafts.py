@@ -132,6 +132,20 @@ def draft(row: drafts.Draft, address: str, content: MailContent | None) -> Draft
     )
 
 
+def unread_draft(row: drafts.Draft, address: str) -> Draft:
+    """A draft for whoever may not read it: that it is there, and when it is sent."""
+    return Draft(
+        inbox_id=address,
+        draft_id=row.draft_id,
+        labels=sorted(row.labels),
+        updated_at=row.updated_at,
+        created_at=row.created_at,
+        client_id=row.client_id,
+        send_status=row.shown_status,
+        send_at=row.send_at,
+    )
+
+
 def _shown(row: drafts.Draft, address: str, attachments: Sequence[Attachment]) -> dict[str, Any]:
     return {
         "inbox_id": address,
