@@ -289,8 +289,13 @@ async def test_a_key_without_a_label_s_permission_finds_no_such_mail(
     beside = {name: stage.names[name] for name in ("inbox_id", "pod_id")}
     watch = await watching(stage, Attacker(key=key, names=beside))
     for case in CASES:
+        names = {**stage.names_for(case), **stage.hidden}
         if {"message_id", "thread_id"} & set(case.parameters):
-            await watch.refused(case, {**stage.names_for(case), **stage.hidden}, statuses={404})
+            await watch.refused(case, names, statuses={404})
+        elif stage.hidden["message_id"] in repr(case.content(names)):
+            answer = await watch.ask(case, names)
+            if case.note and answer.status_code not in {404, 422}:
+                watch.note(case, answer, "takes spam")
     assert not watch.wrong, "\n".join(watch.wrong)
 
 
@@ -439,6 +444,35 @@ async def test_a_page_token_leads_nowhere_else(still_sandbox: Service) -> None:
             wrong += watch.wrong
     assert not wrong, "\n".join(wrong)
     assert short == NEVER_LONG
+
+
+async def test_what_is_retained_of_a_deleted_inbox_stays_within_reach(still: Service) -> None:
+    """Mail nobody expects to be there any more would be found by somebody else."""
+    stage = await staged(still)
+    everybody = together(await attackers(stage))
+    own = await tenants.key(still.db, still.organization_id, inbox_id=stage.inbox_uuid)
+    assert (await still.client.delete(f"/v0/inboxes/{stage.names['inbox_id']}")).status_code == 204
+    lists = [
+        asking(case, include_deleted="true")
+        for case in CASES
+        if case.method == "GET" and "threads" in case.path and "search" not in case.path
+    ]
+    found: set[str] = set()
+    for case in lists:
+        names = stage.names_for(case)
+        answer = await still.client.get(case.url(names))
+        found |= {case.path} if CANARY in answer.text else set()
+        for attacker in everybody:
+            watch = await watching(stage, attacker)
+            await watch.ask(case, names)
+            assert not watch.wrong, "\n".join(watch.wrong)
+        gone = await stage.ask(case, names, own)
+        assert gone.status_code == 401, "the key of a deleted inbox lives on"
+    assert found == {
+        f"/v0{scope}/threads{rest}"
+        for scope in ("", POD)
+        for rest in ("", "/{thread_id}", "/{thread_id}/attachments/{attachment_id}")
+    }
 
 
 async def test_a_body_names_nothing_beyond_reach(still: Service) -> None:
