@@ -19,7 +19,8 @@ mail server or PostgreSQL away          stays `scheduled`; tried again, each tim
 no answer from the mail server          is `sending` until it is known, then gone or tried again
 refused, nobody to send to, too large   has `failed`, `send_error` says why; a new `send_at` tries again
 lists or a limit refuse it for good     the same
-a limit refuses it for now              stays `scheduled`; tried again when the limit says
+a limit refuses it for now              stays `scheduled`, `send_error` says why; tried again when the limit
+                                        lets it go
 parent of a forward deleted             has `failed`, as its words are missing
 a request changes it at that moment     looked at again a moment later
 the inbox deleted                       is gone with it
@@ -218,7 +219,7 @@ async def _fire(
         await _noted(db, draft, None)
     except RateLimited as error:
         log.info("draft.held_back", draft_id=name, until=error.retry_at.isoformat())
-        await _noted(db, draft, None, error.retry_at)
+        await _noted(db, draft, error.message, error.retry_at)
     except Conflict:
         log.info("draft.not_sent", draft_id=name)
     except NotFound:
@@ -262,7 +263,9 @@ async def _noted(
     try:
         async with db.transaction() as tx:
             if failure is None:
-                await drafts.postpone(tx, draft, until)
+                await drafts.postpone(tx, draft)
+            elif until is not None:
+                await drafts.hold_back(tx, draft, until, failure)
             else:
                 await drafts.fail(tx, draft, failure)
     except Unavailable:

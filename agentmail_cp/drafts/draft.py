@@ -129,27 +129,6 @@ def labels_of(mail: Mail, *, scheduled: bool, kept: Collection[str] = ()) -> lis
     return sorted(shown | {SCHEDULED} if scheduled else shown)
 
 
-async def find(
-    tx: Tx, *, organization_id: UUID, draft_id: UUID, inbox_id: UUID | None = None
-) -> Draft | None:
-    """A draft as callers know it, in one inbox or in any active one of the organisation."""
-    query: LiteralString = (
-        f"select {COLUMNS} from draft where organization_id = %(organization_id)s"
-        f" and draft_id = %(draft_id)s and {_VISIBLE}"
-    )
-    if inbox_id is not None:
-        query += " and inbox_id = %(inbox_id)s"
-    else:
-        query += _IN_ACTIVE_INBOXES
-    query += " order by created_at limit 1"
-    parameters = {
-        "organization_id": organization_id,
-        "draft_id": draft_id,
-        "inbox_id": inbox_id,
-    }
-    return await fetch_one(tx, Draft, query, parameters)
-
-
 async def get(
     tx: Tx,
     *,
@@ -158,9 +137,25 @@ async def get(
     inbox_id: UUID | None = None,
     pod_id: UUID | None = None,
 ) -> Draft:
-    """As `find`, or within a pod; raises `NotFound`."""
-    found = await find(tx, organization_id=organization_id, draft_id=draft_id, inbox_id=inbox_id)
-    if found is None or pod_id not in {None, found.pod_id}:
+    """A draft as callers know it, in one inbox, or in any active one of a pod or of the organisation.
+
+    Raises `NotFound`. Of copies that a mail client made in several inboxes it is the one made first.
+    """
+    query: LiteralString = (
+        f"select {COLUMNS} from draft where organization_id = %(organization_id)s"
+        f" and draft_id = %(draft_id)s and {_VISIBLE}"
+    )
+    query += " and inbox_id = %(inbox_id)s" if inbox_id is not None else _IN_ACTIVE_INBOXES
+    if pod_id is not None:
+        query += " and pod_id = %(pod_id)s"
+    parameters = {
+        "organization_id": organization_id,
+        "draft_id": draft_id,
+        "inbox_id": inbox_id,
+        "pod_id": pod_id,
+    }
+    found = await fetch_one(tx, Draft, query + " order by created_at limit 1", parameters)
+    if found is None:
         raise no_draft()
     return found
 

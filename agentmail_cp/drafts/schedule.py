@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
+from typing import LiteralString
 from uuid import UUID
 
 from agentmail_cp.db import Database, Tx, fetch_all
@@ -163,16 +164,32 @@ async def _fail(tx: Tx, key: Mapping[str, object], reason: str) -> None:
     )
 
 
-async def postpone(tx: Tx, draft: Draft, until: datetime | None = None) -> None:
-    """Try a scheduled draft again later: `until` a limit lets it go, else each time later, as the mail
-    server is away.
-    """
+async def postpone(tx: Tx, draft: Draft) -> None:
+    """Try a scheduled draft again later, each time later: the mail server is away."""
     wait = min(timedelta(seconds=2 ** min(draft.attempts, 10)), LONGEST_BACKOFF)
     await tx.execute(
-        "update draft set fire_at = coalesce(%(until)s::timestamptz, now() + %(wait)s),"
-        " attempts = case when %(until)s::timestamptz is null then attempts + 1 else 0 end"
-        " where inbox_id = %(inbox_id)s and organization_id = %(organization_id)s"
-        " and draft_id = %(draft_id)s and state = 'draft' and send_status = 'scheduled'"
-        " and send_at = %(send_at)s",
-        {"until": until, "wait": wait, "send_at": draft.send_at, **draft.key},
+        "update draft set fire_at = now() + %(wait)s, attempts = attempts + 1"
+        f" where {_STILL_SCHEDULED}",
+        {"wait": wait, "send_at": draft.send_at, **draft.key},
     )
+
+
+async def hold_back(tx: Tx, draft: Draft, until: datetime, reason: str) -> None:
+    """Try a scheduled draft again when a limit lets it go, and say meanwhile which one it is."""
+    await tx.execute(
+        "update draft set fire_at = %(until)s, attempts = 0, send_error = %(reason)s"
+        f" where {_STILL_SCHEDULED}",
+        {
+            "until": until,
+            "reason": reason[:LONGEST_REASON],
+            "send_at": draft.send_at,
+            **draft.key,
+        },
+    )
+
+
+_STILL_SCHEDULED: LiteralString = (
+    "inbox_id = %(inbox_id)s and organization_id = %(organization_id)s"
+    " and draft_id = %(draft_id)s and state = 'draft' and send_status = 'scheduled'"
+    " and send_at = %(send_at)s"
+)

@@ -152,7 +152,9 @@ async def test_a_scheduled_draft_waits_for_the_limit(anywhere: Service) -> None:
         return row["fire_at"]
 
     await until(fire_at, lambda at: at == midnight())
-    assert (await look(anywhere, inbox, draft))["send_status"] == "scheduled"
+    waiting = await look(anywhere, inbox, draft)
+    assert waiting["send_status"] == "scheduled"
+    assert "a day" in waiting["send_error"]
     assert len(await sent(anywhere, inbox)) == 1
 
 

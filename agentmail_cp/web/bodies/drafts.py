@@ -17,7 +17,7 @@ from agentmail_cp.web.bodies.sends import SendAttachment, SendMessage, Texts
 
 
 class DraftItem(msgspec.Struct, omit_defaults=True, kw_only=True):
-    """A draft in a list. `send_error` says why a scheduled one has `failed`."""
+    """A draft in a list. `send_error` says why a scheduled one has `failed` or waits."""
 
     inbox_id: str
     draft_id: UUID
