@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import base64
 from typing import Any
+from uuid import UUID
 
 import pytest
 
+from agentmail_cp.mailserver import Folder
 from tests.api.drafting import ahead, change, listed, look, make, path, send, status
 from tests.api.faults import fault, mistake
-from tests.fix_app import OUTSIDER, Json, Service, a_mail, until
+from tests.api.mailbox import account_of
+from tests.fix_app import DOMAIN, OUTSIDER, Json, Service, a_mail, until
+from tests.tenants import inbox_in, pod
 
 
 async def one_message(service: Service, inbox: Json, **query: object) -> Json:
@@ -476,6 +480,34 @@ async def test_drafts_are_listed_in_their_pod_and_their_organisation(anywhere: S
     assert [each["draft_id"] for each in page["drafts"]] == [second["draft_id"]]
     gone = await anywhere.client.get(f"/v0/drafts/{first['draft_id']}")
     fault(gone, 404, "not_found")
+
+
+async def test_a_draft_copied_into_another_pod_is_found_there(anywhere: Service) -> None:
+    """A copy that a mail client makes keeps its Message-ID, and with it the draft's id: in the pod of the
+    copy, the draft would be listed and yet not be there.
+    """
+    one = await anywhere.inbox("one")
+    two = await inbox_in(anywhere, await pod(anywhere.db, anywhere.organization_id), username="two")
+    draft = await make(anywhere, one, subject="Both")
+    copy = a_mail(
+        two["email"], "Both", **{"Message-ID": f"<{UUID(draft['draft_id']).hex}.1@{DOMAIN}>"}
+    )
+    await anywhere.server.append(
+        await account_of(anywhere, two),
+        copy.as_bytes(),
+        folder=Folder.DRAFTS,
+        keywords=frozenset({"$draft"}),
+    )
+
+    async def copied() -> list[Json]:
+        return await listed(anywhere, two)
+
+    await until(copied, lambda seen: [each["draft_id"] for each in seen] == [draft["draft_id"]])
+    for base in (f"/v0/pods/{two['pod_id']}", f"/v0/pods/{one['pod_id']}"):
+        page = (await anywhere.client.get(f"{base}/drafts")).json()
+        found = await anywhere.client.get(f"{base}/drafts/{draft['draft_id']}")
+        assert found.status_code == 200, found.text
+        assert [each["inbox_id"] for each in page["drafts"]] == [found.json()["inbox_id"]]
 
 
 async def test_a_list_is_cut_into_pages_by_the_last_change(service: Service) -> None:
