@@ -251,10 +251,12 @@ def keys_create(
 
 
 async def _reach(tx: Tx, organization: UUID | None, pod: str | None, inbox: str | None) -> Reach:
-    """How far a new key reaches."""
+    """How far a new key reaches; the pod or inbox stays until the key is there."""
     reach = Reach(await access.only_organization(tx, organization))
     if pod is not None:
-        reach = Reach(reach.organization_id, await access.find_pod(tx, reach, pod))
+        pod_id = await access.find_pod(tx, reach, pod)
+        await access.hold_pod(tx, reach.organization_id, pod_id)
+        reach = Reach(reach.organization_id, pod_id)
     if inbox is None:
         return reach
     found = await inboxes.get(tx, reach, inbox, lock=True)

@@ -9,7 +9,7 @@ from uuid import UUID
 import pytest
 from click.testing import CliRunner, Result
 
-from agentmail_cp import access, inboxes
+from agentmail_cp import access, inboxes, pods
 from agentmail_cp.access import Keyring, Reach
 from agentmail_cp.cli import main
 from agentmail_cp.db import Database
@@ -96,3 +96,16 @@ async def test_an_end_in_the_past_or_two_are_refused(database: Database) -> None
     assert (await keys_create(database, "--expires", "2020-01-31")).exit_code == 1
     both = await keys_create(database, "--expires", "2046-01-31", "--expires-in-days", "7")
     assert both.exit_code == 2
+
+
+async def test_no_key_outlives_a_pod_that_is_deleted_meanwhile(database: Database) -> None:
+    """It would read the mail that deleted inboxes of the pod left, which the pod's keys must not."""
+    organization_id = await only_organization(database)
+    gone = str(await pod(database, organization_id, client_id="gone"))
+    async with database.transaction() as tx:
+        await pods.delete(tx, Reach(organization_id), gone)
+        making = asyncio.create_task(keys_create(database, "--pod", gone))
+        await asyncio.sleep(1.0)
+    done = await making
+    assert done.exit_code == 1, done.output
+    assert "There is no such pod." in done.output
