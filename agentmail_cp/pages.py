@@ -11,7 +11,7 @@ from base64 import urlsafe_b64decode, urlsafe_b64encode
 from collections.abc import Callable
 from datetime import datetime
 from hashlib import sha256
-from typing import Annotated, TypeVar
+from typing import Annotated, Any, LiteralString, TypeVar
 from uuid import UUID
 
 import msgspec
@@ -68,6 +68,30 @@ def cut(
     if len(rows) <= size:
         return rows, None
     return rows[:size], encode(scope, key(rows[size - 1]))
+
+
+def by_time(
+    scope: str,
+    token: str | None,
+    columns: tuple[LiteralString, LiteralString],
+    *,
+    limit: int,
+    ascending: bool,
+) -> tuple[LiteralString, dict[str, Any]]:
+    """The end of a query for a page, and its parameters: where a token goes on, in which order, and one
+    row more than the page holds. `columns` are a time and a uuid that tells rows of one time apart.
+    """
+    time, ident = columns
+    beyond: LiteralString = ">" if ascending else "<"
+    order: LiteralString = "asc" if ascending else "desc"
+    query: LiteralString = ""
+    parameters: dict[str, Any] = {"limit": limit + 1}
+    if token:
+        last_time, last_id = decode(scope, token, tuple[datetime, UUID])
+        parameters |= {"last_time": last_time, "last_id": last_id}
+        query = f" and ({time}, {ident}) {beyond} (%(last_time)s, %(last_id)s::uuid)"
+    query += f" order by {time} {order}, {ident} {order} limit %(limit)s"
+    return query, parameters
 
 
 def limit(

@@ -10,7 +10,7 @@ routes until it is erased. Nothing ever moves from one pod to another. Never tal
 from __future__ import annotations
 
 from datetime import datetime
-from typing import Any, LiteralString
+from typing import LiteralString
 from uuid import UUID
 
 import msgspec
@@ -18,7 +18,7 @@ from msgspec import UNSET, UnsetType
 from uuid_utils.compat import uuid7
 
 from agentmail_cp import access, inboxes, lists, pages
-from agentmail_cp.access import Reach
+from agentmail_cp.access import Reach, in_reach
 from agentmail_cp.db import Tx, fetch_all, fetch_one, fetch_only
 from agentmail_cp.errors import CannotDelete, Conflict, Invalid, LimitExceeded, NotFound
 from agentmail_cp.limits import Limits
@@ -163,24 +163,16 @@ async def list_page(
     """
     reach.require_pod()
     scope = f"pods/{reach.pod_id or reach.organization_id}/{ascending}"
-    query: LiteralString = f"select {COLUMNS} from pod where organization_id = %(organization_id)s"
-    parameters: dict[str, Any] = msgspec.structs.asdict(reach) | {"limit": limit + 1}
-    if reach.pod_id is not None:
-        query += " and pod_id = %(pod_id)s"
-    if page_token:
-        created_at, last_id = pages.decode(scope, page_token, tuple[datetime, UUID])
-        parameters |= {"created_at": created_at, "last_id": last_id}
-        query += (
-            " and (created_at, pod_id) > (%(created_at)s, %(last_id)s::uuid)"
-            if ascending
-            else " and (created_at, pod_id) < (%(created_at)s, %(last_id)s::uuid)"
-        )
-    query += (
-        " order by created_at, pod_id limit %(limit)s"
-        if ascending
-        else " order by created_at desc, pod_id desc limit %(limit)s"
+    page, parameters = pages.by_time(
+        scope, page_token, ("created_at", "pod_id"), limit=limit, ascending=ascending
     )
-    rows = await fetch_all(tx, Pod, query, parameters)
+    rows = await fetch_all(
+        tx,
+        Pod,
+        f"select {COLUMNS} from pod where organization_id = %(organization_id)s"
+        f"{in_reach(reach)}{page}",
+        msgspec.structs.asdict(reach) | parameters,
+    )
     return pages.cut(scope, rows, limit, lambda last: (last.created_at, last.pod_id))
 
 

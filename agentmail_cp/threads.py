@@ -406,11 +406,13 @@ async def list_page(
     """
     scope = f"threads/{inbox_id or pod_id or organization_id}/{where.ascending}"
     query, parameters = _list_query(where)
-    parameters |= {
+    page, place = pages.by_time(
+        scope, page_token, ('"timestamp"', "thread_id"), limit=limit, ascending=where.ascending
+    )
+    parameters |= place | {
         "organization_id": organization_id,
         "inbox_id": inbox_id,
         "pod_id": pod_id,
-        "limit": limit + 1,
     }
     if inbox_id is not None:
         query += " and inbox_id = %(inbox_id)s"
@@ -421,20 +423,7 @@ async def list_page(
         )
     if pod_id is not None:
         query += " and pod_id = %(pod_id)s"
-    if page_token:
-        timestamp, thread_id = pages.decode(scope, page_token, tuple[datetime, UUID])
-        parameters |= {"timestamp": timestamp, "thread_id": thread_id}
-        query += (
-            ' and ("timestamp", thread_id) > (%(timestamp)s, %(thread_id)s::uuid)'
-            if where.ascending
-            else ' and ("timestamp", thread_id) < (%(timestamp)s, %(thread_id)s::uuid)'
-        )
-    query += (
-        ' order by "timestamp", thread_id limit %(limit)s'
-        if where.ascending
-        else ' order by "timestamp" desc, thread_id desc limit %(limit)s'
-    )
-    rows = await fetch_all(tx, Thread, query, parameters)
+    rows = await fetch_all(tx, Thread, query + page, parameters)
     return pages.cut(scope, rows, limit, lambda last: (last.timestamp, last.thread_id))
 
 

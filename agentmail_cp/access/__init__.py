@@ -37,7 +37,7 @@ from agentmail_cp.access.organizations import (
 )
 from agentmail_cp.access.permissions import MAIL_CLIENT, PERMISSIONS
 from agentmail_cp.access.pods import default_pod, find_pod, hold_pod
-from agentmail_cp.access.reach import Principal, Reach
+from agentmail_cp.access.reach import Principal, Reach, in_reach
 
 __all__ = [
     "KEY_BYTES",
@@ -60,6 +60,7 @@ __all__ = [
     "get_key",
     "get_organization",
     "hold_pod",
+    "in_reach",
     "issue_key",
     "issued_before",
     "list_keys",

@@ -11,7 +11,6 @@ import hashlib
 import secrets
 from collections.abc import Mapping
 from datetime import UTC, datetime
-from typing import Any, LiteralString
 from uuid import UUID
 
 import msgspec
@@ -22,7 +21,7 @@ from uuid_utils.compat import uuid7
 from agentmail_cp import pages
 from agentmail_cp.access import delegation
 from agentmail_cp.access.permissions import canonical, granted_by
-from agentmail_cp.access.reach import Principal, Reach
+from agentmail_cp.access.reach import Principal, Reach, in_reach
 from agentmail_cp.db import Tx, fetch_all, fetch_one, fetch_only
 from agentmail_cp.errors import Invalid, NotFound, Unauthorized
 
@@ -53,6 +52,9 @@ class NewApiKey(msgspec.Struct, frozen=True):
 
     key: ApiKey
     secret: str
+
+    def __repr__(self) -> str:
+        return f"NewApiKey(key={self.key!r})"
 
 
 class ApiKeyPatch(msgspec.Struct, frozen=True, kw_only=True):
@@ -204,37 +206,21 @@ def _check_name(name: str) -> str:
     return name
 
 
-def _in_reach(reach: Reach) -> LiteralString:
-    """The condition that keeps a query within reach, beside that on its organisation."""
-    if reach.inbox_id is not None:
-        return " and inbox_id = %(inbox_id)s"
-    return "" if reach.pod_id is None else " and pod_id = %(pod_id)s"
-
-
 async def list_keys(
     tx: Tx, reach: Reach, *, limit: int, page_token: str | None, ascending: bool = False
 ) -> tuple[list[ApiKey], str | None]:
     """One page of the keys that reach no further, by time of creation, and the token of the next."""
     scope = f"api-keys/{reach.inbox_id or reach.pod_id or reach.organization_id}/{ascending}"
-    query: LiteralString = (
+    page, parameters = pages.by_time(
+        scope, page_token, ("created_at", "api_key_id"), limit=limit, ascending=ascending
+    )
+    rows = await fetch_all(
+        tx,
+        ApiKey,
         f"select {COLUMNS} from api_key where organization_id = %(organization_id)s"
+        f"{in_reach(reach)}{page}",
+        msgspec.structs.asdict(reach) | parameters,
     )
-    query += _in_reach(reach)
-    parameters: dict[str, Any] = msgspec.structs.asdict(reach) | {"limit": limit + 1}
-    if page_token:
-        created_at, last_id = pages.decode(scope, page_token, tuple[datetime, UUID])
-        parameters |= {"created_at": created_at, "last_id": last_id}
-        query += (
-            " and (created_at, api_key_id) > (%(created_at)s, %(last_id)s::uuid)"
-            if ascending
-            else " and (created_at, api_key_id) < (%(created_at)s, %(last_id)s::uuid)"
-        )
-    query += (
-        " order by created_at, api_key_id limit %(limit)s"
-        if ascending
-        else " order by created_at desc, api_key_id desc limit %(limit)s"
-    )
-    rows = await fetch_all(tx, ApiKey, query, parameters)
     return pages.cut(scope, rows, limit, lambda last: (last.created_at, last.api_key_id))
 
 
@@ -244,7 +230,7 @@ async def get_key(tx: Tx, reach: Reach, api_key_id: UUID) -> ApiKey:
         tx,
         ApiKey,
         f"select {COLUMNS} from api_key where organization_id = %(organization_id)s"
-        f" and api_key_id = %(api_key_id)s{_in_reach(reach)}",
+        f" and api_key_id = %(api_key_id)s{in_reach(reach)}",
         msgspec.structs.asdict(reach) | {"api_key_id": api_key_id},
     )
     if key is None:
@@ -308,7 +294,7 @@ async def revoke_within(tx: Tx, reach: Reach) -> None:
     """Revoke every key that reaches no further: the inbox or pod is gone."""
     await tx.execute(
         "with gone as (select api_key_id from api_key"
-        f" where organization_id = %(organization_id)s{_in_reach(reach)}"
+        f" where organization_id = %(organization_id)s{in_reach(reach)}"
         # In the order of `_lock`: its two keys may be among these.
         " order by api_key_id for update)"
         " delete from api_key using gone where api_key.organization_id = %(organization_id)s"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from datetime import UTC, datetime
+from typing import LiteralString
 from uuid import UUID
 
 import msgspec
@@ -47,6 +48,15 @@ class Reach(msgspec.Struct, frozen=True):
                 "This API key is for one inbox only.",
                 fix="Use a key of the pod or of the organization.",
             )
+
+
+def in_reach(reach: Reach) -> LiteralString:
+    """The condition that keeps a query of rows of pods and inboxes within reach, beside that on their
+    organisation.
+    """
+    if reach.inbox_id is not None:
+        return " and inbox_id = %(inbox_id)s"
+    return "" if reach.pod_id is None else " and pod_id = %(pod_id)s"
 
 
 class Principal(msgspec.Struct, frozen=True, kw_only=True):

@@ -15,10 +15,10 @@ from uuid import UUID
 import msgspec
 
 from agentmail_cp import highlights, pages
-from agentmail_cp.access import Reach
+from agentmail_cp.access import Reach, in_reach
 from agentmail_cp.db import Tx, fetch_all
 from agentmail_cp.highlights import fold
-from agentmail_cp.inboxes.inbox import COLUMNS, Inbox, in_reach
+from agentmail_cp.inboxes.inbox import COLUMNS, Inbox
 from agentmail_cp.threads import pattern
 
 SHORTEST_QUERY = 2

@@ -12,7 +12,7 @@ import secrets
 import unicodedata
 from collections.abc import Iterable, Mapping
 from datetime import datetime, timedelta
-from typing import Any, LiteralString
+from typing import LiteralString
 from uuid import NAMESPACE_DNS, UUID, uuid5
 
 import msgspec
@@ -20,7 +20,7 @@ from msgspec import UNSET, UnsetType
 from psycopg.types.json import Jsonb
 
 from agentmail_cp import pages, usernames
-from agentmail_cp.access import Reach
+from agentmail_cp.access import Reach, in_reach
 from agentmail_cp.db import Tx, fetch_all, fetch_one, fetch_only
 from agentmail_cp.errors import Invalid, NotFound
 from agentmail_cp.idempotency import TOKEN
@@ -104,6 +104,9 @@ class Created(msgspec.Struct, frozen=True):
 
     inbox: Inbox
     password: str | None
+
+    def __repr__(self) -> str:
+        return f"Created(inbox={self.inbox!r})"
 
 
 class InboxPatch(msgspec.Struct, frozen=True, kw_only=True):
@@ -268,34 +271,17 @@ async def list_page(
 ) -> tuple[list[Inbox], str | None]:
     """One page of the active inboxes within reach by time of creation, and the token of the next."""
     scope = f"inboxes/{reach.inbox_id or reach.pod_id or reach.organization_id}/{ascending}"
-    query: LiteralString = (
+    page, parameters = pages.by_time(
+        scope, page_token, ("created_at", "inbox_id"), limit=limit, ascending=ascending
+    )
+    rows = await fetch_all(
+        tx,
+        Inbox,
         f"select {COLUMNS} from inbox where organization_id = %(organization_id)s"
-        " and state = 'active'"
+        f" and state = 'active'{in_reach(reach)}{page}",
+        msgspec.structs.asdict(reach) | parameters,
     )
-    query += in_reach(reach)
-    parameters: dict[str, Any] = msgspec.structs.asdict(reach) | {"limit": limit + 1}
-    if page_token:
-        created_at, last_id = pages.decode(scope, page_token, tuple[datetime, UUID])
-        parameters |= {"created_at": created_at, "last_id": last_id}
-        query += (
-            " and (created_at, inbox_id) > (%(created_at)s, %(last_id)s::uuid)"
-            if ascending
-            else " and (created_at, inbox_id) < (%(created_at)s, %(last_id)s::uuid)"
-        )
-    query += (
-        " order by created_at, inbox_id limit %(limit)s"
-        if ascending
-        else " order by created_at desc, inbox_id desc limit %(limit)s"
-    )
-    rows = await fetch_all(tx, Inbox, query, parameters)
     return pages.cut(scope, rows, limit, lambda last: (last.created_at, last.inbox_id))
-
-
-def in_reach(reach: Reach) -> LiteralString:
-    """The condition that keeps a query on `inbox` within reach, beside that on its organisation."""
-    if reach.inbox_id is not None:
-        return " and inbox_id = %(inbox_id)s"
-    return "" if reach.pod_id is None else " and pod_id = %(pod_id)s"
 
 
 async def update(tx: Tx, reach: Reach, inbox: str, patch: InboxPatch) -> Inbox:

@@ -13,7 +13,7 @@ from typing import Any, Final, LiteralString
 import msgspec
 from msgspec.structs import asdict
 
-from agentmail_cp.access import Reach
+from agentmail_cp.access import Reach, in_reach
 from agentmail_cp.db import Tx, fetch_all, fetch_only
 from agentmail_cp.metrics.spans import Grid, Span, rolling, totals
 
@@ -116,7 +116,7 @@ async def events(
         'select wanted.type, found."timestamp", found.count'
         " from unnest(%(types)s::text[]) as wanted (type) cross join lateral"
         f' (select {moment} as "timestamp", count(*) from event'
-        f" where organization_id = %(organization_id)s{_in_reach(reach)}"
+        f" where organization_id = %(organization_id)s{in_reach(reach)}"
         " and event.type = wanted.type and type not in ('label.added', 'label.removed')"
         " and created_at >= %(start)s and created_at < %(end)s"
         f" group by 1 order by 1 {order} limit %(limit)s) as found"
@@ -134,13 +134,6 @@ async def events(
     for row in rows:
         found[row.type].append(Bucket(row.timestamp, row.count))
     return found
-
-
-def _in_reach(reach: Reach) -> LiteralString:
-    """The condition that its index has for this reach, beside that on the organisation."""
-    if reach.inbox_id is not None:
-        return " and inbox_id = %(inbox_id)s"
-    return "" if reach.pod_id is None else " and pod_id = %(pod_id)s"
 
 
 async def usage(
@@ -255,7 +248,7 @@ async def _recipients(tx: Tx, reach: Reach, types: Sequence[str], cells: Grid) -
         _Happened,
         'select type, date_bin(%(period)s, created_at, %(begin)s) as "timestamp",'
         " sum(recipients)::bigint as count from event"
-        f" where organization_id = %(organization_id)s{_in_reach(reach)}"
+        f" where organization_id = %(organization_id)s{in_reach(reach)}"
         " and type = any(%(types)s) and type not in ('label.added', 'label.removed')"
         " and created_at >= %(begin)s and created_at < %(end)s group by 1, 2",
         parameters,

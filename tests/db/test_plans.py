@@ -84,7 +84,10 @@ update event set created_at = now() - seq * interval '3 min',
 @pytest_asyncio.fixture
 async def tx(database: Database) -> AsyncGenerator[Tx]:
     """A transaction on a database of some size; everything in it is rolled back."""
-    async with database.transaction() as connection, connection.transaction(force_rollback=True):
+    async with (
+        database.transaction(patience=60) as connection,
+        connection.transaction(force_rollback=True),
+    ):
         for statement in FILL.split(";\n"):
             await connection.execute(statement)
         yield connection
