@@ -194,6 +194,10 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     def base_url(self) -> str:
         return (self.public_url or f"http://{self.host}:{self.port}").rstrip("/")
 
+    def __repr__(self) -> str:
+        shown = (name for name in self.__struct_fields__ if name not in SECRETS)
+        return f"Settings({', '.join(f'{name}={getattr(self, name)!r}' for name in shown)})"
+
 
 SECRETS = frozenset(
     {
@@ -204,7 +208,7 @@ SECRETS = frozenset(
         "stalwart_webhook_secret",
     },
 )
-"""Fields whose values never appear in a message."""
+"""Fields whose values never appear in a message or a log."""
 
 
 def networks(text: str) -> tuple[Network, ...]:

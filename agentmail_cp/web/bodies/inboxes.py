@@ -48,6 +48,9 @@ class Credentials(msgspec.Struct):
     imap: Endpoint
     smtp: Endpoint
 
+    def __repr__(self) -> str:
+        return f"Credentials(username={self.username!r})"
+
 
 class Inbox(msgspec.Struct, omit_defaults=True, kw_only=True):
     """An inbox. `inbox_id`, `email` and `email_address` are the address; `id` is its `inb_…` form."""

@@ -54,6 +54,9 @@ class CreatedApiKey(ApiKey, omit_defaults=True, kw_only=True):
 
     api_key: str
 
+    def __repr__(self) -> str:
+        return f"CreatedApiKey(api_key_id={self.api_key_id!r})"
+
 
 class ListApiKeys(msgspec.Struct, omit_defaults=True):
     """One page of API keys."""
