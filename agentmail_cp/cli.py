@@ -259,8 +259,7 @@ async def _reach(tx: Tx, organization: UUID | None, pod: str | None, inbox: str 
         reach = Reach(reach.organization_id, pod_id)
     if inbox is None:
         return reach
-    found = await inboxes.get(tx, reach, inbox, lock=True)
-    return Reach(found.organization_id, found.pod_id, found.inbox_id)
+    return (await inboxes.get(tx, reach, inbox, lock=True)).reach
 
 
 @main.group("inboxes")

@@ -169,7 +169,7 @@ async def _by_client_id(tx: Tx, reach: Reach, client_id: str) -> Inbox | None:
         " and client_id = %(client_id)s and state in ('creating', 'active')",
         {"organization_id": reach.organization_id, "client_id": client_id},
     )
-    if found is not None and not found.within(reach):
+    if found is not None and not reach.covers(found.reach):
         raise Conflict("This client_id is in use in another pod.", fix="Use another client_id.")
     return found
 

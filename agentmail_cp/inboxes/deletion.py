@@ -102,8 +102,8 @@ async def _set_deleted(tx: Tx, inbox: Inbox) -> None:
             parameters,
         )
         await drafts.unschedule_all(tx, inbox.place)
-        await access.revoke_within(tx, Reach(inbox.organization_id, inbox.pod_id, inbox.inbox_id))
-        await lists.erase(tx, Reach(inbox.organization_id, inbox.pod_id, inbox.inbox_id))
+        await access.revoke_within(tx, inbox.reach)
+        await lists.erase(tx, inbox.reach)
 
 
 async def finish_deleting(db: Database, server: MailServer, inbox: Inbox) -> None:

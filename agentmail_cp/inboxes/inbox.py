@@ -66,13 +66,10 @@ class Inbox(msgspec.Struct, frozen=True, kw_only=True):
     def place(self) -> Place:
         return Place(self.inbox_id, self.organization_id, self.pod_id, self.domain)
 
-    def within(self, reach: Reach) -> bool:
-        """Whether this inbox is within reach."""
-        return (
-            self.organization_id == reach.organization_id
-            and reach.pod_id in (None, self.pod_id)
-            and reach.inbox_id in (None, self.inbox_id)
-        )
+    @property
+    def reach(self) -> Reach:
+        """How far whoever is held to this inbox reaches."""
+        return Reach(self.organization_id, self.pod_id, self.inbox_id)
 
     @property
     def account(self) -> AccountId:
@@ -224,7 +221,7 @@ async def get(tx: Tx, reach: Reach, inbox: str, *, lock: bool = False) -> Inbox:
         query += " for update"
     parameters = {"organization_id": reach.organization_id, "inbox_id": parse_id(inbox)}
     found = await fetch_one(tx, Inbox, query, parameters)
-    if found is None or not found.within(reach):
+    if found is None or not reach.covers(found.reach):
         raise NotFound(
             "There is no such inbox.", fix="List your inboxes to see which addresses exist."
         )

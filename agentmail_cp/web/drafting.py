@@ -24,7 +24,7 @@ from agentmail_cp import (
     parents,
     sending,
 )
-from agentmail_cp.access import Principal, Reach
+from agentmail_cp.access import Principal
 from agentmail_cp.compose import (
     SendMessage,
     compose_forward_draft,
@@ -90,8 +90,7 @@ class Desk(msgspec.Struct, frozen=True):
         if data.send_at is not None:
             self.caller.require("draft_send")
         inbox = await self.inbox(inbox_id)
-        where = Reach(inbox.organization_id, inbox.pod_id, inbox.inbox_id)
-        async with once.held(self.db, "draft", where, data) as claim:
+        async with once.held(self.db, "draft", inbox.reach, data) as claim:
             if claim.made:
                 again = self._named(inbox, UUID(claim.made.resource_id))
                 draft, new = await idempotency.replay(again), claim.made.new

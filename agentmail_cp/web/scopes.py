@@ -63,7 +63,7 @@ async def everywhere(caller: Caller, db: Db) -> Scope:
 
 
 def _of_inbox(inbox: Inbox) -> Scope:
-    return Scope(Reach(inbox.organization_id, inbox.pod_id, inbox.inbox_id), inbox)
+    return Scope(inbox.reach, inbox)
 
 
 async def hold(tx: Tx, reach: Reach) -> None:
