@@ -286,7 +286,7 @@ async def _ensure_room(tx: Tx, organization_id: UUID, most: int) -> None:
     ).fetchone()
     if row is not None and row["entries"] >= most:
         raise LimitExceeded(
-            f"The lists of this organization have {row['entries']} entries, as many as they may.",
+            f"The lists of this organization have as many entries as they may have: {most}.",
             fix="Delete entries, or list a whole domain instead of its addresses.",
         )
 
