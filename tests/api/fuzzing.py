@@ -5,6 +5,7 @@ what every answer and the log have to be like.
 from __future__ import annotations
 
 import contextlib
+import logging
 import random
 import traceback
 from collections.abc import Generator, Mapping
@@ -152,20 +153,29 @@ def at_random(live: Live, rng: random.Random, *, examples: int) -> str | None:
 
 @contextlib.contextmanager
 def nothing_unhandled() -> Generator[None]:
-    """Nothing is logged in this block that nobody has thought of: no error, no traceback."""
-    found: list[Mapping[str, Any]] = []
+    """Nothing is logged in this block that nobody has thought of, by us or by a library: no error, no
+    traceback.
+    """
+    found: list[object] = []
 
     def note(
         _logger: object, _method: str, event: structlog.typing.EventDict
     ) -> structlog.typing.EventDict:
-        if event.get("exc_info") or event.get("log_level") in {"error", "critical"}:
+        if event.get("exc_info") or event["level"] in {"error", "critical"}:
             found.append(event)
         raise structlog.DropEvent
 
+    class Note(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            found.append(record.getMessage())
+
+    libraries = Note(logging.ERROR)
+    logging.getLogger().addHandler(libraries)
     before = structlog.get_config()["processors"]
     structlog.configure(processors=[structlog.processors.add_log_level, note])
     try:
         yield
     finally:
         structlog.configure(processors=before)
+        logging.getLogger().removeHandler(libraries)
     assert not found, f"{len(found)} unhandled: {found[0]}"

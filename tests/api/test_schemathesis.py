@@ -6,13 +6,16 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import random
 from collections.abc import AsyncGenerator, Generator
 from time import monotonic
+from typing import Any
 
 import pytest
 import pytest_asyncio
+import structlog
 from schemathesis import GenerationMode
 
 from tests.api.fuzzing import OPERATIONS, at_random, nothing_unhandled, things, try_out
@@ -49,6 +52,23 @@ def test_schemathesis(name: str, shared: Live) -> None:
     with nothing_unhandled():
         for mode in GenerationMode:
             try_out(shared, name, mode, there=there, reach="organization", examples=EXAMPLES)
+
+
+@pytest.mark.parametrize(
+    "logger", [structlog.stdlib.get_logger("agentmail_cp.jobs"), logging.getLogger("asyncio")]
+)
+@pytest.mark.parametrize("level", ["error", "exception", "critical"])
+def test_what_nobody_handles_is_noticed(logger: Any, level: str) -> None:
+    """Ten minutes without a finding would mean that nobody looked."""
+    with pytest.raises(AssertionError, match="1 unhandled"):
+        log_to(logger, "warning", level)
+    log_to(logger, "warning")
+
+
+def log_to(logger: Any, *levels: str) -> None:
+    with nothing_unhandled():
+        for level in levels:
+            getattr(logger, level)("something")
 
 
 @pytest.mark.skipif(not MINUTES, reason="FUZZ_MINUTES says for how long")
