@@ -54,7 +54,7 @@ from agentmail_cp.sizes import Room
 from agentmail_cp.web import bodies, inject
 from agentmail_cp.web.idempotency import Once, answered
 from agentmail_cp.web.inject import Caller, Config, Db, Server
-from agentmail_cp.web.listing import visible_to
+from agentmail_cp.web.listing import sees_all, visible_to
 from agentmail_cp.web.outgoing import Uploads, outgoing, upload
 from agentmail_cp.web.paths import message_id_candidates, restore
 
@@ -194,7 +194,8 @@ class Desk(msgspec.Struct, frozen=True):
             )
         inbox = await self.inbox(inbox_id)
         which = _uuid(draft_id)
-        await drafts.free(self.db, self.server, inbox.place, which)
+        current = await drafts.free(self.db, self.server, inbox.place, which)
+        await self._check_addressing(inbox, current, patch)
         # Before the upload, which lets go of the bytes.
         mark = fingerprint(str(inbox.inbox_id), "drafts.update", [which, data])
         added = await self._added(inbox, data)
@@ -209,6 +210,15 @@ class Desk(msgspec.Struct, frozen=True):
             self.db, self.server, self._where(inbox), which, revision, patience=self.patience
         )
         return await self._answer(inbox, changed)
+
+    async def _check_addressing(self, inbox: Inbox, row: Draft, patch: Patch) -> None:
+        """Raise unless the key may choose who gets the draft: a forward is sent with the words of its
+        message, which the key must then be able to read.
+        """
+        chosen = any(each is not UNSET for each in (patch.to, patch.cc, patch.bcc))
+        reads_all = self.caller.may("message_read") and sees_all(self.caller)
+        if chosen and not reads_all:
+            await self._about(inbox, row.forward_of)
 
     async def _added(
         self, inbox: Inbox, data: bodies.UpdateDraft

@@ -13,11 +13,12 @@ import pytest_asyncio
 
 from agentmail_cp import access
 from agentmail_cp.app import create_app
+from agentmail_cp.mailserver import Folder
 from agentmail_cp.sandbox import MailSandbox
 from tests import tenants
 from tests.api.drafting import ahead, change, look, make, path
 from tests.api.faults import fault, mistake
-from tests.api.mailbox import arrive, at, ok, path_of, restricted
+from tests.api.mailbox import arrive, at, ok, path_of, put, restricted
 from tests.fix_app import DOMAIN, Json, Service, a_mail, settings_for, started, until
 from tests.tenants import Key, all_but, only
 
@@ -413,6 +414,28 @@ async def test_what_is_written_about_a_message_takes_reading_it(anywhere: Servic
         f"{path_of(inbox, message)}/reply", json={"text": "Hi"}, headers=replying.headers
     )
     assert reply.status_code == 200, reply.text
+
+
+async def test_a_drafted_forward_goes_to_nobody_else_without_reading(anywhere: Service) -> None:
+    """It is sent with the words of its message, which a key that may not read them would send itself."""
+    inbox = await anywhere.inbox("desk")
+    (message,) = await arrive(anywhere, inbox, a_mail(inbox["email"], "Secret"))
+    hidden = await put(anywhere, inbox, a_mail(inbox["email"], "Spam"), Folder.JUNK)
+    for about, needed, status, code in (
+        (message, "message_read", 403, "missing_permission"),
+        (hidden, "label_spam_read", 404, "not_found"),
+    ):
+        draft = await make(anywhere, inbox, forward_of=about["message_id"], to="a@o.test")
+        key = await tenants.key(anywhere.db, anywhere.organization_id, permissions=all_but(needed))
+        for field in ("to", "cc", "bcc"):
+            answer = await anywhere.client.patch(
+                path(inbox, draft), json={field: "thief@o.test"}, headers=key.headers
+            )
+            fault(answer, status, code)
+        assert "thief" not in str(await look(anywhere, inbox, draft))
+        for whose, body in ((key.headers, {"text": "Please read"}), ({}, {"to": "b@o.test"})):
+            answer = await anywhere.client.patch(path(inbox, draft), json=body, headers=whose)
+            assert answer.status_code == 200, answer.text
 
 
 async def test_writing_a_draft_is_not_reading_it(anywhere: Service) -> None:
