@@ -231,6 +231,24 @@ async def test_a_key_finds_nothing_beyond_its_reach(still: Service, who: str) ->
 
 
 @pytest.mark.timeout(300)
+async def test_a_path_is_taken_at_its_word(still: Service) -> None:
+    """A program that keeps its customers apart by pods or inboxes in paths, with one key for all, would
+    show one the other's.
+    """
+    stage = await staged(still)
+    beside = (await attackers(stage))["other pod"]
+    key = await tenants.key(still.db, still.organization_id)
+    stage = await at_rest(stage)
+    mail = await stage.mail()
+    watch = await watching(stage, Attacker(key=key, names=beside.names))
+    for case in CASES:
+        for mixed in in_front(case, beside, stage.names_for(case)):
+            await watch.refused(case, mixed, statuses={404})
+    assert not watch.wrong, "\n".join(watch.wrong)
+    assert await stage.mail() == mail
+
+
+@pytest.mark.timeout(300)
 async def test_a_key_without_the_permission_does_nothing(still: Service) -> None:
     """A key that an agent may lose would do whatever its finder likes."""
     stage = await staged(still)
