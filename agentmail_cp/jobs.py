@@ -94,7 +94,7 @@ async def erase_retained(context: JobContext, timestamp: int) -> None:  # noqa: 
         await inboxes.erase_retained(resources.db, resources.server, days=days)
 
 
-async def forget_old_sends(context: JobContext, timestamp: int) -> None:  # noqa: ARG001
+async def forget_old(context: JobContext, timestamp: int) -> None:  # noqa: ARG001
     """Remove rows of finished sends, submissions, drafts, windows and Idempotency-Keys that nobody asks
     for any more.
     """
@@ -116,7 +116,7 @@ async def retry_stalled_jobs(context: JobContext, timestamp: int) -> None:  # no
 
 PERIODIC = (
     Periodic("erase_retained", "17 3 * * *", erase_retained),
-    Periodic("forget_old_sends", "23 * * * *", forget_old_sends),
+    Periodic("forget_old", "23 * * * *", forget_old),
     Periodic("retry_stalled_jobs", "* * * * *", retry_stalled_jobs),
 )
 

@@ -215,7 +215,7 @@ async def assert_jobs_run(live: Running) -> None:
     """A job put in by hand is taken up and succeeds; one that does is removed."""
     await live.rows(
         "insert into procrastinate_jobs (queue_name, task_name, args, status) values"
-        " ('default', 'agentmail:forget_old_sends', '{\"timestamp\": 0}', 'todo') returning id"
+        " ('default', 'agentmail:forget_old', '{\"timestamp\": 0}', 'todo') returning id"
     )
 
     async def waiting() -> int:
