@@ -44,15 +44,10 @@ class Assignment(msgspec.Struct, frozen=True):
     joined: Mapping[UUID, UUID]
 
 
-class Thread(msgspec.Struct, frozen=True, kw_only=True):
-    """A conversation as lists show it. Address lists hold display forms, oldest first; `masks` are the
-    hiding masks its messages have.
-    """
+class Summary(msgspec.Struct, frozen=True, kw_only=True):
+    """What of a thread depends on which of its messages count."""
 
     thread_id: UUID
-    organization_id: UUID
-    pod_id: UUID
-    inbox_id: UUID
     subject: str | None
     preview: str
     labels: list[str]
@@ -67,6 +62,16 @@ class Thread(msgspec.Struct, frozen=True, kw_only=True):
     received_timestamp: datetime | None
     sent_timestamp: datetime | None
     created_at: datetime
+
+
+class Thread(Summary, frozen=True, kw_only=True):
+    """A conversation as lists show it. Address lists hold display forms, oldest first; `masks` are the
+    hiding masks its messages have.
+    """
+
+    organization_id: UUID
+    pod_id: UUID
+    inbox_id: UUID
     updated_at: datetime
 
 
@@ -339,26 +344,6 @@ COLUMNS = (
 )
 
 
-class _Summary(msgspec.Struct, frozen=True, kw_only=True):
-    """What of a thread depends on which of its messages count."""
-
-    thread_id: UUID
-    subject: str | None
-    preview: str
-    labels: list[str]
-    masks: list[int]
-    senders: list[str]
-    recipients: list[str]
-    message_count: int
-    size: int
-    has_attachment: bool
-    last_message_id: str
-    timestamp: datetime
-    received_timestamp: datetime | None
-    sent_timestamp: datetime | None
-    created_at: datetime
-
-
 class ThreadFilter(msgspec.Struct, frozen=True, kw_only=True):
     """What a thread list is narrowed to. `masks` are the hiding masks a visible message may have."""
 
@@ -472,7 +457,7 @@ async def narrowed(
         return list(rows)
     found = await fetch_all(
         tx,
-        _Summary,
+        Summary,
         _SUMMARY,
         {
             "threads": mixed,

@@ -11,8 +11,8 @@ from __future__ import annotations
 import ast
 import importlib
 import re
-from collections.abc import Collection, Iterator
-from functools import cache
+from collections.abc import Callable, Collection, Iterator
+from functools import cache, partial
 from operator import attrgetter
 from pathlib import Path
 
@@ -82,7 +82,9 @@ def statements() -> tuple[Statement, ...]:
         if not (module := path.relative_to(PACKAGE).with_suffix("").as_posix()).startswith(
             ("dev/", "web/")
         )
-        for place, text in _strings(ast.parse(path.read_text(encoding="utf-8")), module)
+        for place, text in strings(
+            ast.parse(path.read_text(encoding="utf-8")), partial(_joined_text, module=module)
+        )
         if STATEMENT.match(text)
     )
 
@@ -112,14 +114,18 @@ def _created() -> dict[str, str]:
     }
 
 
-def _strings(node: ast.AST, module: str, place: str = "") -> Iterator[tuple[str, str]]:
-    """Every string with the name of the function, class or constant it stands in."""
+def strings(
+    node: ast.AST, joined: Callable[[ast.JoinedStr], str], place: str = ""
+) -> Iterator[tuple[str, str]]:
+    """Every string with the name of the function, class or constant it stands in; `joined` says how an
+    f-string is read.
+    """
     match node:
         case ast.Constant(value=str(text)):
             yield place, text
             return
         case ast.JoinedStr():
-            yield place, _joined_text(node, module)
+            yield place, joined(node)
             return
         case ast.FunctionDef(name=name) | ast.AsyncFunctionDef(name=name) | ast.ClassDef(name=name):
             place = f"{place}.{name}".lstrip(".")
@@ -128,7 +134,7 @@ def _strings(node: ast.AST, module: str, place: str = "") -> Iterator[tuple[str,
         case _:
             pass
     for child in ast.iter_child_nodes(node):
-        yield from _strings(child, module, place)
+        yield from strings(child, joined, place)
 
 
 def _joined_text(node: ast.JoinedStr, module: str) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -99,25 +99,29 @@ _SHAPES: dict[str, tuple[Schema, str]] = {
 
 
 def listing(*names: str) -> type[Operation]:
-    """An OpenAPI operation with these query parameters. They are read by `Query`, as the contract allows
-    spellings that a typed parameter cannot take.
+    """An OpenAPI operation with these query parameters."""
+    return asking(_SHAPES, *names)
+
+
+def asking(shapes: Mapping[str, tuple[Schema, str]], *names: str) -> type[Operation]:
+    """An OpenAPI operation with these of the query parameters that `shapes` describes. They are read by
+    `Query`, as the contract allows spellings that a typed parameter cannot take.
     """
 
     @dataclass
-    class Listing(Operation):
+    class Asking(Operation):
         def __post_init__(self) -> None:
-            parameters = list(self.parameters or ())
-            for name in names:
-                schema, description = _SHAPES[name]
-                parameters.append(
-                    Parameter(
-                        name=name,
-                        param_in="query",
-                        schema=schema,
-                        description=description,
-                        required=name == "q",
-                    )
-                )
-            self.parameters = parameters
+            described = [_parameter(name, *shapes[name]) for name in names]
+            self.parameters = [*(self.parameters or ()), *described]
 
-    return Listing
+    return Asking
+
+
+def _parameter(name: str, schema: Schema, description: str) -> Parameter:
+    return Parameter(
+        name=name,
+        param_in="query",
+        schema=schema,
+        description=description,
+        required=name == "q",
+    )

@@ -7,26 +7,25 @@ unauthenticated is told apart for keys that may read it.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import TypeVar
 
 import msgspec
 from litestar import Controller, get
 from litestar.di import Provide
-from litestar.openapi.spec import Operation, Parameter, Schema
+from litestar.openapi.spec import Schema
 from litestar.openapi.spec.enums import OpenAPIFormat, OpenAPIType
 from litestar.types import Dependencies
 
 from agentmail_cp import filing, metrics, pages
 from agentmail_cp.access import Principal
-from agentmail_cp.db import Database
+from agentmail_cp.db import Database, Tx
 from agentmail_cp.errors import Invalid
-from agentmail_cp.metrics import LONGEST_PERIOD, LONGEST_WINDOW, MOST_POINTS
+from agentmail_cp.metrics import LONGEST_PERIOD, LONGEST_WINDOW, MOST_POINTS, Span
 from agentmail_cp.web import bodies
 from agentmail_cp.web.auth import needs
 from agentmail_cp.web.errors import ERRORS
 from agentmail_cp.web.inject import Asked, Caller, Db
-from agentmail_cp.web.listing import Query
+from agentmail_cp.web.listing import Query, asking
 from agentmail_cp.web.scopes import Scope, Within, called, everywhere, one_inbox, one_pod
 
 Point = TypeVar("Point")
@@ -65,25 +64,9 @@ _SHAPES: dict[str, tuple[Schema, str]] = {
 }
 
 
-def _asking(*names: str) -> type[Operation]:
-    """An OpenAPI operation with these query parameters; see `listing.listing`."""
-
-    @dataclass
-    class Asking(Operation):
-        def __post_init__(self) -> None:
-            own = [
-                Parameter(name=name, param_in="query", schema=schema, description=description)
-                for name in names
-                for schema, description in [_SHAPES[name]]
-            ]
-            self.parameters = [*(self.parameters or ()), *own]
-
-    return Asking
-
-
-EVENTS = _asking("event_types", "start", "end", "period", "limit", "descending")
-USAGE = _asking("usage_types", "start", "end", "period", "limit", "descending")
-RATES = _asking("rate_types", "start", "end", "period", "window", "limit", "descending")
+EVENTS = asking(_SHAPES, "event_types", "start", "end", "period", "limit", "descending")
+USAGE = asking(_SHAPES, "usage_types", "start", "end", "period", "limit", "descending")
+RATES = asking(_SHAPES, "rate_types", "start", "end", "period", "window", "limit", "descending")
 
 
 class _Metrics(Controller):
@@ -136,7 +119,7 @@ class _Metrics(Controller):
         types = _wanted(asked, "usage_types", metrics.usage_types(within.reach))
         period, part = _number(asked, "period", LONGEST_PERIOD), _part(asked)
         async with db.reading() as tx:
-            span = metrics.span(await metrics.now(tx), asked.time("start"), asked.time("end"))
+            span = await _span(tx, asked)
             grid = metrics.grid(span, period)
             found = await metrics.usage(tx, within.reach, types, grid, current=span.current)
         return {
@@ -163,7 +146,7 @@ class _Metrics(Controller):
         window = _number(asked, "window", LONGEST_WINDOW) or DAY
         part = _part(asked)
         async with db.reading() as tx:
-            span = metrics.span(await metrics.now(tx), asked.time("start"), asked.time("end"))
+            span = await _span(tx, asked)
             grid = metrics.grid(span, period, window)
             found = await metrics.rates(tx, within.reach, types, grid, window=window)
         return {
@@ -197,6 +180,11 @@ class Metrics(_Metrics):
     dependencies: Dependencies | None = _within(Provide(everywhere))
 
 
+async def _span(tx: Tx, asked: Query) -> Span:
+    """The time asked about."""
+    return metrics.span(await metrics.now(tx), asked.time("start"), asked.time("end"))
+
+
 async def _events(
     db: Database, within: Scope, asked: Query, caller: Principal
 ) -> dict[str, list[bodies.MetricBucket]]:
@@ -207,7 +195,7 @@ async def _events(
             tx,
             within.reach,
             types,
-            metrics.span(await metrics.now(tx), asked.time("start"), asked.time("end")),
+            await _span(tx, asked),
             period=period,
             limit=part.limit,
             descending=part.descending,

@@ -111,7 +111,7 @@ async def explained(tx: Tx, parameters: dict[str, Any]) -> list[dict[str, Any]]:
 async def test_long_lists_are_judged_by_their_index(database: Database, mode: str) -> None:
     """Every mail in and out asks; a hundred thousand entries must cost it nothing."""
     place = await an_inbox(database)
-    async with database.transaction() as tx, tx.transaction(force_rollback=True):
+    async with database.transaction(patience=60) as tx, tx.transaction(force_rollback=True):
         await tx.execute(FILL, {"organization_id": place.organization_id})
         await tx.execute("analyze list_entry")
         await tx.execute("select set_config('plan_cache_mode', %s, true)", (mode,))

@@ -7,11 +7,11 @@ import re
 import subprocess
 import sys
 import sysconfig
-from collections.abc import Iterator
 from pathlib import Path
 
-import msgspec
 import pytest
+
+from tests.tenant_sql import STATEMENT, Statement, strings
 
 ROOT = Path(__file__).parents[2]
 PACKAGE = ROOT / "agentmail_cp"
@@ -53,60 +53,24 @@ TABLES = {
 """Which modules may write each table."""
 
 
-class Query(msgspec.Struct, frozen=True):
-    """A piece of SQL and where it stands: module and enclosing function or constant."""
-
-    module: str
-    place: str
-    text: str
-
-    @property
-    def name(self) -> str:
-        return f"{self.module}.{self.place}"
-
-
 def tree(module: str) -> ast.Module:
     return ast.parse(MODULES[module].read_text(encoding="utf-8"))
 
 
-def text_of(node: ast.AST) -> str | None:
-    """A string constant; what is computed inside an f-string is left out."""
-    match node:
-        case ast.Constant(value=str(text)):
-            return text
-        case ast.JoinedStr(values=values):
-            return "".join(text_of(each) or "" for each in values)
-        case _:
-            return None
+def joined(node: ast.JoinedStr) -> str:
+    """An f-string without what is computed in it."""
+    return "".join(str(each.value) for each in node.values if isinstance(each, ast.Constant))
 
 
-def strings(node: ast.AST, place: str = "") -> Iterator[tuple[str, str]]:
-    """Every string with the name of the function, class or constant it stands in."""
-    text = text_of(node)
-    if text is not None:
-        yield place, text
-        return
-    match node:
-        case ast.FunctionDef(name=name) | ast.AsyncFunctionDef(name=name) | ast.ClassDef(name=name):
-            place = f"{place}.{name}".lstrip(".")
-        case ast.Assign(targets=[ast.Name(id=name)]) | ast.AnnAssign(target=ast.Name(id=name)):
-            place = place or name
-        case _:
-            pass
-    for child in ast.iter_child_nodes(node):
-        yield from strings(child, place)
-
-
-SQL = re.compile(r"\s*(select|insert into|update|delete from|with)\s+\w")
 WRITES = re.compile(r"\b(?:insert\s+into|delete\s+from|(?<!for )(?<!do )update)\s+(\w+)")
 
 
-def queries() -> list[Query]:
+def queries() -> list[Statement]:
     return [
-        Query(module, place, text)
+        Statement(module, place, text)
         for module in MODULES
-        for place, text in strings(tree(module))
-        if SQL.match(text) and not module.startswith(("dev/", "web/"))
+        for place, text in strings(tree(module), joined)
+        if STATEMENT.match(text) and not module.startswith(("dev/", "web/"))
     ]
 
 
@@ -158,7 +122,7 @@ def test_only_the_wires_spell_the_headers_of_threads() -> None:
     spelling = {
         module
         for module in MODULES
-        for place, text in strings(tree(module))
+        for place, text in strings(tree(module), joined)
         if text in HEADER_NAMES and place and not module.startswith("web/")
     }
     assert spelling <= WIRES
@@ -264,7 +228,7 @@ def code_lines(node: ast.AST, source: list[str]) -> int:
     prose = {
         line
         for each in ast.walk(node)
-        if isinstance(each, ast.Expr) and text_of(each.value) is not None
+        if isinstance(each, ast.Expr) and isinstance(getattr(each.value, "value", None), str)
         for line in range(each.lineno, (each.end_lineno or each.lineno) + 1)
     }
     return sum(
