@@ -31,6 +31,9 @@ COMPOSE: dict[str, Any] = yaml.safe_load((FOLDER / "compose.yaml").read_text(enc
 SERVICES: dict[str, dict[str, Any]] = COMPOSE["services"]
 OURS = sorted(name for name, service in SERVICES.items() if "build" in service)
 SETTINGS = set(Settings.__struct_fields__)
+GUIDES = Path(__file__).parents[2] / "docs" / "guide"
+OURS_TO_SET = {"stalwart_webhook_url", "public_url"}
+"""What has a value of its own here."""
 BIN = Path(sys.executable).parent
 
 
@@ -57,17 +60,16 @@ def test_every_variable_is_a_setting() -> None:
     assert f"{PREFIX}DATABASE_URL_FILE" in found
 
 
-@pytest.mark.parametrize(
-    "name",
-    [
-        "MAX_MESSAGE_SIZE",
-        "LARGE_REQUESTS",
-        "OUTBOUND_ALLOW",
-        *(each.upper() for each in limits.NAMES),
-    ],
-)
-def test_limits_can_be_set(name: str) -> None:
-    """The operations guide names them; a container is given only what stands here."""
+def told() -> set[str]:
+    """What the guides tell an operator to set, and every limit."""
+    text = "".join(each.read_text(encoding="utf-8") for each in GUIDES.glob("*.md"))
+    named = {each.lower() for each in re.findall(rf"{PREFIX}([A-Z_]+[A-Z])\b", text)}
+    return {*limits.NAMES, *named - SECRETS - OURS_TO_SET}
+
+
+@pytest.mark.parametrize("name", sorted(each.upper() for each in told()))
+def test_what_the_guides_name_can_be_set(name: str) -> None:
+    """A container is given only what stands here."""
     for service in ("api", "worker"):
         assert SERVICES[service]["environment"][PREFIX + name] == f"${{{PREFIX}{name}:-}}"
 
