@@ -22,7 +22,7 @@ from agentmail_cp.web.auth import needs
 from agentmail_cp.web.contents import attachments_of
 from agentmail_cp.web.drafting import Drafting, provide_desk
 from agentmail_cp.web.errors import ERRORS
-from agentmail_cp.web.idempotency import IdempotencyKey, Repeatable
+from agentmail_cp.web.idempotency import IdempotencyKey, Repeatable, making
 from agentmail_cp.web.inject import Asked, Caller, Db, Links, Server
 from agentmail_cp.web.listing import listing
 from agentmail_cp.web.scopes import Within, called, everywhere, one_inbox, one_pod
@@ -133,7 +133,11 @@ class InboxDrafts(_Drafts):
         "desk": Provide(provide_desk),
     }
 
-    @post(operation_id=called("drafts", "create"), guards=[needs("draft_create")], responses=ERRORS)
+    @post(
+        operation_id=called("drafts", "create"),
+        guards=[needs("draft_create")],
+        responses=making(bodies.Draft),
+    )
     async def create(
         self,
         inbox_id: FromPath[str],

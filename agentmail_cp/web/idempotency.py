@@ -24,6 +24,7 @@ from typing import Annotated, TypeVar
 import msgspec
 from litestar import Response
 from litestar.di import NamedDependency
+from litestar.openapi.datastructures import ResponseSpec
 from litestar.params import HeaderParameter, SkipValidation
 from litestar.types import Scope
 
@@ -34,6 +35,7 @@ from agentmail_cp.db import Database, Tx
 from agentmail_cp.errors import AgentMailError, Unavailable
 from agentmail_cp.idempotency import Claim
 from agentmail_cp.web.auth import bearer
+from agentmail_cp.web.errors import ERRORS
 from agentmail_cp.web.inject import Caller
 
 T = TypeVar("T")
@@ -127,6 +129,12 @@ async def provide_once(
 ) -> Once:
     """The dependency `once`."""
     return Once(caller, bearer(scope), idempotency_key)
+
+
+def making(body: type) -> dict[int, ResponseSpec]:
+    """The `responses` of a route that makes something, or answers 200 with the one that was there."""
+    there = ResponseSpec(body, generate_examples=False, description="What was there already.")
+    return {200: there, **ERRORS}
 
 
 Repeatable = NamedDependency[SkipValidation[Once]]

@@ -19,7 +19,7 @@ from agentmail_cp.settings import Settings
 from agentmail_cp.web import bodies
 from agentmail_cp.web.auth import needs
 from agentmail_cp.web.errors import ERRORS
-from agentmail_cp.web.idempotency import Repeatable, answered
+from agentmail_cp.web.idempotency import Repeatable, answered, making
 from agentmail_cp.web.inject import Asked, Caller, Config, Db, Server
 from agentmail_cp.web.listing import listing
 from agentmail_cp.web.paths import restore
@@ -36,7 +36,9 @@ class _Inboxes(Controller):
     tags = ("Inboxes",)
 
     @post(
-        operation_id=called("inboxes", "create"), guards=[needs("inbox_create")], responses=ERRORS
+        operation_id=called("inboxes", "create"),
+        guards=[needs("inbox_create")],
+        responses=making(bodies.Inbox),
     )
     async def create(
         self,

@@ -17,7 +17,7 @@ from agentmail_cp.lists import NamedList
 from agentmail_cp.web import bodies
 from agentmail_cp.web.auth import needs
 from agentmail_cp.web.errors import ERRORS
-from agentmail_cp.web.idempotency import Repeatable, answered
+from agentmail_cp.web.idempotency import Repeatable, answered, making
 from agentmail_cp.web.inject import Asked, Config, Db
 from agentmail_cp.web.listing import listing
 from agentmail_cp.web.paths import restore
@@ -55,7 +55,7 @@ class _Lists(Controller):
     @post(
         operation_id=called("lists", "create"),
         guards=[needs("list_entry_create")],
-        responses=ERRORS,
+        responses=making(bodies.ListEntry),
     )
     async def create(
         self,

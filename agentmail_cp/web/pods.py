@@ -13,7 +13,7 @@ from agentmail_cp.pods import NewPod, PodPatch
 from agentmail_cp.web import bodies
 from agentmail_cp.web.auth import needs
 from agentmail_cp.web.errors import ERRORS
-from agentmail_cp.web.idempotency import Repeatable, answered
+from agentmail_cp.web.idempotency import Repeatable, answered, making
 from agentmail_cp.web.inject import Asked, Caller, Config, Db
 from agentmail_cp.web.listing import listing
 from agentmail_cp.web.paths import restore
@@ -25,7 +25,7 @@ class Pods(Controller):
     path = "/pods"
     tags = ("Pods",)
 
-    @post(operation_id="pods.create", guards=[needs("pod_create")], responses=ERRORS)
+    @post(operation_id="pods.create", guards=[needs("pod_create")], responses=making(bodies.Pod))
     async def create(
         self,
         caller: Caller,

@@ -69,6 +69,19 @@ def test_every_operation_and_parameter_is_described() -> None:
                 assert parameter["description"], f"{method} {path} {parameter['name']}"
 
 
+def test_what_may_be_there_already_has_both_answers() -> None:
+    """A generated client would not know the answer to a client_id, or an entry, that there is."""
+    for _, path, operation in operations():
+        answers = {
+            status: response["content"]["application/json"]["schema"]
+            for status, response in operation["responses"].items()
+            if status in {"200", "201"} and "content" in response
+        }
+        both = "201" in answers and not path.endswith("/api-keys")
+        assert (answers.keys() == {"200", "201"}) == both, path
+        assert not both or answers["200"] == answers["201"], path
+
+
 def permissions(description: str) -> set[str]:
     """Those a description names as taken."""
     return {name for told in PERMISSIONS.findall(description) for name in told.split("`")[1::2]}
