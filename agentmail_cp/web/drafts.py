@@ -1,5 +1,5 @@
-"""Routes of drafts: of an inbox, where they are made, changed and sent; of a pod and of the whole
-organisation, where they can be looked at.
+"""Routes of drafts: of an inbox, where they are made, changed and sent; of a pod and of all that the key
+reaches, where they can be looked at.
 """
 
 from __future__ import annotations
@@ -207,7 +207,7 @@ class PodDrafts(_Drafts):
 
 
 class Drafts(_Drafts):
-    """Drafts of all the organisation's inboxes."""
+    """Drafts of all inboxes that the key reaches."""
 
     path = "/drafts"
     dependencies: Dependencies | None = {  # noqa: RUF012

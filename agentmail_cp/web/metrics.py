@@ -1,4 +1,4 @@
-"""Routes of metrics, per inbox, per pod and over the whole organisation: one set of handlers.
+"""Routes of metrics, per inbox, per pod and over all that the key reaches: one set of handlers.
 
 They tell how much there is, also of what hides from lists. Only what arrived as spam, blocked or
 unauthenticated is told apart for keys that may read it.

@@ -122,7 +122,7 @@ class PodThreadSearch(_ThreadSearch):
 
 
 class ThreadSearch(_ThreadSearch):
-    """Search of all the organisation's threads."""
+    """Search of all threads that the key reaches."""
 
     path = "/threads/search"
     dependencies: Dependencies | None = within(Provide(everywhere))

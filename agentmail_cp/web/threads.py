@@ -1,4 +1,4 @@
-"""Routes of threads, per inbox, per pod and over the whole organisation: one set of handlers.
+"""Routes of threads, per inbox, per pod and over all that the key reaches: one set of handlers.
 
 Outside an inbox, `include_deleted=true` also shows the retained mail of deleted inboxes (seed 003), which
 can be read but not changed.
@@ -271,7 +271,7 @@ class PodThreads(_Threads):
 
 
 class Threads(_Threads):
-    """Threads of all the organisation's inboxes."""
+    """Threads of all inboxes that the key reaches."""
 
     path = "/threads"
     dependencies: Dependencies | None = within(Provide(everywhere))
