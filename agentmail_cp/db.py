@@ -49,6 +49,9 @@ CHECK_PATIENCE = 1.5
 MIGRATION_LOOK = 0.1
 """Seconds between two looks whether another process has migrated."""
 
+LOCK_TIMEOUT = "4s"
+"""How long a migration waits for a table: whoever comes after it waits as well."""
+
 LOCK_MIGRATIONS = 0x61676D61696C
 """Advisory lock held while migrating: the letters `agmail`."""
 
@@ -321,14 +324,26 @@ async def _apply_missing(connection: Tx) -> list[str]:
 async def _apply(connection: Tx, migration: Migration) -> None:
     if len(migration.steps) > 1:
         for step in migration.steps:
-            # The text is a file of this package, never input.
-            await connection.execute(cast("LiteralString", step))
+            await _apply_step(connection, step)
         await _note(connection, migration)
         return
     async with connection.transaction():
-        await connection.execute("set local lock_timeout = '4s'")
-        await connection.execute(cast("LiteralString", migration.sql))
+        await _apply_soon(connection, migration.sql)
         await _note(connection, migration)
+
+
+async def _apply_step(connection: Tx, step: str) -> None:
+    if " concurrently " in step:
+        # Waits for old transactions, and nobody for it. The text is a file of this package, never input.
+        await connection.execute(cast("LiteralString", step))
+        return
+    async with connection.transaction():
+        await _apply_soon(connection, step)
+
+
+async def _apply_soon(connection: Tx, statements: str) -> None:
+    await connection.execute("select set_config('lock_timeout', %s, true)", (LOCK_TIMEOUT,))
+    await connection.execute(cast("LiteralString", statements))
 
 
 async def _note(connection: Tx, migration: Migration) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import subprocess
 import sys
 import sysconfig
@@ -127,6 +128,27 @@ async def test_an_index_whose_building_was_interrupted_is_built_again(
             "select indisvalid from pg_index where indexrelid = 'once'::regclass"
         )
         assert found.fetchone() == (True,)
+
+
+async def test_no_statement_keeps_everybody_waiting_for_a_lock(
+    empty_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """While a table is waited for, whoever reads it waits as well: a long look at it, like a backup, would
+    stop the service. What builds indexes beside it is no exception.
+    """
+    whole = db.migrations()
+    mixed = Migration(
+        "9999_mixed.sql",
+        "drop index concurrently if exists once;\nalter table pod add column if not exists x int;\n",
+    )
+    await db.migrate(empty_url)
+    monkeypatch.setattr(db, "migrations", lambda: [*whole, mixed])
+    monkeypatch.setattr(db, "LOCK_TIMEOUT", "0.2s")
+    with psycopg.connect(empty_url) as connection:
+        connection.execute("select from pod")
+        with pytest.raises(Unavailable):
+            await asyncio.wait_for(db.migrate(empty_url), 5)
+    assert await db.migrate(empty_url) == ["9999_mixed.sql"]
 
 
 async def test_what_is_missing_is_known_before_and_after(empty_url: str) -> None:
