@@ -54,7 +54,7 @@ def decode(scope: str, token: str, shape: type[Key]) -> Key:
         raise _refused()
     try:
         return msgspec.msgpack.decode(body, type=shape)
-    except msgspec.DecodeError:
+    except (msgspec.DecodeError, UnicodeDecodeError):
         raise _refused() from None
 
 

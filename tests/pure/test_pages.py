@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime
+from typing import cast
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -48,6 +50,14 @@ def test_rubbish_is_refused(token: str) -> None:
 def test_a_key_of_another_shape_is_refused(key: tuple[str | int, ...]) -> None:
     """The checksum is no secret, so a token can be forged; it must not become a 500."""
     assert_refused("messages", pages.encode("messages", key))
+
+
+@pytest.mark.parametrize("text", [b"\xa2\xff\xfe", b"\xa3\xed\xa0\x80", b"\xa9short"])
+def test_a_forged_key_that_is_no_text_is_refused(text: bytes) -> None:
+    """As before: what is no UTF-8, or ends early, is no key of a list of texts."""
+    forged = cast("tuple[str]", (msgspec.Raw(text),))
+    with pytest.raises(Invalid):
+        pages.decode("lists", pages.encode("lists", forged), tuple[pages.Text])
 
 
 def assert_refused(scope: str, token: str) -> None:
