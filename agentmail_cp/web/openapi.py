@@ -6,8 +6,8 @@ client reads it before they have a key.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Final, cast
+from functools import partial
+from typing import Any, Final, cast
 
 from litestar import Router
 from litestar.handlers import HTTPRouteHandler
@@ -76,31 +76,24 @@ def config() -> OpenAPIConfig:
 
 
 class Descriptions(ReceiveRoutePlugin):
-    """Completes the operation of each route that is registered."""
+    """Completes the operation of each route that is registered, when the description is asked for."""
 
     def receive_route(self, route: BaseRoute) -> None:
         if isinstance(route, HTTPRoute):
             for handler in route.route_handlers:
-                # A handler comes once for each of its paths.
-                if not issubclass(handler.operation_class, _Complete):
-                    handler.operation_class = _completed(handler)
+                # A handler comes once for each of its paths. No class is made for each: that takes longer
+                # than all else an application does when it starts.
+                if not isinstance(handler.operation_class, partial):
+                    made = partial(_operation, handler, handler.operation_class)
+                    handler.operation_class = cast("type[Operation]", made)
 
 
-class _Complete(Operation):
-    """An operation that says all it should."""
-
-
-def _completed(handler: HTTPRouteHandler) -> type[Operation]:
-    @dataclass
-    class Completed(_Complete, handler.operation_class):
-        def __post_init__(self) -> None:
-            if basis := getattr(super(), "__post_init__", None):
-                basis()
-            said = (self.description, _permissions(handler))
-            self.description = "\n\n".join(each for each in said if each)
-            _add_headers(self)
-
-    return Completed
+def _operation(handler: HTTPRouteHandler, kind: type[Operation], **fields: Any) -> Operation:
+    operation = kind(**fields)
+    said = (operation.description, _permissions(handler))
+    operation.description = "\n\n".join(each for each in said if each)
+    _add_headers(operation)
+    return operation
 
 
 def _permissions(handler: HTTPRouteHandler) -> str | None:
