@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from datetime import UTC, datetime
 from typing import LiteralString
 from uuid import UUID
 
 import msgspec
 
+from agentmail_cp.access.permissions import MAIL_CLIENT
 from agentmail_cp.errors import Forbidden, Unauthorized
 
 
@@ -81,8 +81,10 @@ class Principal(msgspec.Struct, frozen=True, kw_only=True):
     def may(self, permission: str) -> bool:
         return self.permissions is None or permission in self.permissions
 
-    def may_all(self, permissions: Iterable[str]) -> bool:
-        return all(self.may(each) for each in permissions)
+    @property
+    def outranks_mail_passwords(self) -> bool:
+        """Whether the key may do all that a mail client can, and has no end either."""
+        return self.expires_at is None and all(self.may(each) for each in MAIL_CLIENT)
 
     def require(self, permission: str) -> None:
         """Raise `Forbidden` (code `missing_permission`) unless the key has the permission."""

@@ -53,8 +53,8 @@ class _Inboxes(Controller):
     ) -> Response[bodies.Inbox]:
         """Make an inbox, or with a known client_id get the one that has it (200 instead of 201).
 
-        Its mail password is told to keys that may do all that a mail client can: every permission of
-        messages, drafts and labels.
+        Its mail password is told to keys without an end that may do all that a mail client can: every
+        permission of messages, drafts and labels.
         """
         within.reach.require_pod()
         wanted = data or bodies.CreateInbox()
@@ -75,7 +75,7 @@ class _Inboxes(Controller):
                     claim=claim,
                 )
         credentials = None
-        if caller.may_all(access.MAIL_CLIENT):
+        if caller.outranks_mail_passwords:
             credentials = bodies.credentials(created, settings, request.base_url.hostname or "")
         shown = bodies.inbox(created.inbox, credentials)
         return answered(claim, shown, new=created.password is not None)
