@@ -20,6 +20,7 @@ from agentmail_cp.dev.stalwart import LocalStalwart
 from agentmail_cp.stalwart import mtahook
 from agentmail_cp.stalwart.hooks import DOORBELL_PATH
 from agentmail_cp.stalwart.setup import Doorbell
+from agentmail_cp.submissions.record import LEASE
 from tests.failure.real import SECRET, Ringing, Running, running
 from tests.fix_app import DOMAIN, Json, until
 from tests.fix_process import HOST, ServiceProcess
@@ -151,12 +152,12 @@ async def appears(here: Running, inbox: Json, count: int = 1) -> list[Json]:
     return await until(lambda: here.messages(inbox), lambda seen: len(seen) == count, seconds=SOON)
 
 
-async def settled(here: Running) -> None:
+async def settled(here: Running, *, seconds: float = SOON) -> None:
     """Wait until nothing is due any more."""
     await until(
         lambda: here.rows("select from submission where due_at is not null"),
         lambda rows: rows == [],
-        seconds=SOON,
+        seconds=seconds,
     )
 
 
@@ -359,7 +360,8 @@ async def test_killed_again_and_again_every_mail_is_there_once(
             await process.start()
         await work
         await until(lambda: live.messages(inbox), lambda seen: len(seen) >= 60, seconds=20)
-        await settled(live)
+        # What the last process had claimed when it died is looked at again after its lease.
+        await settled(live, seconds=LEASE.total_seconds() + SOON)
         shown = [each["message_id"] for each in await live.messages(inbox)]
         assert sorted(shown) == sorted(told)
         copies = [copy["Message-ID"] for copy in await asking.sent(inbox)]
