@@ -23,11 +23,7 @@ from agentmail_cp.web.idempotency import Repeatable, answered, making
 from agentmail_cp.web.inject import Asked, Caller, Config, Db, Server
 from agentmail_cp.web.listing import listing
 from agentmail_cp.web.paths import restore
-from agentmail_cp.web.scopes import Within, called, everywhere, one_pod
-
-
-def _within(scope: Provide) -> Dependencies:
-    return {"within": scope}
+from agentmail_cp.web.scopes import Within, called, everywhere, one_pod, within
 
 
 class _Inboxes(Controller):
@@ -161,14 +157,14 @@ class Inboxes(_Inboxes):
     """All inboxes. One that is made lands in the pod named, in the key's, or in the default pod."""
 
     path = "/inboxes"
-    dependencies: Dependencies | None = _within(Provide(everywhere))
+    dependencies: Dependencies | None = within(Provide(everywhere))
 
 
 class PodInboxes(_Inboxes):
     """Inboxes of one pod."""
 
     path = "/pods/{pod_id:str}/inboxes"
-    dependencies: Dependencies | None = _within(Provide(one_pod))
+    dependencies: Dependencies | None = within(Provide(one_pod))
 
 
 async def _where(tx: Tx, reach: Reach, pod: str | None) -> Reach:

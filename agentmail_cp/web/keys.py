@@ -24,7 +24,16 @@ from agentmail_cp.web.errors import ERRORS
 from agentmail_cp.web.idempotency import Repeatable, answered
 from agentmail_cp.web.inject import Asked, Caller, Config, Db
 from agentmail_cp.web.listing import Query, listing
-from agentmail_cp.web.scopes import Scope, Within, called, everywhere, hold, one_inbox, one_pod
+from agentmail_cp.web.scopes import (
+    Scope,
+    Within,
+    called,
+    everywhere,
+    hold,
+    one_inbox,
+    one_pod,
+    within,
+)
 
 BEARER, PUBLIC = "bearer", "public_key"
 
@@ -148,21 +157,21 @@ class InboxApiKeys(_ApiKeys):
     """API keys of one inbox."""
 
     path = "/inboxes/{inbox_id:str}/api-keys"
-    dependencies: Dependencies | None = {"within": Provide(one_inbox)}  # noqa: RUF012
+    dependencies: Dependencies | None = within(Provide(one_inbox))
 
 
 class PodApiKeys(_ApiKeys):
     """API keys of a pod and of its inboxes."""
 
     path = "/pods/{pod_id:str}/api-keys"
-    dependencies: Dependencies | None = {"within": Provide(one_pod)}  # noqa: RUF012
+    dependencies: Dependencies | None = within(Provide(one_pod))
 
 
 class ApiKeys(_ApiKeys):
     """API keys of all that the caller's key reaches. A new one reaches as far as the caller's."""
 
     path = "/api-keys"
-    dependencies: Dependencies | None = {"within": Provide(everywhere)}  # noqa: RUF012
+    dependencies: Dependencies | None = within(Provide(everywhere))
 
 
 @get("/auth/me", operation_id="auth.me", tags=["API keys"], responses=ERRORS)

@@ -26,7 +26,7 @@ from agentmail_cp.web.auth import needs
 from agentmail_cp.web.errors import ERRORS
 from agentmail_cp.web.inject import Asked, Caller, Db
 from agentmail_cp.web.listing import Query, asking
-from agentmail_cp.web.scopes import Scope, Within, called, everywhere, one_inbox, one_pod
+from agentmail_cp.web.scopes import Scope, Within, called, everywhere, one_inbox, one_pod, within
 
 Point = TypeVar("Point")
 
@@ -155,29 +155,25 @@ class _Metrics(Controller):
         }
 
 
-def _within(scope: Provide) -> Dependencies:
-    return {"within": scope}
-
-
 class InboxMetrics(_Metrics):
     """Metrics of one inbox."""
 
     path = "/inboxes/{inbox_id:str}/metrics"
-    dependencies: Dependencies | None = _within(Provide(one_inbox))
+    dependencies: Dependencies | None = within(Provide(one_inbox))
 
 
 class PodMetrics(_Metrics):
     """Metrics of a pod. `{pod_id}` is its id or its client_id."""
 
     path = "/pods/{pod_id:str}/metrics"
-    dependencies: Dependencies | None = _within(Provide(one_pod))
+    dependencies: Dependencies | None = within(Provide(one_pod))
 
 
 class Metrics(_Metrics):
     """Metrics of all that the key reaches."""
 
     path = "/metrics"
-    dependencies: Dependencies | None = _within(Provide(everywhere))
+    dependencies: Dependencies | None = within(Provide(everywhere))
 
 
 async def _span(tx: Tx, asked: Query) -> Span:

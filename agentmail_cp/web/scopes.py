@@ -10,8 +10,9 @@ from collections.abc import Callable, Sequence
 from uuid import UUID
 
 import msgspec
-from litestar.di import NamedDependency
+from litestar.di import NamedDependency, Provide
 from litestar.params import FromPath, SkipValidation
+from litestar.types import Dependencies
 
 from agentmail_cp import access, inboxes
 from agentmail_cp.access import Reach
@@ -38,6 +39,11 @@ class Scope(msgspec.Struct, frozen=True):
 
 
 Within = NamedDependency[SkipValidation[Scope]]
+
+
+def within(scope: Provide) -> Dependencies:
+    """The dependencies of handlers that look in this scope."""
+    return {"within": scope}
 
 
 async def one_inbox(inbox_id: FromPath[str], caller: Caller, db: Db) -> Scope:

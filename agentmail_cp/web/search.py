@@ -19,8 +19,8 @@ from agentmail_cp.web.errors import ERRORS
 from agentmail_cp.web.inject import Asked, Caller, Db, Server
 from agentmail_cp.web.listing import Query, listing
 from agentmail_cp.web.paths import restore
-from agentmail_cp.web.scopes import Within, called, everywhere, one_inbox, one_pod
-from agentmail_cp.web.threads import attachments_by_thread, shown_to, within
+from agentmail_cp.web.scopes import Within, called, everywhere, one_inbox, one_pod, within
+from agentmail_cp.web.threads import attachments_by_thread, shown_to
 
 NARROWED = ("q", "limit", "page_token", "before", "after")
 

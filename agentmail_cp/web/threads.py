@@ -44,7 +44,7 @@ from agentmail_cp.web.listing import (
 )
 from agentmail_cp.web.messages import label_change
 from agentmail_cp.web.paths import restore
-from agentmail_cp.web.scopes import Scope, Within, called, everywhere, one_inbox, one_pod
+from agentmail_cp.web.scopes import Scope, Within, called, everywhere, one_inbox, one_pod, within
 
 FILTERS = (*LIST_FILTERS, "senders", "recipients", "subject")
 MOST_MESSAGES = 100
@@ -62,11 +62,6 @@ def _taking(*names: str) -> type[Operation]:
             self.parameters = whole(parameters=self.parameters).parameters
 
     return Taking
-
-
-def within(scope: Provide) -> Dependencies:
-    """The dependencies of handlers that look for threads in this scope."""
-    return {"within": scope}
 
 
 class _Threads(Controller):
