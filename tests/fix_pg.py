@@ -1,13 +1,16 @@
 """A real PostgreSQL for the tests: one server a run, one database, emptied between tests.
 
-`AGENTMAIL_TEST_DATABASE_URL` names a database to use instead of an own one; it is emptied, too.
+`AGENTMAIL_TEST_DATABASE_URL` names a database to use instead of an own one; it is emptied, too, and a few
+tests make others beside it for a while.
 """
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import AsyncGenerator, Generator
 
+import psycopg
 import pytest
 import pytest_asyncio
 from psycopg import AsyncConnection, sql
@@ -55,6 +58,19 @@ async def database(database_url: str) -> AsyncGenerator[db.Database]:
     await pool.open()
     yield pool
     await pool.close()
+
+
+@contextlib.contextmanager
+def fresh_database(beside: str, purpose: str) -> Generator[str]:
+    """Another database without a single table, on the same server as this one, while the context is open."""
+    server, name = beside.rsplit("/", 1)
+    wanted = sql.Identifier(f"{name}_{purpose}")
+    with psycopg.connect(beside, autocommit=True) as connection:
+        connection.execute(sql.SQL("drop database if exists {} with (force)").format(wanted))
+        connection.execute(sql.SQL("create database {}").format(wanted))
+    yield f"{server}/{name}_{purpose}"
+    with psycopg.connect(beside, autocommit=True) as connection:
+        connection.execute(sql.SQL("drop database {} with (force)").format(wanted))
 
 
 async def empty(url: str) -> None:
