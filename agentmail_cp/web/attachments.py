@@ -10,15 +10,15 @@ from collections.abc import Iterable
 from litestar import Controller, get
 from litestar.params import FromPath
 
-from agentmail_cp import inboxes, messages
+from agentmail_cp import bodies, inboxes, messages
 from agentmail_cp.access import Principal
+from agentmail_cp.contents import COUNTED_DECODED
 from agentmail_cp.db import Database
 from agentmail_cp.errors import NotFound
 from agentmail_cp.inboxes import Inbox
 from agentmail_cp.mailserver import Attachment, DocumentId, MailServer, MailServerRejected, Refusal
-from agentmail_cp.web import bodies, inject
+from agentmail_cp.web import inject
 from agentmail_cp.web.auth import needs
-from agentmail_cp.web.contents import COUNTED_DECODED
 from agentmail_cp.web.errors import ERRORS
 from agentmail_cp.web.inject import Caller, Db, Server
 from agentmail_cp.web.links import Links

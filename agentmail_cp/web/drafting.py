@@ -14,6 +14,7 @@ from msgspec import UNSET
 
 from agentmail_cp import (
     addresses,
+    bodies,
     dispatch,
     drafts,
     idempotency,
@@ -51,7 +52,7 @@ from agentmail_cp.mailserver import (
 )
 from agentmail_cp.messages import Message
 from agentmail_cp.sizes import Room
-from agentmail_cp.web import bodies, inject
+from agentmail_cp.web import inject
 from agentmail_cp.web.idempotency import Once, answered
 from agentmail_cp.web.inject import Caller, Config, Db, Server
 from agentmail_cp.web.listing import sees_all, visible_to

@@ -12,14 +12,13 @@ from litestar.di import Provide
 from litestar.params import FromPath, JSONBody
 from litestar.types import Dependencies
 
-from agentmail_cp import drafts, inboxes, pages
+from agentmail_cp import bodies, drafts, inboxes, pages
+from agentmail_cp.contents import attachments_of
 from agentmail_cp.drafts import DraftFilter
 from agentmail_cp.errors import NotFound
 from agentmail_cp.mailserver import AccountId, DocumentId
-from agentmail_cp.web import bodies
 from agentmail_cp.web.attachments import attachment_of
 from agentmail_cp.web.auth import needs
-from agentmail_cp.web.contents import attachments_of
 from agentmail_cp.web.drafting import Drafting, provide_desk
 from agentmail_cp.web.errors import ERRORS
 from agentmail_cp.web.idempotency import IdempotencyKey, Repeatable, making

@@ -5,8 +5,7 @@ from __future__ import annotations
 from litestar import get
 from litestar.params import FromPath
 
-from agentmail_cp import events, inboxes, pages
-from agentmail_cp.web import bodies
+from agentmail_cp import bodies, events, inboxes, pages
 from agentmail_cp.web.auth import needs
 from agentmail_cp.web.errors import ERRORS
 from agentmail_cp.web.inject import Asked, Caller, Db

@@ -9,14 +9,13 @@ from litestar.di import Provide
 from litestar.params import FromPath, JSONBody
 from litestar.types import Dependencies
 
-from agentmail_cp import access, idempotency, inboxes, limits, pages
+from agentmail_cp import access, bodies, idempotency, inboxes, limits, pages
 from agentmail_cp.access import Reach
 from agentmail_cp.db import Database, Tx
 from agentmail_cp.errors import Forbidden
 from agentmail_cp.idempotency import Claim, Made
 from agentmail_cp.inboxes import Created, InboxPatch, MailDomain, NewInbox
 from agentmail_cp.settings import Settings
-from agentmail_cp.web import bodies
 from agentmail_cp.web.auth import needs
 from agentmail_cp.web.errors import ERRORS
 from agentmail_cp.web.idempotency import Repeatable, answered, making

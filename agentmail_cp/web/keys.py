@@ -14,11 +14,10 @@ from litestar.di import Provide
 from litestar.params import FromPath, JSONBody
 from litestar.types import Dependencies
 
-from agentmail_cp import access, idempotency, inboxes, pages
+from agentmail_cp import access, bodies, idempotency, inboxes, pages
 from agentmail_cp.access import ApiKey, ApiKeyPatch
 from agentmail_cp.db import Tx
 from agentmail_cp.errors import Invalid
-from agentmail_cp.web import bodies
 from agentmail_cp.web.auth import needs
 from agentmail_cp.web.errors import ERRORS
 from agentmail_cp.web.idempotency import Repeatable, answered

@@ -12,9 +12,8 @@ from litestar.di import NamedDependency, Provide
 from litestar.params import FromPath, JSONBody, SkipValidation
 from litestar.types import Dependencies
 
-from agentmail_cp import idempotency, limits, lists, pages
+from agentmail_cp import bodies, idempotency, limits, lists, pages
 from agentmail_cp.lists import NamedList
-from agentmail_cp.web import bodies
 from agentmail_cp.web.auth import needs
 from agentmail_cp.web.errors import ERRORS
 from agentmail_cp.web.idempotency import Repeatable, answered, making

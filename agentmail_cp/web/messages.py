@@ -7,15 +7,14 @@ from collections.abc import Sequence
 from litestar import Controller, delete, get, patch, post
 from litestar.params import FromPath, JSONBody
 
-from agentmail_cp import edits, inboxes, labels, messages, pages
+from agentmail_cp import bodies, edits, inboxes, labels, messages, pages
 from agentmail_cp.access import Principal
+from agentmail_cp.contents import attached, read
 from agentmail_cp.db import Tx
 from agentmail_cp.errors import Invalid, NotFound
 from agentmail_cp.inboxes import Inbox
 from agentmail_cp.messages import MessageFilter
-from agentmail_cp.web import bodies
 from agentmail_cp.web.auth import needs
-from agentmail_cp.web.contents import attached, read
 from agentmail_cp.web.errors import ERRORS
 from agentmail_cp.web.inject import Asked, Caller, Db, Server
 from agentmail_cp.web.listing import LIST_FILTERS, Query, listing, masks, visible_to

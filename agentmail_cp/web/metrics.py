@@ -16,12 +16,11 @@ from litestar.openapi.spec import Schema
 from litestar.openapi.spec.enums import OpenAPIFormat, OpenAPIType
 from litestar.types import Dependencies
 
-from agentmail_cp import filing, metrics, pages
+from agentmail_cp import bodies, filing, metrics, pages
 from agentmail_cp.access import Principal
 from agentmail_cp.db import Database, Tx
 from agentmail_cp.errors import Invalid
 from agentmail_cp.metrics import LONGEST_PERIOD, LONGEST_WINDOW, MOST_POINTS, Span
-from agentmail_cp.web import bodies
 from agentmail_cp.web.auth import needs
 from agentmail_cp.web.errors import ERRORS
 from agentmail_cp.web.inject import Asked, Caller, Db

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from litestar import get
 
-from agentmail_cp import access, inboxes, limits, pods
-from agentmail_cp.web import bodies
+from agentmail_cp import access, bodies, inboxes, limits, pods
 from agentmail_cp.web.errors import ERRORS
 from agentmail_cp.web.inject import Caller, Config, Db
 

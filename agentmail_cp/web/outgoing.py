@@ -15,14 +15,13 @@ from urllib.parse import unquote, urlsplit
 
 import msgspec
 
-from agentmail_cp import addresses, downloads, labels
+from agentmail_cp import addresses, bodies, downloads, labels
 from agentmail_cp.compose import CONTENT_ID, MEDIA_TYPE, SendMessage
 from agentmail_cp.errors import AgentMailError, Invalid, MessageRejected
 from agentmail_cp.inboxes import Inbox
 from agentmail_cp.mailserver import BlobId, MailServer, OutgoingAttachment
 from agentmail_cp.outbound import Outbound, OutboundError, Reason, Request, Response
 from agentmail_cp.sizes import Room, too_large
-from agentmail_cp.web import bodies
 
 MAX_PART_FIELD: Final = 255
 """Characters in a filename or media type of an attachment."""

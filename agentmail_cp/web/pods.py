@@ -8,9 +8,8 @@ from __future__ import annotations
 from litestar import Controller, Response, delete, get, patch, post
 from litestar.params import FromPath, JSONBody
 
-from agentmail_cp import idempotency, limits, pages, pods
+from agentmail_cp import bodies, idempotency, limits, pages, pods
 from agentmail_cp.pods import NewPod, PodPatch
-from agentmail_cp.web import bodies
 from agentmail_cp.web.auth import needs
 from agentmail_cp.web.errors import ERRORS
 from agentmail_cp.web.idempotency import Repeatable, answered, making

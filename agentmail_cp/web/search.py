@@ -11,10 +11,9 @@ from litestar.params import FromPath
 from litestar.types import Dependencies
 from msgspec.structs import replace
 
-from agentmail_cp import inboxes, pages, search
-from agentmail_cp.web import bodies
+from agentmail_cp import bodies, inboxes, pages, search
+from agentmail_cp.contents import attached
 from agentmail_cp.web.auth import needs
-from agentmail_cp.web.contents import attached
 from agentmail_cp.web.errors import ERRORS
 from agentmail_cp.web.inject import Asked, Caller, Db, Server
 from agentmail_cp.web.listing import Query, listing

@@ -16,7 +16,7 @@ from litestar import Controller, Response, post
 from litestar.di import NamedDependency, Provide
 from litestar.params import FromPath, JSONBody, SkipValidation
 
-from agentmail_cp import idempotency, inboxes, limits, messages, parents, sending, sizes
+from agentmail_cp import bodies, idempotency, inboxes, limits, messages, parents, sending, sizes
 from agentmail_cp.access import Principal
 from agentmail_cp.compose import (
     Parent,
@@ -27,13 +27,13 @@ from agentmail_cp.compose import (
     compose_send,
     fingerprint,
 )
+from agentmail_cp.contents import SMALL
 from agentmail_cp.db import Database
 from agentmail_cp.inboxes import Inbox
 from agentmail_cp.mailserver import MailServer, OutgoingEmail
 from agentmail_cp.settings import Settings
-from agentmail_cp.web import bodies, inject
+from agentmail_cp.web import inject
 from agentmail_cp.web.auth import needs
-from agentmail_cp.web.contents import SMALL
 from agentmail_cp.web.errors import ERRORS
 from agentmail_cp.web.idempotency import REPLAYED, IdempotencyKey
 from agentmail_cp.web.inject import Caller, Config, Db, Server

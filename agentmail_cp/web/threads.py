@@ -18,8 +18,9 @@ from litestar.openapi.spec import Operation
 from litestar.params import FromPath, JSONBody
 from litestar.types import Dependencies
 
-from agentmail_cp import edits, inboxes, messages, pages, threads
+from agentmail_cp import bodies, edits, inboxes, messages, pages, threads
 from agentmail_cp.access import Principal
+from agentmail_cp.contents import attachments_of, read, readable
 from agentmail_cp.db import Database, Tx
 from agentmail_cp.errors import NotFound, Unprocessable
 from agentmail_cp.inboxes import Inbox
@@ -27,10 +28,8 @@ from agentmail_cp.mailserver import AccountId, DocumentId, MailServer
 from agentmail_cp.messages import Message
 from agentmail_cp.sizes import mail_limit
 from agentmail_cp.threads import Thread, ThreadFilter
-from agentmail_cp.web import bodies
 from agentmail_cp.web.attachments import attachment_of
 from agentmail_cp.web.auth import needs
-from agentmail_cp.web.contents import attachments_of, read, readable
 from agentmail_cp.web.errors import ERRORS
 from agentmail_cp.web.inject import Asked, Caller, Config, Db, Links, Server
 from agentmail_cp.web.listing import (

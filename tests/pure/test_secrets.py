@@ -8,10 +8,10 @@ from uuid import UUID
 import msgspec
 import pytest
 
+from agentmail_cp import bodies
 from agentmail_cp.access import ApiKey, NewApiKey
 from agentmail_cp.inboxes import Created, Inbox
 from agentmail_cp.settings import SECRETS, Settings
-from agentmail_cp.web import bodies
 from tests.fix_app import settings_for
 
 CANARY = "postgresql://canary-3c1f"

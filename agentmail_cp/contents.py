@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Iterable, Mapping, Sequence
 
-from agentmail_cp import edits, messages
+from agentmail_cp import bodies, edits, messages
 from agentmail_cp.db import Database
 from agentmail_cp.inboxes import Inbox
 from agentmail_cp.mailserver import (
@@ -15,7 +15,6 @@ from agentmail_cp.mailserver import (
     MailServer,
     MailServerUnavailable,
 )
-from agentmail_cp.web import bodies
 
 Attached = Mapping[AccountId, Mapping[DocumentId, tuple[Attachment, ...]]]
 

@@ -9,9 +9,9 @@ from uuid import UUID
 import msgspec
 
 from agentmail_cp import threads
-from agentmail_cp.web.bodies.attachments import AttachmentItem
-from agentmail_cp.web.bodies.messages import Message
-from agentmail_cp.web.bodies.sends import Texts
+from agentmail_cp.bodies.attachments import AttachmentItem
+from agentmail_cp.bodies.messages import Message
+from agentmail_cp.bodies.sends import Texts
 
 
 class ThreadItem(msgspec.Struct, omit_defaults=True, kw_only=True):

@@ -10,9 +10,9 @@ from uuid import UUID
 import msgspec
 
 from agentmail_cp import extract, messages
+from agentmail_cp.bodies.attachments import AttachmentItem, attachment_items
+from agentmail_cp.bodies.sends import Texts
 from agentmail_cp.mailserver import Attachment, MailContent
-from agentmail_cp.web.bodies.attachments import AttachmentItem, attachment_items
-from agentmail_cp.web.bodies.sends import Texts
 
 
 class MessageItem(msgspec.Struct, omit_defaults=True, kw_only=True):

@@ -9,12 +9,12 @@ from collections.abc import Sequence
 import msgspec
 
 from agentmail_cp import search
+from agentmail_cp.bodies.attachments import AttachmentItem
+from agentmail_cp.bodies.inboxes import Inbox
+from agentmail_cp.bodies.messages import MessageItem, message_fields
+from agentmail_cp.bodies.threads import ThreadItem, thread_fields
 from agentmail_cp.mailserver import Attachment
 from agentmail_cp.search.hits import Highlights
-from agentmail_cp.web.bodies.attachments import AttachmentItem
-from agentmail_cp.web.bodies.inboxes import Inbox
-from agentmail_cp.web.bodies.messages import MessageItem, message_fields
-from agentmail_cp.web.bodies.threads import ThreadItem, thread_fields
 
 
 class SearchHighlights(msgspec.Struct, omit_defaults=True, kw_only=True):

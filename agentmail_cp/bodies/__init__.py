@@ -6,7 +6,7 @@ out. Requests take a text or a list wherever the contract does, and ignore field
 
 from __future__ import annotations
 
-from agentmail_cp.web.bodies.attachments import (
+from agentmail_cp.bodies.attachments import (
     AttachmentItem,
     AttachmentResponse,
     RawMessageResponse,
@@ -15,7 +15,7 @@ from agentmail_cp.web.bodies.attachments import (
     attachment_items,
     attachment_response,
 )
-from agentmail_cp.web.bodies.drafts import (
+from agentmail_cp.bodies.drafts import (
     CreateDraft,
     Draft,
     DraftItem,
@@ -27,8 +27,8 @@ from agentmail_cp.web.bodies.drafts import (
     draft_item,
     unread_draft,
 )
-from agentmail_cp.web.bodies.events import InboxEvent, ListInboxEvents, inbox_event
-from agentmail_cp.web.bodies.inboxes import (
+from agentmail_cp.bodies.events import InboxEvent, ListInboxEvents, inbox_event
+from agentmail_cp.bodies.inboxes import (
     CreateInbox,
     Credentials,
     Endpoint,
@@ -38,7 +38,7 @@ from agentmail_cp.web.bodies.inboxes import (
     credentials,
     inbox,
 )
-from agentmail_cp.web.bodies.keys import (
+from agentmail_cp.bodies.keys import (
     ApiKey,
     CreateApiKey,
     CreatedApiKey,
@@ -49,13 +49,13 @@ from agentmail_cp.web.bodies.keys import (
     created_api_key,
     identity,
 )
-from agentmail_cp.web.bodies.lists import (
+from agentmail_cp.bodies.lists import (
     CreateListEntry,
     ListEntry,
     ListListEntries,
     list_entry,
 )
-from agentmail_cp.web.bodies.messages import (
+from agentmail_cp.bodies.messages import (
     BatchGetMessages,
     BatchGetMessagesResponse,
     BatchUpdateMessages,
@@ -68,8 +68,8 @@ from agentmail_cp.web.bodies.messages import (
     message,
     message_item,
 )
-from agentmail_cp.web.bodies.metrics import MetricBucket, RatePoint, UsagePoint
-from agentmail_cp.web.bodies.pods import (
+from agentmail_cp.bodies.metrics import MetricBucket, RatePoint, UsagePoint
+from agentmail_cp.bodies.pods import (
     CreatePod,
     ListPods,
     Organization,
@@ -78,7 +78,7 @@ from agentmail_cp.web.bodies.pods import (
     organization,
     pod,
 )
-from agentmail_cp.web.bodies.search import (
+from agentmail_cp.bodies.search import (
     SearchHighlights,
     SearchInboxes,
     SearchMessageItem,
@@ -88,7 +88,7 @@ from agentmail_cp.web.bodies.search import (
     found_message,
     found_thread,
 )
-from agentmail_cp.web.bodies.sends import (
+from agentmail_cp.bodies.sends import (
     ForwardMessage,
     Outgoing,
     RejectedRecipient,
@@ -99,7 +99,7 @@ from agentmail_cp.web.bodies.sends import (
     Texts,
     sent,
 )
-from agentmail_cp.web.bodies.threads import (
+from agentmail_cp.bodies.threads import (
     ListThreads,
     Thread,
     ThreadItem,

@@ -11,9 +11,9 @@ import msgspec
 from msgspec import UNSET, UnsetType
 
 from agentmail_cp import drafts
+from agentmail_cp.bodies.attachments import AttachmentItem, attachment_item
+from agentmail_cp.bodies.sends import SendAttachment, SendMessage, Texts
 from agentmail_cp.mailserver import Attachment, MailContent
-from agentmail_cp.web.bodies.attachments import AttachmentItem, attachment_item
-from agentmail_cp.web.bodies.sends import SendAttachment, SendMessage, Texts
 
 
 class DraftItem(msgspec.Struct, omit_defaults=True, kw_only=True):
