@@ -1,73 +1,22 @@
-"""The event log: what happened to an inbox, append-only, in an order without gaps.
+"""Writing the log, and reading an inbox's own part of it.
 
-Owns the table `event`. Each event gets the next number of its inbox, taken from `inbox_sync.event_seq`
+Each event gets the next number of its inbox, taken from `inbox_sync.event_seq`
 under that row's lock, so that an inbox's numbers are gap-free and commit in order. An event row holds ids
 and small facts, never a subject, address list or body: those are read from Stalwart at delivery.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from datetime import datetime
-from enum import StrEnum
+from collections.abc import Sequence
 from typing import Any, LiteralString
 from uuid import UUID
 
-import msgspec
 from psycopg.types.json import Jsonb
 from uuid_utils.compat import uuid7
 
 from agentmail_cp import pages
 from agentmail_cp.db import Tx, fetch_all
-
-
-class EventType(StrEnum):
-    """The contract's event types that exist so far."""
-
-    MESSAGE_RECEIVED = "message.received"
-    MESSAGE_RECEIVED_SPAM = "message.received.spam"
-    MESSAGE_RECEIVED_BLOCKED = "message.received.blocked"
-    MESSAGE_RECEIVED_UNAUTHENTICATED = "message.received.unauthenticated"
-    MESSAGE_SENT = "message.sent"
-    LABEL_ADDED = "label.added"
-    LABEL_REMOVED = "label.removed"
-
-
-class NewEvent(msgspec.Struct, frozen=True, kw_only=True):
-    """Something that just happened to a message. `recipients` is for how many of them it did."""
-
-    type: EventType
-    thread_id: UUID
-    message_id: str
-    document_id: int
-    recipients: int = 1
-    facts: Mapping[str, Any] = {}
-
-
-class Event(msgspec.Struct, frozen=True, kw_only=True):
-    """One row of the log. `seq` counts from 1 within the inbox."""
-
-    event_id: UUID
-    inbox_id: UUID
-    seq: int
-    type: EventType
-    thread_id: UUID | None
-    message_id: str | None
-    facts: dict[str, Any]
-    created_at: datetime
-
-
-class LabelEvent(msgspec.Struct, frozen=True, kw_only=True):
-    """A label that was put on a message or taken off it."""
-
-    event_id: UUID
-    organization_id: UUID
-    pod_id: UUID
-    seq: int
-    type: EventType
-    message_id: str
-    label: str
-    created_at: datetime
+from agentmail_cp.events.event import Event, LabelEvent, NewEvent
 
 
 async def append(
@@ -108,8 +57,9 @@ async def list_of_inbox(tx: Tx, organization_id: UUID, inbox_id: UUID) -> list[E
     return await fetch_all(
         tx,
         Event,
-        "select event_id, inbox_id, seq, type, thread_id, message_id, facts, created_at"
-        " from event where organization_id = %(organization_id)s and inbox_id = %(inbox_id)s"
+        "select event_id, organization_id, pod_id, inbox_id, seq, position, type, thread_id, message_id,"
+        " document_id, recipients, facts, created_at from event"
+        " where organization_id = %(organization_id)s and inbox_id = %(inbox_id)s"
         " order by seq",
         {"organization_id": organization_id, "inbox_id": inbox_id},
     )
