@@ -127,7 +127,7 @@ async def plans(tx: Tx, ask: Callable[[], Coroutine[Any, Any, object]]) -> list[
         patch.object(messages, "fetch_all", explained),
         patch.object(threads, "fetch_all", explained),
         patch.object(intake, "fetch_all", explained),
-        patch.object(events, "fetch_all", explained),
+        patch.object(log, "fetch_all", explained),
         patch.object(ranking, "fetch_all", explained),
         patch.object(counting, "fetch_all", explained),
         patch.object(keys, "fetch_all", explained),
@@ -335,5 +335,5 @@ def indexes(nodes: list[dict[str, Any]]) -> set[tuple[str, str]]:
 def test_the_queries_go_where_their_plans_are_read() -> None:
     """A rename of what these modules call must not leave the plans unread."""
     assert messages.fetch_all is threads.fetch_all is intake.fetch_all is db.fetch_all
-    assert events.fetch_all is ranking.fetch_all is counting.fetch_all is db.fetch_all
+    assert log.fetch_all is ranking.fetch_all is counting.fetch_all is db.fetch_all
     assert limits.fetch_only is db.fetch_only
