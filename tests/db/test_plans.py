@@ -14,9 +14,10 @@ import pytest
 import pytest_asyncio
 from psycopg import AsyncConnection
 
-from agentmail_cp import access, db, events, filing, intake, limits, messages, metrics, threads
+from agentmail_cp import access, db, filing, intake, limits, messages, metrics, threads
 from agentmail_cp.access import Reach, keys
 from agentmail_cp.db import Database, Tx
+from agentmail_cp.events import log
 from agentmail_cp.intake import Intake
 from agentmail_cp.mailserver import DocumentId
 from agentmail_cp.messages import MessageFilter
@@ -206,7 +207,7 @@ async def thread_page(tx: Tx, inbox_id: UUID | None, where: ThreadFilter) -> obj
 
 
 async def event_page(tx: Tx, masks: tuple[int, ...] | None) -> object:
-    return await events.list_labels(
+    return await log.list_labels(
         tx, organization_id=ORGANIZATION, inbox_id=INBOX, masks=masks, limit=20, page_token=None
     )
 
