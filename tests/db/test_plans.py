@@ -313,7 +313,7 @@ async def test_metrics_read_one_index_and_no_row(tx: Tx) -> None:
     span = Span(now - timedelta(days=30), now, current=True)
     points = metrics.grid(span, None, 86_400)
     pod_id = UUID(int=2)
-    for reach, log in (
+    for reach, written in (
         (Reach(ORGANIZATION, pod_id, INBOX), "event_metric"),
         (Reach(ORGANIZATION, pod_id), "event_metric_pod"),
         (Reach(ORGANIZATION), "event_metric_all"),
@@ -323,7 +323,7 @@ async def test_metrics_read_one_index_and_no_row(tx: Tx) -> None:
         )
         rated = partial(metrics.rates, tx, reach, RATE_TYPES, points, window=86_400)
         for ask in (counted, rated):
-            assert indexes(await plans(tx, ask)) == {("Index Only Scan", log)}
+            assert indexes(await plans(tx, ask)) == {("Index Only Scan", written)}
         for kind, index in (("storage_bytes", "message_usage"), ("thread_count", "thread_usage")):
             used = partial(metrics.usage, tx, reach, [kind], points, current=True)
             assert indexes(await plans(tx, used)) == {("Index Only Scan", index)}
