@@ -8,7 +8,7 @@ changes (its JMAP Email id changes when threads merge). This module does no I/O 
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Collection, Mapping, Sequence
 from datetime import datetime
 from enum import StrEnum
 from typing import NewType, Protocol
@@ -189,12 +189,23 @@ class FoundMail(msgspec.Struct, frozen=True):
     submitted: Submitted | None
 
 
+class ReportType(StrEnum):
+    """What a machine-readable report in a mail tells of (RFC 6522)."""
+
+    DELIVERY_STATUS = "delivery-status"
+    """Of the delivery of a mail, a bounce most often (RFC 3464)."""
+
+    FEEDBACK = "feedback-report"
+    """Of a complaint about a mail (ARF, RFC 5965)."""
+
+
 class Mail(msgspec.Struct, frozen=True, kw_only=True):
     """What the index needs of one stored mail. Ids carry no angle brackets; times are aware UTC.
 
     `folders` holds the special folders the mail is in; a mail in the user's own folders only has none.
     `keywords` are lower case. `size` is the raw message in bytes. `has_attachment` counts inline pictures
-    too. `preview` is plain text.
+    too. `preview` is plain text. `report` says that a part of the mail claims to be such a report; what
+    it reports, and whether that can be believed, only its bytes tell (`raw_blob`).
     """
 
     document_id: DocumentId
@@ -214,6 +225,7 @@ class Mail(msgspec.Struct, frozen=True, kw_only=True):
     size: int = 0
     has_attachment: bool = False
     preview: str = ""
+    report: ReportType | None = None
 
 
 class Attachment(msgspec.Struct, frozen=True, kw_only=True):
@@ -286,6 +298,89 @@ class Relabel(msgspec.Struct, frozen=True):
 
 NoRoom = Mapping[DocumentId, frozenset[str]]
 """By mail the keywords, lower case, that the account has no room for; without mails that have none."""
+
+
+class Outcome(StrEnum):
+    """What became of a mail at one recipient, as the server that sent it knows."""
+
+    DELIVERED = "delivered"
+    """The next server has taken it, or it lies in a mailbox of this one."""
+
+    DELAYED = "delayed"
+    """It could not be delivered yet; the server goes on trying."""
+
+    FAILED = "failed"
+    """It will not be delivered: refused for good, or tried in vain for too long."""
+
+
+class Report(msgspec.Struct, frozen=True, kw_only=True):
+    """What the server says became of a queued mail at one recipient.
+
+    `sender` and `recipient` are the envelope's addresses in lower case; `sender` is empty for mail that
+    nobody is told about. `code` is an enhanced status code (RFC 3463), or a three-digit SMTP reply code
+    where the other server gave no other. `diagnostic` is the server's sentence. `at` has whole seconds.
+    Reports are repeated, come out of order, and may be lost.
+    """
+
+    queue_id: int
+    sender: str
+    recipient: str
+    outcome: Outcome
+    at: datetime
+    code: str | None = None
+    diagnostic: str | None = None
+
+
+class Enqueued(msgspec.Struct, frozen=True):
+    """Which mail a queue id belongs to, as far as the server tells it. `message_id` has no brackets."""
+
+    queue_id: int
+    sender: str
+    message_id: str
+
+
+class QueueStatus(StrEnum):
+    """Where the delivery to one recipient stands while the mail is in the queue."""
+
+    SCHEDULED = "scheduled"
+    DELAYED = "delayed"
+    FAILED = "failed"
+    DELIVERED = "delivered"
+
+
+class QueuedRecipient(msgspec.Struct, frozen=True, kw_only=True):
+    """One recipient of a queued mail; `code` and `diagnostic` as in `Report`. `expires` is when the
+    server gives up, None when it counts attempts instead.
+    """
+
+    status: QueueStatus
+    code: str | None = None
+    diagnostic: str | None = None
+    expires: datetime | None = None
+
+
+class QueuedMail(msgspec.Struct, frozen=True, kw_only=True):
+    """A mail in the queue. `message_id` is known for mail of `submit` only. `recipients` by address."""
+
+    queue_id: int
+    sender: str
+    message_id: str | None = None
+    recipients: Mapping[str, QueuedRecipient] = {}
+
+
+class Complaint(msgspec.Struct, frozen=True, kw_only=True):
+    """A complaint about a mail that reached the server (ARF, RFC 5965), kept until it is forgotten.
+
+    `kind` is the feedback type (`abuse`, `fraud`, `not-spam`, …). `message_id` (no brackets), `sender` and
+    `recipients` are those of the mail complained about, as far as the report tells; anybody can write one.
+    """
+
+    complaint_id: str
+    kind: str
+    at: datetime
+    message_id: str | None = None
+    sender: str | None = None
+    recipients: tuple[str, ...] = ()
 
 
 class ServerStatus(msgspec.Struct, frozen=True):
@@ -474,6 +569,24 @@ class MailServer(Protocol):
 
     async def raw_blob(self, account_id: AccountId, document_id: DocumentId) -> BlobId:
         """The raw message as a blob, without reading its bodies. Rejected: NO_MAIL."""
+        ...
+
+    async def queue(self, queue_ids: Collection[int]) -> Mapping[int, QueuedMail]:
+        """The mails of these queue ids that are still in the queue. A mail leaves it when every recipient
+        has its outcome; the queue does not tell which.
+        """
+        ...
+
+    async def queued_by(self, sender: str) -> tuple[QueuedMail, ...]:
+        """Everything of this sender that is still in the queue. Looks through the whole queue."""
+        ...
+
+    async def complaints(self) -> tuple[Complaint, ...]:
+        """Complaints that were not forgotten yet, some hundreds at most; ask again after forgetting."""
+        ...
+
+    async def forget_complaints(self, complaint_ids: Collection[str]) -> None:
+        """Let go of complaints; those already gone are no error."""
         ...
 
     async def ring(self) -> None:
