@@ -44,6 +44,7 @@ TABLES = {
     "draft": {"drafts"},
     "submission": {"submissions"},
     "event": {"events"},
+    "webhook": {"webhooks"},
     "organization_limit": {"limits"},
     "send_count": {"limits"},
     "known_recipient": {"limits"},
