@@ -18,12 +18,26 @@ import uvloop
 
 from bench.basics import create_inbox, mail, receive
 from bench.entrance import keys
+from bench.events import bursts, caught_up, told
 from bench.measuring import Figure, memory_of
 from bench.whole import get_with_attachment, large, reply, search, threads
 from bench.world import running
 
 LATEST = Path(__file__).parent / "latest.json"
-PARTS = (keys, mail, reply, receive, get_with_attachment, threads, search, large, create_inbox)
+PARTS = (
+    keys,
+    mail,
+    reply,
+    receive,
+    get_with_attachment,
+    threads,
+    search,
+    large,
+    told,
+    burst,
+    caught_up,
+    create_inbox,
+)
 
 
 async def measure(folder: Path, wanted: list[str]) -> None:

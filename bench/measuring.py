@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import signal
 import smtplib
 import statistics
 import time
@@ -49,6 +51,16 @@ class Target(msgspec.Struct):
     smtp_port: int
     process: int
     database_url: str
+    begin: Callable[[], Awaitable[int]]
+    """Starts the service again; its process id."""
+
+    def kill(self) -> None:
+        """End the service as kill -9 does."""
+        os.kill(self.process, signal.SIGKILL)
+
+    async def start(self) -> None:
+        """Start the service again, and wait until it is healthy."""
+        self.process = await self.begin()
 
 
 Action = Callable[[], Awaitable[object]]

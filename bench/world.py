@@ -16,6 +16,7 @@ import httpx
 from agentmail_cp import access, db
 from agentmail_cp.dev.postgres import LocalPostgres
 from agentmail_cp.dev.stalwart import LocalStalwart
+from agentmail_cp.stalwart import mtahook
 from agentmail_cp.stalwart.hooks import DOORBELL_PATH
 from agentmail_cp.stalwart.setup import Doorbell
 from bench.jmap import RawJmap
@@ -31,24 +32,30 @@ async def running(folder: Path) -> AsyncGenerator[Target]:
     postgres = LocalPostgres(folder / "postgres", durable=True)
     postgres.start()
     doorbell = Doorbell(f"http://127.0.0.1:{port}{DOORBELL_PATH}", "bench-secret", 20)
-    stalwart = LocalStalwart(folder / "stalwart", domain=DOMAIN, doorbell=doorbell)
+    hook = mtahook.hook_at(f"http://127.0.0.1:{port}", "bench-secret")
+    stalwart = LocalStalwart(folder / "stalwart", domain=DOMAIN, doorbell=doorbell, hook=hook)
     url = postgres.database("agentmail")
-    process: subprocess.Popen[bytes] | None = None
+    processes: list[subprocess.Popen[bytes]] = []
     try:
         await stalwart.start()
         await db.migrate(url)
         key = await _first_key(url)
-        process = _serve(url, stalwart, port)
         async with httpx.AsyncClient(
             base_url=f"http://127.0.0.1:{port}",
             headers={"Authorization": f"Bearer {key}"},
             timeout=60,
         ) as api:
-            await _until_healthy(api)
+
+            async def begin() -> int:
+                processes.append(_serve(url, stalwart, port))
+                await _until_healthy(api)
+                return processes[-1].pid
+
+            pid = await begin()
             async with RawJmap(stalwart.url, stalwart.key, DOMAIN) as raw:
-                yield Target(api, raw, stalwart.ports.smtp, process.pid, url)
+                yield Target(api, raw, stalwart.ports.smtp, pid, url, begin)
     finally:
-        if process is not None:
+        for process in processes:
             process.terminate()
             process.wait(10)
         await stalwart.stop()
@@ -67,6 +74,7 @@ def _serve(url: str, stalwart: LocalStalwart, port: int) -> subprocess.Popen[byt
         "AGENTMAIL_CP_PORT": str(port),
         "AGENTMAIL_CP_LOG_LEVEL": "warning",
         "AGENTMAIL_CP_REQUESTS_PER_MINUTE": "0",
+        "AGENTMAIL_CP_OUTBOUND_ALLOW": "127.0.0.1/32",
         # Counted as ever, but never refused.
         "AGENTMAIL_CP_SENDS_PER_DAY": "1000000",
         "AGENTMAIL_CP_THREAD_SENDS_PER_HOUR": "1000000",
