@@ -8,7 +8,7 @@ SOURCES := agentmail_cp tests $(wildcard bench)
 MIGRATIONS := $(filter-out %_procrastinate.sql,$(wildcard agentmail_cp/migrations/*.sql))
 
 .DEFAULT_GOAL := help
-.PHONY: help dev test check format fuzz bench clean
+.PHONY: help dev test check format fuzz failure bench clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-8s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -36,6 +36,10 @@ format: .venv/.dev ## Bring the code into the one format
 fuzz: export FUZZ_MINUTES ?= 10
 fuzz: .venv/.dev ## Generated requests to every operation with keys of every reach; FUZZ_MINUTES=10
 	@$(BIN)/python -m pytest -q -k test_fuzz tests/api/test_schemathesis.py
+
+failure: .venv/.dev ## Mail under way while everything is killed and cut, and an outage; 20 minutes, real Stalwart
+	@$(BIN)/python -m tests.failure.storm
+	@$(BIN)/python -m tests.failure.storm --outage --seconds 600
 
 bench: .venv/.dev ## Measure against a real Stalwart; writes bench/latest.json
 	@$(BIN)/python -m bench
