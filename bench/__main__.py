@@ -34,7 +34,7 @@ PARTS = (
     search,
     large,
     told,
-    burst,
+    bursts,
     caught_up,
     create_inbox,
 )
