@@ -79,14 +79,23 @@ class Proxy:
         self._open.update(both)
         try:
             await asyncio.gather(
-                self._pass(reader, there_writer, "cut_request_after"),
-                self._pass(there_reader, writer, "cut_answer_after"),
+                self._pass_until_reset(reader, there_writer, "cut_request_after"),
+                self._pass_until_reset(there_reader, writer, "cut_answer_after"),
                 return_exceptions=True,
             )
         finally:
             for each in both:
                 self._open.discard(each)
                 each.transport.abort()
+
+    async def _pass_until_reset(
+        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, budget: str
+    ) -> None:
+        """A reset goes on as a reset: a killed service must not look like a slow one."""
+        try:
+            await self._pass(reader, writer, budget)
+        except OSError:
+            writer.transport.abort()
 
     async def _pass(
         self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, budget: str
