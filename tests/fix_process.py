@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import signal
 import socket
@@ -36,7 +37,8 @@ class ServiceProcess:
     """One process of the service. `settings` are fields of `Settings` in lower case, `program` is the
     Python that is run with the arguments.
 
-    Every start appends to the same log. `async with` starts it and stops it with SIGTERM.
+    Every start appends to the same log. `async with` starts it and stops it with SIGTERM, and before that
+    awaits what was put into `closing`, also after a failure: what is left open fails another test.
     """
 
     def __init__(
@@ -50,6 +52,7 @@ class ServiceProcess:
         self.log_path = folder / "service.log"
         self.port = port or free_port()
         self.url = f"http://{HOST}:{self.port}"
+        self.closing = contextlib.AsyncExitStack()
         self._program = program
         self._arguments = arguments or ("serve",)
         self._environment = {
@@ -139,4 +142,7 @@ class ServiceProcess:
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        await self.terminate()
+        try:
+            await self.closing.aclose()
+        finally:
+            await self.terminate()

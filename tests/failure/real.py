@@ -134,13 +134,15 @@ class Running:
 
 
 async def running(process: ServiceProcess, database_url: str) -> Running:
-    """A new organisation on a process's database, and a client of the process."""
+    """A new organisation on a process's database, and a client of the process; closed with the process."""
     database = Database(database_url, size=2)
+    process.closing.push_async_callback(database.close)
     await database.open()
     _, key = await new_organization(database)
     client = httpx.AsyncClient(
         base_url=process.url, headers={"Authorization": f"Bearer {key}"}, timeout=20
     )
+    process.closing.push_async_callback(client.aclose)
     return Running(process, database, client, key)
 
 
