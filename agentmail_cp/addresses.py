@@ -71,6 +71,11 @@ def display(address: Address) -> str:
     return f"{_quote(address.name)} <{address.email}>"
 
 
+def email_of(shown: str) -> str:
+    """The bare address of what `display` wrote."""
+    return shown[shown.rfind("<") + 1 : -1] if shown.endswith(">") else shown
+
+
 def check_name(name: str, field: str) -> str:
     """Return a display name with its white space tidied.
 

@@ -10,7 +10,7 @@ its document id. Drafts are not messages. Every write happens under the lock of 
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, Sequence
 from datetime import datetime
 from types import MappingProxyType
 from typing import Any, LiteralString
@@ -59,6 +59,14 @@ class Message(msgspec.Struct, frozen=True, kw_only=True):
 
 
 NO_COPIES: Copies = MappingProxyType({})
+
+
+class Named(msgspec.Struct, frozen=True):
+    """A message of some inbox of some organisation by its id."""
+
+    organization_id: UUID
+    inbox_id: UUID
+    message_id: str
 
 
 class Filed(msgspec.Struct, frozen=True):
@@ -603,6 +611,23 @@ async def get_many(
     return [
         next((found[each] for each in candidates if each in found), None) for candidates in wanted
     ]
+
+
+async def get_named(tx: Tx, names: Collection[Named]) -> dict[Named, Message]:
+    """Those of these messages that there are, hidden or not, whoever they belong to."""
+    rows = await fetch_all(
+        tx,
+        Message,
+        f"select {COLUMNS} from unnest(%(organizations)s::uuid[], %(inboxes)s::uuid[],"
+        " %(message_ids)s::text[]) as wanted (organization_id, inbox_id, message_id)"
+        " join message using (organization_id, inbox_id, message_id)",
+        {
+            "organizations": [each.organization_id for each in names],
+            "inboxes": [each.inbox_id for each in names],
+            "message_ids": [each.message_id for each in names],
+        },
+    )
+    return {Named(row.organization_id, row.inbox_id, row.message_id): row for row in rows}
 
 
 async def page_of_thread(

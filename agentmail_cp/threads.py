@@ -9,7 +9,7 @@ survives, the other stays as an alias. The summary row is always computed from t
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from datetime import datetime
 from typing import LiteralString
 from uuid import UUID, uuid5
@@ -472,6 +472,21 @@ async def narrowed(
         for row in rows
         if row.thread_id in seen or row.thread_id not in mixed
     ]
+
+
+async def get_each(tx: Tx, wanted: Collection[tuple[UUID, UUID]]) -> dict[UUID, Thread]:
+    """Those of these threads, by organisation and id, that there are."""
+    rows = await fetch_all(
+        tx,
+        Thread,
+        f"select {COLUMNS} from unnest(%(organizations)s::uuid[], %(threads)s::uuid[])"
+        " as wanted (organization_id, thread_id) join thread using (organization_id, thread_id)",
+        {
+            "organizations": [organization_id for organization_id, _ in wanted],
+            "threads": [thread_id for _, thread_id in wanted],
+        },
+    )
+    return {row.thread_id: row for row in rows}
 
 
 def pattern(text: str) -> str:

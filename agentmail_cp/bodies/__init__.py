@@ -67,8 +67,16 @@ from agentmail_cp.bodies.messages import (
     UpdateMessageResponse,
     message,
     message_item,
+    message_without_content,
 )
 from agentmail_cp.bodies.metrics import MetricBucket, RatePoint, UsagePoint
+from agentmail_cp.bodies.notices import (
+    Notice,
+    domain_verified,
+    received,
+    told,
+    unknown_message,
+)
 from agentmail_cp.bodies.pods import (
     CreatePod,
     ListPods,
@@ -143,6 +151,7 @@ __all__ = [
     "Message",
     "MessageItem",
     "MetricBucket",
+    "Notice",
     "Organization",
     "Outgoing",
     "Pod",
@@ -179,6 +188,7 @@ __all__ = [
     "attachment_response",
     "created_api_key",
     "credentials",
+    "domain_verified",
     "draft",
     "draft_attachments",
     "draft_item",
@@ -190,10 +200,14 @@ __all__ = [
     "list_entry",
     "message",
     "message_item",
+    "message_without_content",
     "organization",
     "pod",
+    "received",
     "sent",
     "thread",
     "thread_item",
+    "told",
+    "unknown_message",
     "unread_draft",
 ]

@@ -134,6 +134,11 @@ def message_fields(
     }
 
 
+def message_without_content(row: messages.Message, address: str) -> Message:
+    """A message whose text, HTML and headers cannot be had, with all that the index knows of it."""
+    return Message(**message_fields(row, address, ()), reply_to=row.reply_to or None)
+
+
 def message(row: messages.Message, address: str, content: MailContent) -> Message:
     """A whole message. Takes time on a large one: call it off the event loop."""
     text = content.text

@@ -10,7 +10,7 @@ import base64
 import hashlib
 import secrets
 import unicodedata
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from datetime import datetime, timedelta
 from typing import LiteralString
 from uuid import NAMESPACE_DNS, UUID, uuid5
@@ -259,6 +259,21 @@ async def get_each(tx: Tx, organization_id: UUID, inbox_ids: Iterable[UUID]) -> 
         f"select {COLUMNS} from inbox where organization_id = %(organization_id)s"
         " and inbox_id = any(%(inbox_ids)s)",
         {"organization_id": organization_id, "inbox_ids": list(inbox_ids)},
+    )
+    return {inbox.inbox_id: inbox for inbox in found}
+
+
+async def get_of_all(tx: Tx, wanted: Collection[tuple[UUID, UUID]]) -> dict[UUID, Inbox]:
+    """These inboxes, by organisation and id, whatever their state."""
+    found = await fetch_all(
+        tx,
+        Inbox,
+        f"select {COLUMNS} from unnest(%(organizations)s::uuid[], %(inboxes)s::uuid[])"
+        " as wanted (organization_id, inbox_id) join inbox using (organization_id, inbox_id)",
+        {
+            "organizations": [organization_id for organization_id, _ in wanted],
+            "inboxes": [inbox_id for _, inbox_id in wanted],
+        },
     )
     return {inbox.inbox_id: inbox for inbox in found}
 
