@@ -28,6 +28,7 @@ from procrastinate.exceptions import ConnectorException
 from agentmail_cp import jobs, sizes
 from agentmail_cp.access import Keyring
 from agentmail_cp.db import Database
+from agentmail_cp.events import Feed
 from agentmail_cp.intake import Doorbell
 from agentmail_cp.jobs import Resources
 from agentmail_cp.mailserver import MailServer
@@ -150,17 +151,24 @@ def create_app(
     doorbell = Doorbell(db, mail_server, throttle=settings.stalwart_webhook_throttle)
     resources = Resources(settings, db, mail_server)
     outbound = Outbound(settings.outbound_networks)
+    feed = Feed(db)
 
     @contextlib.asynccontextmanager
     async def running(_app: Litestar) -> AsyncGenerator[None]:
         await db.open()
-        ringing = asyncio.create_task(jobs.for_ever("doorbell", doorbell.run))
+        await feed.find_place()
+        loops = [
+            asyncio.create_task(jobs.for_ever("doorbell", doorbell.run)),
+            asyncio.create_task(jobs.for_ever("feed", feed.run)),
+        ]
         try:
             async with jobs.working(resources) if worker else contextlib.nullcontext():
                 yield
         finally:
-            ringing.cancel()
-            await asyncio.gather(ringing, return_exceptions=True)
+            feed.close()
+            for each in loops:
+                each.cancel()
+            await asyncio.gather(*loops, return_exceptions=True)
             await outbound.close()
             await db.close()
             if server is None:
@@ -168,7 +176,7 @@ def create_app(
 
     return AgentMail(
         route_handlers=_routes(settings),
-        dependencies=_dependencies(resources, doorbell, outbound),
+        dependencies=_dependencies(resources, doorbell, outbound, feed),
         middleware=entrance(settings, db, request_window=request_window),
         request_class=JsonRequest,
         exception_handlers=errors.HANDLERS,
@@ -178,7 +186,12 @@ def create_app(
         logging_config=None,
         request_max_body_size=sizes.request_limit(settings.max_message_size),
         state=State(
-            {"doorbell": doorbell, "resources": resources, "link_key": signing_key(settings)}
+            {
+                "doorbell": doorbell,
+                "resources": resources,
+                "link_key": signing_key(settings),
+                "feed": feed,
+            }
         ),
     )
 
@@ -211,7 +224,7 @@ def entrance(
 
 
 def _dependencies(
-    resources: Resources, doorbell: Doorbell, outbound: Outbound
+    resources: Resources, doorbell: Doorbell, outbound: Outbound, feed: Feed
 ) -> dict[str, Provide]:
     """What handlers are given by name; `web/inject.py` has their types."""
     uploads = Uploads(
@@ -225,6 +238,7 @@ def _dependencies(
         "db": Provide(lambda: resources.db, sync_to_thread=False),
         "server": Provide(lambda: resources.server, sync_to_thread=False),
         "doorbell": Provide(lambda: doorbell, sync_to_thread=False),
+        "feed": Provide(lambda: feed, sync_to_thread=False),
         "caller": Provide(provide_caller),
         "asked": Provide(provide_query),
         "once": Provide(provide_once),

@@ -102,10 +102,21 @@ class LimitExceeded(Forbidden):
 
 
 class Gone(AgentMailError):
-    """It was there, and its time is over."""
+    """It was there, and its time is over. `oldest` is what is there instead: the id of an event."""
 
     name = "GoneError"
     code = "gone"
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        fix: str | None = None,
+        code: str | None = None,
+        oldest: str | None = None,
+    ) -> None:
+        super().__init__(message, fix=fix, code=code)
+        self.oldest = oldest
 
 
 class Conflict(AgentMailError):

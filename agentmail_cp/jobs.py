@@ -2,8 +2,8 @@
 
 Owns the procrastinate app and its periodic jobs: settling what crashed requests left, erasing retained
 mail when its time is over, forgetting old rows, and taking up jobs of dead workers. Jobs carry ids only,
-look at the row again, and may run twice. The worker also runs the intake loop, and loops finer than
-cron's minute that settle, file submitted mail and send scheduled drafts. Nothing here knows HTTP.
+look at the row again, and may run twice. The worker also runs the loops of intake and publication, and loops
+finer than cron's minute that settle, file submitted mail and send scheduled drafts. Nothing here knows HTTP.
 """
 
 from __future__ import annotations
@@ -32,6 +32,7 @@ from agentmail_cp.db import Connection, Database
 from agentmail_cp.errors import Unavailable
 from agentmail_cp.intake import Intake
 from agentmail_cp.mailserver import MailServer, MailServerError
+from agentmail_cp.publication import Publication
 from agentmail_cp.settings import Settings
 
 log = structlog.stdlib.get_logger(__name__)
@@ -195,6 +196,7 @@ async def working(resources: Resources) -> AsyncGenerator[None]:
     )
     tasks = [
         asyncio.create_task(for_ever("intake", intake.run)),
+        asyncio.create_task(for_ever("publication", Publication(resources.db).run)),
         asyncio.create_task(for_ever("settle", lambda: settle_for_ever(resources))),
         asyncio.create_task(for_ever("submissions", lambda: file_for_ever(resources))),
         asyncio.create_task(for_ever("drafts", lambda: fire_for_ever(resources))),

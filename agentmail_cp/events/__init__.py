@@ -1,6 +1,8 @@
 """The event log: what happened to an inbox, append-only, in an order without gaps.
 
-Owns the table `event`.
+Owns the table `event`. An event is written (`append`) with its inbox's next number, then published, which
+gives it a place in the order of all events (`publishing`). Everybody reads it in that order: from a cursor
+(`reading`), or as it is published (`feed`), held to what they may see and want (`filters`).
 """
 
 from __future__ import annotations
@@ -14,18 +16,45 @@ from agentmail_cp.events.event import (
     LabelEvent,
     NewEvent,
 )
+from agentmail_cp.events.feed import Closed, Feed, Overrun, Subscription
+from agentmail_cp.events.filters import LOGGED_TYPES, Subscribed, check_types
 from agentmail_cp.events.log import append, erase, list_labels, list_of_inbox
+from agentmail_cp.events.publishing import (
+    WRITTEN,
+    newest_position,
+    oldest_unpublished,
+    publish,
+    published_since,
+)
+from agentmail_cp.events.reading import NOW, START, after, newest, position_of
 
 __all__ = [
     "DEFAULT_TYPES",
     "LABEL_TYPES",
+    "LOGGED_TYPES",
+    "NOW",
     "PROTECTED",
+    "START",
+    "WRITTEN",
+    "Closed",
     "Event",
     "EventType",
+    "Feed",
     "LabelEvent",
     "NewEvent",
+    "Overrun",
+    "Subscribed",
+    "Subscription",
+    "after",
     "append",
+    "check_types",
     "erase",
     "list_labels",
     "list_of_inbox",
+    "newest",
+    "newest_position",
+    "oldest_unpublished",
+    "position_of",
+    "publish",
+    "published_since",
 ]

@@ -17,6 +17,8 @@ from uuid_utils.compat import uuid7
 from agentmail_cp import pages
 from agentmail_cp.db import Tx, fetch_all
 from agentmail_cp.events.event import Event, LabelEvent, NewEvent
+from agentmail_cp.events.publishing import WRITTEN
+from agentmail_cp.events.reading import COLUMNS
 
 
 async def append(
@@ -33,11 +35,14 @@ async def append(
         " message_id, document_id, recipients, facts)"
         " select event_id, %(organization_id)s, pod_id, %(inbox_id)s,"
         " event_seq - %(count)s + place, type, thread_id, message_id, document_id, recipients, facts"
-        " from numbered, unnest(%(event_ids)s::uuid[], %(types)s::text[], %(threads)s::uuid[],"
-        " %(message_ids)s::text[], %(documents)s::bigint[], %(recipients)s::int[], %(facts)s::jsonb[])"
-        " with ordinality"
-        " as new (event_id, type, thread_id, message_id, document_id, recipients, facts, place)",
+        # In the same transaction; who listens is told when it commits.
+        " from numbered, pg_notify(%(channel)s, '') as told, unnest(%(event_ids)s::uuid[], %(types)s::text[],"
+        " %(threads)s::uuid[], %(message_ids)s::text[], %(documents)s::bigint[], %(recipients)s::int[],"
+        " %(facts)s::jsonb[]) with ordinality"
+        " as new (event_id, type, thread_id, message_id, document_id, recipients, facts, place)"
+        " order by place",
         {
+            "channel": WRITTEN,
             "count": len(events),
             "inbox_id": inbox_id,
             "organization_id": organization_id,
@@ -57,8 +62,7 @@ async def list_of_inbox(tx: Tx, organization_id: UUID, inbox_id: UUID) -> list[E
     return await fetch_all(
         tx,
         Event,
-        "select event_id, organization_id, pod_id, inbox_id, seq, position, type, thread_id, message_id,"
-        " document_id, recipients, facts, created_at from event"
+        f"select {COLUMNS} from event"
         " where organization_id = %(organization_id)s and inbox_id = %(inbox_id)s"
         " order by seq",
         {"organization_id": organization_id, "inbox_id": inbox_id},

@@ -100,6 +100,7 @@ class ErrorBody(msgspec.Struct, omit_defaults=True, kw_only=True):
     errors: list[FieldError] | None = None
     request_id: str | None = None
     retry_at: datetime | None = None
+    oldest: str | None = None
 
 
 ERRORS: dict[int, ResponseSpec] = {
@@ -158,6 +159,7 @@ def body(error: AgentMailError, request_id: str | None = None) -> ErrorBody:
         error=ErrorSummary(error.reason, error.message, details),
         request_id=request_id,
         retry_at=error.retry_at if isinstance(error, RateLimited) else None,
+        oldest=error.oldest if isinstance(error, Gone) else None,
     )
 
 

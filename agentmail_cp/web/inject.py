@@ -1,5 +1,5 @@
-"""What handlers are given by name: `caller`, `db`, `server`, `settings`, `doorbell`, `asked`, `links`,
-`uploads`.
+"""What handlers are given by name: `caller`, `db`, `server`, `settings`, `doorbell`, `feed`, `asked`,
+`links`, `uploads`.
 
 None is checked again at run time: the wiring in `app.py` gives each its type.
 """
@@ -9,7 +9,7 @@ from __future__ import annotations
 from litestar.di import NamedDependency
 from litestar.params import SkipValidation
 
-from agentmail_cp import access, db, intake, mailserver, settings
+from agentmail_cp import access, db, events, intake, mailserver, settings
 from agentmail_cp.web import links, listing, outgoing
 
 Caller = NamedDependency[SkipValidation[access.Principal]]
@@ -17,6 +17,7 @@ Db = NamedDependency[SkipValidation[db.Database]]
 Server = NamedDependency[SkipValidation[mailserver.MailServer]]
 Config = NamedDependency[SkipValidation[settings.Settings]]
 Doorbell = NamedDependency[SkipValidation[intake.Doorbell]]
+Feed = NamedDependency[SkipValidation[events.Feed]]
 Asked = NamedDependency[SkipValidation[listing.Query]]
 Links = NamedDependency[SkipValidation[links.Links]]
 Uploads = NamedDependency[SkipValidation[outgoing.Uploads]]

@@ -1,0 +1,99 @@
+"""Publication: the loop that puts written events into the order of all events, and hands them on.
+
+One worker at a time publishes, a batch per transaction: the events get their positions, each endpoint that
+wants one gets its delivery, and whoever follows the log is told, all or nothing. Killed at any moment, the
+next one goes on where the last commit was. It owns no table.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from typing import Final
+
+import structlog
+from prometheus_client import Counter, Gauge
+
+from agentmail_cp import events
+from agentmail_cp.db import Database
+from agentmail_cp.errors import Unavailable
+
+log = structlog.stdlib.get_logger(__name__)
+
+BATCH: Final = 500
+"""Events that are published in one transaction."""
+
+LOOK: Final = 1.0
+"""Seconds after which a worker looks although it was not told: whoever was publishing may have died."""
+
+MEASURE: Final = 5.0
+"""Seconds between two looks at how long the oldest unpublished event has waited."""
+
+EVENTS = Counter("agentmail_events_published_total", "Events published by this process.")
+WAITING = Gauge(
+    "agentmail_events_unpublished_seconds", "How long the oldest unpublished event has waited."
+)
+
+
+class Publication:
+    """The loop of one worker."""
+
+    def __init__(self, db: Database, *, batch: int = BATCH) -> None:
+        self._db = db
+        self._batch = batch
+        self._woken = asyncio.Event()
+        self._waiting = False
+
+    async def run(self) -> None:
+        """Publish until cancelled."""
+        async with asyncio.TaskGroup() as group:
+            group.create_task(self._listen())
+            group.create_task(self._work())
+            group.create_task(self._watch())
+
+    async def _listen(self) -> None:
+        async for _ in self._db.listen(events.WRITTEN):
+            self._woken.set()
+
+    async def _work(self) -> None:
+        while True:
+            self._woken.clear()
+            pause = await self._step()
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(pause):
+                    await self._woken.wait()
+
+    async def _step(self) -> float:
+        """Publish a batch; how many seconds to wait for word of more."""
+        try:
+            published = await self.publish_batch()
+        except Unavailable as error:
+            self._wait_for(str(error))
+            return LOOK
+        except Exception:
+            log.exception("publication.failed")
+            return LOOK
+        self._wait_for(None)
+        return 0.0 if published == self._batch else LOOK
+
+    def _wait_for(self, trouble: str | None) -> None:
+        """Say once that publication waits, and once that it goes on."""
+        if trouble and not self._waiting:
+            log.warning("publication.waiting", reason=trouble)
+        if self._waiting and not trouble:
+            log.info("publication.resumed")
+        self._waiting = trouble is not None
+
+    async def publish_batch(self) -> int:
+        """Publish what was written, a batch of it; how many events that were."""
+        async with self._db.transaction() as tx:
+            published = await events.publish(tx, limit=self._batch)
+        EVENTS.inc(len(published or ()))
+        return len(published or ())
+
+    async def _watch(self) -> None:
+        while True:
+            with contextlib.suppress(Unavailable):
+                async with self._db.reading() as tx:
+                    WAITING.set(await events.oldest_unpublished(tx))
+            await asyncio.sleep(MEASURE)
