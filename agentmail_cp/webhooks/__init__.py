@@ -14,6 +14,73 @@ and the values of headers stand in no log and in no error. Inboxes and pods take
 
 from __future__ import annotations
 
-from agentmail_cp.webhooks.endpoints import DisabledReason, Webhook
+from agentmail_cp.webhooks.checks import changed_headers, check_headers, check_url
+from agentmail_cp.webhooks.deliveries import (
+    Attempt,
+    Delivery,
+    Replay,
+    Replayed,
+    State,
+    attempts,
+    replay,
+    resend,
+    send_test,
+)
+from agentmail_cp.webhooks.deliveries import get as get_delivery
+from agentmail_cp.webhooks.deliveries import list_page as list_deliveries
+from agentmail_cp.webhooks.endpoints import (
+    DEFAULT_OVERLAP,
+    DisabledReason,
+    Made,
+    Names,
+    NewWebhook,
+    Webhook,
+    WebhookPatch,
+    create,
+    delete,
+    erase,
+    get,
+    get_enabled,
+    list_page,
+    patched,
+    rotate,
+    set_headers,
+    update,
+)
+from agentmail_cp.webhooks.publishing import CHANNEL, fan_out
 
-__all__ = ["DisabledReason", "Webhook"]
+__all__ = [
+    "CHANNEL",
+    "DEFAULT_OVERLAP",
+    "Attempt",
+    "Delivery",
+    "DisabledReason",
+    "Made",
+    "Names",
+    "NewWebhook",
+    "Replay",
+    "Replayed",
+    "State",
+    "Webhook",
+    "WebhookPatch",
+    "attempts",
+    "changed_headers",
+    "check_headers",
+    "check_url",
+    "create",
+    "delete",
+    "erase",
+    "fan_out",
+    "get",
+    "get_delivery",
+    "get_enabled",
+    "list_deliveries",
+    "list_page",
+    "patched",
+    "replay",
+    "resend",
+    "rotate",
+    "send_test",
+    "set_headers",
+    "update",
+]
