@@ -18,7 +18,7 @@ from uuid import UUID
 
 import msgspec
 
-from agentmail_cp import envelopes, events, filing, labels, pages, threads
+from agentmail_cp import envelopes, events, filing, labels, pages, recipients, threads
 from agentmail_cp.copies import Copies, sort_out
 from agentmail_cp.db import Tx, fetch_all
 from agentmail_cp.errors import NotFound
@@ -356,24 +356,17 @@ async def _remove(tx: Tx, place: Place, destroyed: Iterable[DocumentId]) -> set[
     gone = list(destroyed)
     if not gone:
         return set()
+    whose = {"organization_id": place.organization_id, "inbox_id": place.inbox_id}
+    await recipients.remove(tx, **whose, document_ids=gone)
     rows = await (
         await tx.execute(
             "delete from message where inbox_id = %(inbox_id)s"
             " and organization_id = %(organization_id)s and document_id = any(%(gone)s)"
             " returning thread_id",
-            {
-                "inbox_id": place.inbox_id,
-                "organization_id": place.organization_id,
-                "gone": gone,
-            },
+            {**whose, "gone": gone},
         )
     ).fetchall()
-    await envelopes.remove(
-        tx,
-        organization_id=place.organization_id,
-        inbox_id=place.inbox_id,
-        document_ids=gone,
-    )
+    await envelopes.remove(tx, **whose, document_ids=gone)
     return {row["thread_id"] for row in rows}
 
 
@@ -465,6 +458,7 @@ async def erase(tx: Tx, place: Place) -> None:
         {"inbox_id": place.inbox_id, "organization_id": place.organization_id},
     )
     await envelopes.erase(tx, organization_id=place.organization_id, inbox_id=place.inbox_id)
+    await recipients.erase(tx, organization_id=place.organization_id, inbox_id=place.inbox_id)
     await threads.erase(tx, organization_id=place.organization_id, inbox_id=place.inbox_id)
     await events.erase(tx, organization_id=place.organization_id, inbox_id=place.inbox_id)
 
