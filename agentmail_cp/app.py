@@ -41,6 +41,7 @@ from agentmail_cp.web import doorbell as operations
 from agentmail_cp.web import errors, metrics, mtahook, openapi, search
 from agentmail_cp.web.attachments import Files
 from agentmail_cp.web.auth import Authentication, provide_caller
+from agentmail_cp.web.deliveries import Deliveries, InboxDeliveries, PodDeliveries
 from agentmail_cp.web.downloads import download
 from agentmail_cp.web.drafts import Drafts, InboxDrafts, PodDrafts
 from agentmail_cp.web.events import list_events
@@ -62,6 +63,7 @@ from agentmail_cp.web.sends import Sends
 from agentmail_cp.web.threads import InboxThreads, PodThreads, Threads
 from agentmail_cp.web.throttle import RequestLimit
 from agentmail_cp.web.throttle import headers as throttle_headers
+from agentmail_cp.web.webhooks import InboxWebhooks, PodWebhooks, Webhooks
 
 ROUTES: Final = (
     get_organization,
@@ -82,6 +84,12 @@ ROUTES: Final = (
     PodLists,
     Lists,
     list_events,
+    InboxWebhooks,
+    PodWebhooks,
+    Webhooks,
+    InboxDeliveries,
+    PodDeliveries,
+    Deliveries,
     InboxApiKeys,
     PodApiKeys,
     ApiKeys,

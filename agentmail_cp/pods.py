@@ -2,7 +2,7 @@
 
 Owns the table `pod`, but for the default pod, which `access` makes with its organisation. A pod is there or
 it is not. It is made by a key of the organisation, listed, renamed, given a limit of its own and, once no
-inbox lives in it, deleted together with its API keys and list entries; the default pod stays for ever.
+inbox lives in it, deleted together with its API keys, list entries and webhooks; the default pod stays.
 What the deleted inboxes of a deleted pod retain is not touched: it is read through the organisation's own
 routes until it is erased. Nothing ever moves from one pod to another. Never talks to the mail server.
 """
@@ -17,7 +17,7 @@ import msgspec
 from msgspec import UNSET, UnsetType
 from uuid_utils.compat import uuid7
 
-from agentmail_cp import access, inboxes, lists, pages
+from agentmail_cp import access, inboxes, lists, pages, webhooks
 from agentmail_cp.access import Reach, in_reach
 from agentmail_cp.db import Tx, fetch_all, fetch_one, fetch_only
 from agentmail_cp.errors import CannotDelete, Conflict, Invalid, LimitExceeded, NotFound
@@ -207,7 +207,7 @@ async def update(tx: Tx, reach: Reach, pod: str, patch: PodPatch) -> Pod:
 
 
 async def delete(tx: Tx, reach: Reach, pod: str) -> None:
-    """Delete a pod with its API keys and list entries.
+    """Delete a pod with its API keys, list entries and webhooks.
 
     Raises `CannotDelete` for the default pod and for one in which an inbox lives, be it half made or half
     deleted, and `Forbidden` for a pod's own key.
@@ -227,6 +227,7 @@ async def delete(tx: Tx, reach: Reach, pod: str) -> None:
     gone = Reach(reach.organization_id, pod_id)
     await access.revoke_within(tx, gone)
     await lists.erase(tx, gone)
+    await webhooks.erase(tx, gone)
     await tx.execute(
         "delete from pod where organization_id = %(organization_id)s and pod_id = %(pod_id)s",
         {"organization_id": reach.organization_id, "pod_id": pod_id},

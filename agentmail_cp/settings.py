@@ -163,6 +163,9 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     list_entries_per_organization: Limit = 100_000
     """Entries an organisation may have in all its allow and block lists."""
 
+    webhooks_per_organization: Limit = 1000
+    """Webhooks an organisation may have, those of its pods and inboxes included."""
+
     requests_per_minute: Limit = 1000
     """Requests one API key may make in a minute, over all processes together."""
 

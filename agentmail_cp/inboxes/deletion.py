@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from uuid import UUID
 
-from agentmail_cp import access, drafts, limits, lists, messages
+from agentmail_cp import access, drafts, limits, lists, messages, webhooks
 from agentmail_cp.access import Reach
 from agentmail_cp.db import Database, Tx, fetch_all, fetch_one
 from agentmail_cp.errors import Conflict, NotFound, Unavailable
@@ -104,6 +104,7 @@ async def _set_deleted(tx: Tx, inbox: Inbox) -> None:
         await drafts.unschedule_all(tx, inbox.place)
         await access.revoke_within(tx, inbox.reach)
         await lists.erase(tx, inbox.reach)
+        await webhooks.erase(tx, inbox.reach)
 
 
 async def finish_deleting(db: Database, server: MailServer, inbox: Inbox) -> None:

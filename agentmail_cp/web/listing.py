@@ -83,6 +83,11 @@ _SHAPES: dict[str, tuple[Schema, str]] = {
         Schema(type=OpenAPIType.STRING, enum=["bearer", "public_key"]),
         "Only API keys of this type; there are none but bearer.",
     ),
+    "state": (
+        Schema(type=OpenAPIType.STRING, enum=["pending", "delivered", "failed"]),
+        "Only deliveries in this state.",
+    ),
+    "event_type": (_TEXT, "Only events of this type."),
     "labels": (
         _TEXTS,
         "Only what has all these labels: a JSON array, repeated, or comma-separated.",

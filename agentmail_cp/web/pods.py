@@ -90,6 +90,6 @@ class Pods(Controller):
         "/{pod_id:str}", operation_id="pods.delete", guards=[needs("pod_delete")], responses=ERRORS
     )
     async def delete(self, pod_id: FromPath[str], caller: Caller, db: Db) -> None:
-        """Delete a pod that has no inboxes, with its API keys and list entries."""
+        """Delete a pod that has no inboxes, with its API keys, list entries and webhooks."""
         async with db.transaction() as tx:
             await pods.delete(tx, caller.reach, restore(pod_id))

@@ -67,6 +67,13 @@ def _fix(what: str) -> str:
     return f"Do without the {what}: it is part of the hosted service only."
 
 
+def _no_polling(_asked: Query) -> dict[str, Any]:
+    raise Forbidden(
+        "This server has no polling webhooks.",
+        fix="Read the log of events instead: GET /v0/events?after=…&wait=… needs no public URL either.",
+    )
+
+
 def _labs(_asked: Query) -> dict[str, Any]:
     return {"enabled": False, "available": False}
 
@@ -76,6 +83,11 @@ POD: Final = "/pods/{pod_id:str}"
 ARMOR: Final = f"{INBOX}/messages/{{message_id:str}}/agent-armor"
 EVENTS: Final = f"{INBOX}/calendar/events"
 FILES: Final = f"{INBOX}/files"
+
+_POLLING: Final[dict[str, tuple[Method, ...]]] = {
+    "": ("GET", "POST"),
+    "/{webhook_id:str}": ("GET", "DELETE"),
+}
 
 REFUSALS: Final = (
     Refusal("/accounts", ("GET",), none_of("accounts")),
@@ -110,6 +122,11 @@ REFUSALS: Final = (
     Refusal(f"{ARMOR}/release", ("POST",), missing("security scan")),
     Refusal("/organizations/labs", ("GET",), _labs),
     Refusal("/organizations/labs", ("POST",), forbidden("Labs")),
+    *(
+        Refusal(f"{scope}/webhooks/polling{tail}", methods, _no_polling)
+        for scope in ("", POD, INBOX)
+        for tail, methods in _POLLING.items()
+    ),
     # Once public keys were made here; the words are no id of an API key.
     Refusal("/api-keys/public-keys", ("GET", "POST", "PATCH", "DELETE"), missing("public key")),
 )

@@ -14,7 +14,14 @@ and the values of headers stand in no log and in no error. Inboxes and pods take
 
 from __future__ import annotations
 
-from agentmail_cp.webhooks.checks import changed_headers, check_headers, check_url
+from agentmail_cp.webhooks.attempts import Failure
+from agentmail_cp.webhooks.checks import (
+    changed_headers,
+    check_count,
+    check_headers,
+    check_url,
+)
+from agentmail_cp.webhooks.claims import forget_old
 from agentmail_cp.webhooks.deliveries import (
     Attempt,
     Delivery,
@@ -28,6 +35,7 @@ from agentmail_cp.webhooks.deliveries import (
 )
 from agentmail_cp.webhooks.deliveries import get as get_delivery
 from agentmail_cp.webhooks.deliveries import list_page as list_deliveries
+from agentmail_cp.webhooks.delivering import Delivering
 from agentmail_cp.webhooks.endpoints import (
     DEFAULT_OVERLAP,
     DisabledReason,
@@ -40,7 +48,6 @@ from agentmail_cp.webhooks.endpoints import (
     delete,
     erase,
     get,
-    get_enabled,
     list_page,
     patched,
     rotate,
@@ -53,8 +60,10 @@ __all__ = [
     "CHANNEL",
     "DEFAULT_OVERLAP",
     "Attempt",
+    "Delivering",
     "Delivery",
     "DisabledReason",
+    "Failure",
     "Made",
     "Names",
     "NewWebhook",
@@ -65,15 +74,16 @@ __all__ = [
     "WebhookPatch",
     "attempts",
     "changed_headers",
+    "check_count",
     "check_headers",
     "check_url",
     "create",
     "delete",
     "erase",
     "fan_out",
+    "forget_old",
     "get",
     "get_delivery",
-    "get_enabled",
     "list_deliveries",
     "list_page",
     "patched",

@@ -171,14 +171,19 @@ def changed_names(
 def check_names(field: str, named: Iterable[UUID]) -> list[UUID]:
     """What a filter names, each once. Raises `Invalid` TOO_MANY."""
     found = list(dict.fromkeys(named))
-    if len(found) > MOST_NAMED:
+    check_count(field, found)
+    return found
+
+
+def check_count(field: str, named: Sequence[object]) -> None:
+    """Raise `Invalid` TOO_MANY for more than a filter may name."""
+    if len(named) > MOST_NAMED:
         raise Invalid(
             field,
-            f"The filter would name {len(found)} of them.",
-            fix=f"Name at most {MOST_NAMED} in {field}, or make another webhook.",
+            f"{field} would have {len(named)} entries.",
+            fix=f"Name at most {MOST_NAMED}, or make another webhook for the others.",
             detail="TOO_MANY",
         )
-    return found
 
 
 def _twice(field: str, message: str) -> Invalid:

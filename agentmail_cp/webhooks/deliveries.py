@@ -15,7 +15,7 @@ from uuid_utils.compat import uuid7
 
 from agentmail_cp import pages
 from agentmail_cp.db import Tx, fetch_all, fetch_one, fetch_only
-from agentmail_cp.errors import NotFound
+from agentmail_cp.errors import Conflict, NotFound
 from agentmail_cp.events import EventType
 from agentmail_cp.webhooks.endpoints import Webhook
 from agentmail_cp.webhooks.publishing import WANTED, announce
@@ -78,10 +78,10 @@ class Replay(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Replayed(msgspec.Struct, frozen=True):
-    """How many events are delivered again, and the last of them."""
+    """How many events are delivered again, and where to go on if there may be more."""
 
     count: int
-    last: UUID | None
+    next: UUID | None
 
 
 async def list_page(
@@ -149,10 +149,19 @@ _AGAIN: LiteralString = (
 _RESTS: LiteralString = "(delivery.state <> 'pending' or delivery.due_at > now())"
 
 
+def _ensure_enabled(webhook: Webhook) -> None:
+    if not webhook.enabled:
+        raise Conflict(
+            f"This webhook is disabled ({webhook.disabled_reason}), so nothing is delivered to it.",
+            fix='Enable it first: PATCH it with {"enabled": true}.',
+        )
+
+
 async def resend(tx: Tx, webhook: Webhook, delivery_id: UUID) -> Delivery:
-    """Deliver once more, now, and on failure by the schedule. The caller has the endpoint from
-    `get_enabled`. Raises `NotFound`.
+    """Deliver once more, now, and on failure by the schedule. The caller holds the endpoint. Raises
+    `NotFound`, and `Conflict` where it is disabled.
     """
+    _ensure_enabled(webhook)
     await tx.execute(
         f"update delivery set {_AGAIN} where organization_id = %(organization_id)s"
         f" and webhook_id = %(webhook_id)s and delivery_id = %(delivery_id)s and {_RESTS}",
@@ -163,9 +172,10 @@ async def resend(tx: Tx, webhook: Webhook, delivery_id: UUID) -> Delivery:
 
 
 async def send_test(tx: Tx, webhook: Webhook, event_type: EventType) -> Delivery:
-    """Deliver a sample of an event, which stands in no log. The caller has the endpoint from
-    `get_enabled`.
+    """Deliver a sample of an event, which stands in no log. The caller holds the endpoint. Raises `Conflict`
+    where it is disabled.
     """
+    _ensure_enabled(webhook)
     delivery_id = uuid7()
     await tx.execute(
         "insert into delivery (delivery_id, organization_id, webhook_id, event_type)"
@@ -180,8 +190,10 @@ async def replay(
     tx: Tx, webhook: Webhook, wanted: Replay, *, most: int = MOST_REPLAYED
 ) -> Replayed:
     """Deliver again what an endpoint wants of the log, the first `most` events of it, whether they were
-    delivered before, failed, or were never meant for it. The caller has it from `get_enabled`.
+    delivered before, failed, or were never meant for it. The caller holds it. Raises `Conflict` where it is
+    disabled.
     """
+    _ensure_enabled(webhook)
     done = await fetch_only(
         tx,
         Replayed,
@@ -221,5 +233,7 @@ with wanted as (
     on conflict (webhook_id, event_id) do update set {_AGAIN}
     where delivery.organization_id = excluded.organization_id and {_RESTS}
 )
-select count(*) as count, (array_agg(event_id order by position desc))[1] as last from wanted
+select count(*) as count,
+    case when count(*) = %(most)s then (array_agg(event_id order by position desc))[1] end as next
+from wanted
 """

@@ -254,17 +254,6 @@ async def get(tx: Tx, reach: Reach, webhook_id: UUID, *, lock: bool = False) -> 
     return found
 
 
-async def get_enabled(tx: Tx, reach: Reach, webhook_id: UUID) -> Webhook:
-    """As `get`, for whoever wants something delivered: `Conflict` for one that is disabled."""
-    found = await get(tx, reach, webhook_id, lock=True)
-    if not found.enabled:
-        raise Conflict(
-            f"This webhook is disabled ({found.disabled_reason}), so nothing is delivered.",
-            fix='Enable it first: PATCH it with {"enabled": true}.',
-        )
-    return found
-
-
 async def list_page(
     tx: Tx, reach: Reach, *, limit: int, page_token: str | None, ascending: bool = False
 ) -> tuple[list[Webhook], str | None]:

@@ -49,6 +49,7 @@ WRONG = {
     "inboxes_per_organization": "-1",
     "inboxes_per_pod": "-1",
     "list_entries_per_organization": "-1",
+    "webhooks_per_organization": "-1",
     "requests_per_minute": "-1",
     "outbound_allow": "10.0.0.1/8",
     "outbound_timeout": "0",
