@@ -106,8 +106,10 @@ def labels_of(
 
 
 def still_kept(kept: Iterable[str], keywords: Iterable[str]) -> list[str]:
-    """Those of the `kept` labels that no keyword holds, sorted: one that a keyword holds goes with it."""
-    return sorted(frozenset(kept) - decode_all(keywords))
+    """Those of the `kept` labels that no keyword holds, sorted: one that a keyword holds goes with it. What
+    only the server says, no keyword holds.
+    """
+    return sorted(frozenset(kept) - (decode_all(keywords) - SERVER_LABELS))
 
 
 def encode(label: str) -> str:

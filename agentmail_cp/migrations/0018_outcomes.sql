@@ -41,7 +41,9 @@ create table outcome_report (
     queue_id bigint,
     message_id text,
     address text not null,
-    outcome text not null check (outcome in ('delivered', 'delayed', 'failed', 'complained')),
+    outcome text not null check (
+        outcome in ('delayed', 'unknown', 'delivered', 'failed', 'complained')
+    ),
     code text,
     diagnostic text,
     by_mail boolean not null default false,
@@ -55,6 +57,9 @@ create unique index outcome_report_key on outcome_report (queue_id, address, out
 create unique index outcome_report_message_key
     on outcome_report (inbox_id, message_id, address, outcome) where message_id is not null;
 create index outcome_report_due on outcome_report (due_at, report_id);
+
+-- Reports of an inbox, to be forgotten with it.
+create index outcome_report_inbox on outcome_report (inbox_id);
 
 -- Mails in a mailbox that told what became of another: outcomes by now, and never messages.
 create table feedback_mail (

@@ -7,14 +7,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from datetime import timedelta
-from typing import Any, Final
-
-import msgspec
+from typing import Any, Final, LiteralString
 
 from agentmail_cp import filing
 from agentmail_cp.db import Tx
+from agentmail_cp.filing import Place
 from agentmail_cp.mailserver import Enqueued, Report
-from agentmail_cp.outcomes.states import LONGEST_DIAGNOSTIC
+from agentmail_cp.outcomes.states import News, shortened
 
 KEPT: Final = timedelta(days=7)
 """How long a queue id is known; Stalwart 0.16 gives a mail up after three days."""
@@ -79,9 +78,7 @@ def _columns(reports: Iterable[Report]) -> dict[str, list[Any]]:
         "recipients": [filing.clean(each.recipient).lower() for each in rows],
         "outcomes": [each.outcome.value for each in rows],
         "codes": [filing.clean(each.code)[:LONGEST_CODE] or None for each in rows],
-        "diagnostics": [
-            filing.clean(each.diagnostic)[:LONGEST_DIAGNOSTIC] or None for each in rows
-        ],
+        "diagnostics": [shortened(each.diagnostic or "") or None for each in rows],
     }
 
 
@@ -89,12 +86,53 @@ def _is_id(queue_id: int) -> bool:
     return 0 <= queue_id <= LARGEST_ID
 
 
-class Said(msgspec.Struct, frozen=True, kw_only=True):
-    """What a mail says became of a message at one recipient. `message_id` is in brackets."""
+async def tell(tx: Tx, place: Place, news: Sequence[News]) -> None:
+    """Write down news of messages of one inbox that came otherwise than with a queue id, and wake whoever
+    tells it on. What is written already is left out.
+    """
+    await tx.execute(
+        "insert into outcome_report (organization_id, inbox_id, message_id, address, outcome, code,"
+        " diagnostic, by_mail)"
+        " select %(organization_id)s, %(inbox_id)s, message_id, address, outcome, code, diagnostic,"
+        " by_mail from unnest(%(message_ids)s::text[], %(addresses)s::text[], %(outcomes)s::text[],"
+        " %(codes)s::text[], %(diagnostics)s::text[], %(by_mail)s::boolean[])"
+        " as news (message_id, address, outcome, code, diagnostic, by_mail) on conflict do nothing",
+        {
+            "organization_id": place.organization_id,
+            "inbox_id": place.inbox_id,
+            "message_ids": [each.message_id for each in news],
+            "addresses": [each.address for each in news],
+            "outcomes": [each.outcome for each in news],
+            "codes": [each.code for each in news],
+            "diagnostics": [each.diagnostic for each in news],
+            "by_mail": [each.by_mail for each in news],
+        },
+    )
+    await tx.execute("select pg_notify('outcome', '')")
 
-    message_id: str
-    address: str
-    outcome: str
-    code: str | None = None
-    diagnostic: str | None = None
-    by_mail: bool = True
+
+async def forget_old(tx: Tx) -> int:
+    """Forget queue ids nobody reports on any more; returns how many. Those that something is still asked
+    about stay.
+    """
+    cursor = await tx.execute(
+        "delete from queued_mail where created_at < now() - %(kept)s and not exists (select from recipient"
+        " where recipient.inbox_id = queued_mail.inbox_id"
+        " and recipient.organization_id = queued_mail.organization_id"
+        " and recipient.message_id = queued_mail.message_id and due_at is not null)",
+        {"kept": KEPT},
+    )
+    return cursor.rowcount
+
+
+async def erase(tx: Tx, place: Place) -> None:
+    """Forget what is written about an inbox's mail."""
+    whose = {"inbox_id": place.inbox_id, "organization_id": place.organization_id}
+    for forget in (_ERASE_REPORTS, _ERASE_QUEUED, _ERASE_FEEDBACK):
+        await tx.execute(forget, whose)
+
+
+_WHERE: Final = "where inbox_id = %(inbox_id)s and organization_id = %(organization_id)s"
+_ERASE_REPORTS: Final[LiteralString] = f"delete from outcome_report {_WHERE}"
+_ERASE_QUEUED: Final[LiteralString] = f"delete from queued_mail {_WHERE}"
+_ERASE_FEEDBACK: Final[LiteralString] = f"delete from feedback_mail {_WHERE}"

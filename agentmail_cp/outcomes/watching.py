@@ -1,0 +1,325 @@
+"""Watching over mail of which nothing is heard: asking the queue, and taking complaints in.
+
+Reports get lost with Stalwart's memory, so a recipient of whom nothing is known for a while is asked about:
+first `recipients.FIRST_LOOK` after the mail was handed in, then twice as late each time. What the queue
+says is written down as if it had been reported. Of a mail that has left the queue without a word, a report
+by mail may still be on its way for `GRACE`; then it is `unknown`, which only later news ends.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime, timedelta
+from time import monotonic
+from typing import Final
+from uuid import UUID
+
+import msgspec
+import structlog
+
+from agentmail_cp import recipients
+from agentmail_cp.db import Database, Tx, fetch_all
+from agentmail_cp.errors import Unavailable
+from agentmail_cp.filing import Place
+from agentmail_cp.mailserver import (
+    Complaint,
+    Enqueued,
+    MailServer,
+    MailServerError,
+    Outcome,
+    QueuedMail,
+    QueuedRecipient,
+    QueueStatus,
+    Report,
+)
+from agentmail_cp.outcomes.record import note, queued, tell
+from agentmail_cp.outcomes.settlement import UNRECORDED, apply_due
+from agentmail_cp.outcomes.states import News, whom
+from agentmail_cp.recipients import Waiting
+
+log = structlog.stdlib.get_logger(__name__)
+
+CHANNEL: Final = "outcome"
+GRACE: Final = timedelta(seconds=60)
+LEASE: Final = timedelta(seconds=60)
+"""How long a worker may take to ask about a batch before another does."""
+
+AT_ONCE: Final = 100
+LOOK: Final = 0.2
+"""Seconds between two looks for reports that were not due when they were written."""
+
+ASKING: Final = 5.0
+"""Seconds between two looks for recipients to ask about."""
+
+COMPLAINTS: Final = 60.0
+"""Seconds between two looks for complaints."""
+
+RECOVERY: Final = 2.0
+PRAISE: Final = frozenset({"not-spam"})
+
+_SAYS: Final[Mapping[QueueStatus, Outcome]] = {
+    QueueStatus.DELAYED: Outcome.DELAYED,
+    QueueStatus.FAILED: Outcome.FAILED,
+    QueueStatus.DELIVERED: Outcome.DELIVERED,
+}
+
+
+async def ask(db: Database, server: MailServer) -> int:
+    """Ask about recipients of whom nothing is known for a while; returns how many. Raises the mail
+    server's errors: they are asked about again when their lease is over.
+    """
+    async with db.transaction() as tx:
+        waiting = await recipients.claim(tx, lease=LEASE, most=AT_ONCE)
+    if not waiting:
+        return 0
+    waiting = await _drop_unrecorded(db, waiting)
+    mails = await _find(db, server, waiting)
+    for each in waiting:
+        await _decide(db, each, mails.get((each.inbox_id, each.message_id), []))
+    return len(waiting)
+
+
+class _Name(msgspec.Struct, frozen=True):
+    inbox_id: UUID
+    message_id: str
+
+
+async def _drop_unrecorded(db: Database, waiting: Sequence[Waiting]) -> list[Waiting]:
+    """Those whose messages are in the index. The others wait, and are forgotten once no copy of the mail
+    is expected any more (`submissions`).
+    """
+    async with db.transaction() as tx:
+        rows = await fetch_all(tx, _Name, _RECORDED, _keys(waiting))
+        there = {(row.inbox_id, row.message_id) for row in rows}
+        unrecorded = [each for each in waiting if (each.inbox_id, each.message_id) not in there]
+        old = datetime.now(UTC) - UNRECORDED
+        for each in unrecorded:
+            if each.created_at < old:
+                await recipients.forget(
+                    tx,
+                    organization_id=each.organization_id,
+                    inbox_id=each.inbox_id,
+                    message_ids=[each.message_id],
+                )
+        await recipients.ask_again(tx, unrecorded, gone=False)
+    return [each for each in waiting if (each.inbox_id, each.message_id) in there]
+
+
+_RECORDED = """
+select message.inbox_id, message.message_id
+from unnest(%(organizations)s::uuid[], %(inboxes)s::uuid[], %(message_ids)s::text[])
+    as waiting (organization_id, inbox_id, message_id)
+join message using (organization_id, inbox_id, message_id)
+"""
+
+
+def _keys(waiting: Sequence[Waiting]) -> dict[str, list[object]]:
+    return {
+        "organizations": [each.organization_id for each in waiting],
+        "inboxes": [each.inbox_id for each in waiting],
+        "message_ids": [each.message_id for each in waiting],
+    }
+
+
+class _QueueId(msgspec.Struct, frozen=True):
+    inbox_id: UUID
+    message_id: str
+    queue_id: int
+
+
+_Mails = dict[tuple[UUID, str], list[QueuedMail]]
+
+
+async def _find(db: Database, server: MailServer, waiting: Sequence[Waiting]) -> _Mails:
+    """What is in the queue of these messages."""
+    if not waiting:
+        return {}
+    async with db.reading() as tx:
+        ids = await fetch_all(tx, _QueueId, _QUEUE_IDS, _keys(waiting))
+    named = {(each.inbox_id, each.message_id) for each in ids}
+    lost = [each for each in waiting if (each.inbox_id, each.message_id) not in named]
+    if lost:
+        ids += await _find_again(db, server, lost)
+    if not ids:
+        return {}
+    there = await server.queue({each.queue_id for each in ids})
+    found: _Mails = defaultdict(list)
+    for each in ids:
+        if each.queue_id in there:
+            found[each.inbox_id, each.message_id].append(there[each.queue_id])
+    return found
+
+
+_QUEUE_IDS = """
+select queued_mail.inbox_id, queued_mail.message_id, queue_id
+from unnest(%(organizations)s::uuid[], %(inboxes)s::uuid[], %(message_ids)s::text[])
+    as waiting (organization_id, inbox_id, message_id)
+join queued_mail using (organization_id, inbox_id, message_id)
+"""
+
+
+async def _find_again(db: Database, server: MailServer, lost: Sequence[Waiting]) -> list[_QueueId]:
+    """Nobody told us the queue ids of these: we were away. Look through the queue for them."""
+    wanted = {(each.sender, each.message_id): each.inbox_id for each in lost}
+    found: list[_QueueId] = []
+    for sender in sorted({each.sender for each in lost}):
+        for mail in await server.queued_by(sender):
+            message_id = f"<{mail.message_id}>"
+            if inbox_id := wanted.get((sender, message_id)):
+                found.append(_QueueId(inbox_id, message_id, mail.queue_id))
+                async with db.reading() as tx:
+                    await queued(tx, Enqueued(mail.queue_id, sender, mail.message_id or ""))
+    return found
+
+
+async def _decide(db: Database, waiting: Waiting, mails: Sequence[QueuedMail]) -> None:
+    """What the queue says about one recipient."""
+    standing = [
+        (mail, mail.recipients[address])
+        for mail in mails
+        if (address := whom(mail.recipients, waiting.address))
+    ]
+    async with db.transaction() as tx:
+        if standing:
+            reports = [_report(mail, waiting, each) for mail, each in standing]
+            await note(tx, [each for each in reports if each is not None])
+            await recipients.ask_again(tx, [waiting], gone=False)
+        elif waiting.gone_at is None:
+            await recipients.ask_again(tx, [waiting], gone=True, pause=GRACE)
+        else:
+            await _give_up(tx, waiting)
+
+
+def _report(mail: QueuedMail, waiting: Waiting, there: QueuedRecipient) -> Report | None:
+    outcome = _SAYS.get(there.status)
+    if outcome is None:
+        return None
+    return Report(
+        queue_id=mail.queue_id,
+        sender=waiting.sender,
+        recipient=waiting.address,
+        outcome=outcome,
+        at=datetime.now(UTC),
+        code=there.code,
+        diagnostic=there.diagnostic,
+    )
+
+
+async def _give_up(tx: Tx, waiting: Waiting) -> None:
+    place = Place(waiting.inbox_id, waiting.organization_id, waiting.pod_id, waiting.domain)
+    lost = News(message_id=waiting.message_id, address=waiting.address, outcome="unknown")
+    await tell(tx, place, [lost])
+    await recipients.ask_again(tx, [waiting], gone=True)
+
+
+async def take_complaints(db: Database, server: MailServer) -> int:
+    """Take in the complaints that reached the mail server, and have it forget them; returns how many.
+    Those that are about no message of ours come to nothing.
+    """
+    complaints = await server.complaints()
+    if not complaints:
+        return 0
+    async with db.transaction() as tx:
+        for each in complaints:
+            await _complain(tx, each)
+    await server.forget_complaints([each.complaint_id for each in complaints])
+    return len(complaints)
+
+
+class _Owner(msgspec.Struct, frozen=True):
+    inbox_id: UUID
+    organization_id: UUID
+    pod_id: UUID
+    domain: str
+
+
+async def _complain(tx: Tx, complaint: Complaint) -> None:
+    if complaint.kind in PRAISE or complaint.message_id is None or complaint.sender is None:
+        return
+    owners = await fetch_all(tx, _Owner, _OWNER, {"sender": complaint.sender.lower()})
+    for owner in owners:
+        place = Place(owner.inbox_id, owner.organization_id, owner.pod_id, owner.domain)
+        await _complain_about(tx, place, complaint, f"<{complaint.message_id}>")
+
+
+_OWNER = """
+select inbox_id, organization_id, pod_id, domain from inbox
+where address = %(sender)s and state = 'active'
+"""
+
+
+async def _complain_about(tx: Tx, place: Place, complaint: Complaint, message_id: str) -> None:
+    standings = await recipients.of_messages(
+        tx,
+        organization_id=place.organization_id,
+        inbox_id=place.inbox_id,
+        message_ids=[message_id],
+    )
+    went_to = {each.address for each in standings}
+    claimed = {whom(went_to, each) for each in complaint.recipients or (None,)}
+    news = [
+        News(
+            message_id=message_id,
+            address=address,
+            outcome="complained",
+            code=complaint.kind[:16],
+            by_mail=True,
+        )
+        for address in sorted(each for each in claimed if each)
+    ]
+    if news:
+        await tell(tx, place, news)
+
+
+class Watching:
+    """The loops that tell what became of mail. One per worker process."""
+
+    def __init__(self, db: Database, server: MailServer) -> None:
+        self._db = db
+        self._server = server
+        self._woken = asyncio.Event()
+
+    async def run(self) -> None:
+        """Tell on what is reported, and ask about the rest, until cancelled."""
+        async with asyncio.TaskGroup() as group:
+            group.create_task(self._listen())
+            group.create_task(self._tell())
+            group.create_task(self._ask())
+
+    async def _listen(self) -> None:
+        async for _ in self._db.listen(CHANNEL):
+            self._woken.set()
+
+    async def _tell(self) -> None:
+        while True:
+            self._woken.clear()
+            pause = LOOK
+            try:
+                while await apply_due(self._db):
+                    pass
+            except Unavailable:
+                pause = RECOVERY
+            except Exception:
+                log.exception("outcome.failed")
+                pause = RECOVERY
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(pause):
+                    await self._woken.wait()
+
+    async def _ask(self) -> None:
+        complaints_at = monotonic()
+        while True:
+            try:
+                while await ask(self._db, self._server) == AT_ONCE:
+                    pass
+                if monotonic() >= complaints_at:
+                    await take_complaints(self._db, self._server)
+                    complaints_at = monotonic() + COMPLAINTS
+            except (Unavailable, MailServerError) as error:
+                log.warning("outcome.waiting", reason=type(error).__name__)
+            except Exception:
+                log.exception("outcome.not_asked")
+            await asyncio.sleep(ASKING)
