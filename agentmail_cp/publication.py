@@ -14,7 +14,7 @@ from typing import Final
 import structlog
 from prometheus_client import Counter, Gauge
 
-from agentmail_cp import events
+from agentmail_cp import events, webhooks
 from agentmail_cp.db import Database
 from agentmail_cp.errors import Unavailable
 
@@ -88,8 +88,9 @@ class Publication:
         """Publish what was written, a batch of it; how many events that were."""
         async with self._db.transaction() as tx:
             published = await events.publish(tx, limit=self._batch)
-        EVENTS.inc(len(published or ()))
-        return len(published or ())
+            await webhooks.fan_out(tx, published)
+        EVENTS.inc(len(published))
+        return len(published)
 
     async def _watch(self) -> None:
         while True:

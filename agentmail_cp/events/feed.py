@@ -95,6 +95,11 @@ class Subscription:
             self._held.append(event)
         self._changed.set()
 
+    @property
+    def overrun(self) -> bool:
+        """Whether the next `take` raises `Overrun`: for whoever waits for the reader."""
+        return self._overrun
+
     def close(self) -> None:
         """Have the reader end."""
         self._closed = True
@@ -135,6 +140,11 @@ class Feed:
             group.discard(subscription)
             if not group and self._subscriptions.get(reach.organization_id) is group:
                 del self._subscriptions[reach.organization_id]
+
+    @property
+    def subscribers(self) -> int:
+        """How many subscriptions are open."""
+        return sum(len(group) for group in self._subscriptions.values())
 
     def close(self) -> None:
         """End every wait: the process is about to stop."""

@@ -36,16 +36,16 @@ _PUBLISH: Final[LiteralString] = (
 )
 
 
-async def publish(tx: Tx, *, limit: int) -> list[Event] | None:
+async def publish(tx: Tx, *, limit: int) -> list[Event]:
     """Give the oldest unpublished events their positions, and tell who listens once `tx` has committed.
 
-    Returns them in their order; None when somebody else is publishing.
+    Returns them in their order; none when somebody else is publishing.
     """
     turn = await fetch_only(
         tx, _Turn, "select pg_try_advisory_xact_lock(%(lock)s) as mine", {"lock": LOCK}
     )
     if not turn.mine:
-        return None
+        return []
     # A statement of its own, so that it sees what the last holder of the lock has committed.
     events = await fetch_all(tx, Event, _PUBLISH, {"limit": limit})
     if events:
