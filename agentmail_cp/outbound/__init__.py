@@ -11,7 +11,7 @@ from the environment, and everything has a bound: time, size, headers, connectio
 from __future__ import annotations
 
 from agentmail_cp.outbound.errors import OutboundError, Reason
-from agentmail_cp.outbound.fetcher import Outbound, Request, Response
+from agentmail_cp.outbound.fetcher import Outbound, Request, Resolve, Response
 from agentmail_cp.outbound.targets import Network, Target, permitted, target_of
 
 __all__ = [
@@ -20,6 +20,7 @@ __all__ = [
     "OutboundError",
     "Reason",
     "Request",
+    "Resolve",
     "Response",
     "Target",
     "permitted",

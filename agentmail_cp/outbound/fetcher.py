@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import socket
 import ssl
 from collections.abc import AsyncGenerator, Awaitable, Callable, Generator, Iterable, Sequence
@@ -25,7 +26,7 @@ USER_AGENT: Final = f"agentmail_cp/{__version__}"
 CONNECT_TIMEOUT: Final = 5.0
 """Seconds for resolving a name, and for each address tried."""
 IDLE_TIMEOUT: Final = 10.0
-"""Seconds a peer may say or take nothing."""
+"""Seconds a peer may say or take nothing, unless a request says otherwise."""
 CONNECTIONS: Final = 32
 """Requests under way at once in one process; more wait."""
 RESOLVERS: Final = 8
@@ -49,11 +50,14 @@ Resolve = Callable[[str, int], Awaitable[Sequence[str]]]
 
 
 class Request(msgspec.Struct, frozen=True, kw_only=True):
-    """What to ask. `most` is the largest answer in bytes, `seconds` the time for all of it."""
+    """What to ask. `most` is the largest answer in bytes, `seconds` the time for all of it, `idle` how many
+    of them the peer may say or take nothing.
+    """
 
     url: str
     most: int
     seconds: float
+    idle: float = IDLE_TIMEOUT
     method: str = "GET"
     headers: tuple[tuple[str, str], ...] = ()
     content: bytes | None = None
@@ -102,7 +106,8 @@ class Response:
 
 
 class Outbound:
-    """Makes requests to tenants' URLs. `allowed` are networks the operator opened beyond the internet.
+    """Makes requests to tenants' URLs. `allowed` are networks the operator opened beyond the internet,
+    `connections` the requests that may be under way at once, `resolvers` the names.
 
     `resolve` and `backend` are what names and connections come from; tests bring their own.
     """
@@ -111,12 +116,16 @@ class Outbound:
         self,
         allowed: Sequence[Network] = (),
         *,
+        connections: int = CONNECTIONS,
+        resolvers: int = RESOLVERS,
         resolve: Resolve | None = None,
         backend: httpcore.AsyncNetworkBackend | None = None,
     ) -> None:
-        self._threads = ThreadPoolExecutor(RESOLVERS, thread_name_prefix="resolve")
+        self._threads = ThreadPoolExecutor(resolvers, thread_name_prefix="resolve")
+        self._looking: dict[tuple[str, int], asyncio.Future[Sequence[str]]] = {}
         self._pool = httpcore.AsyncConnectionPool(
-            max_connections=CONNECTIONS,
+            ssl_context=_tls(),
+            max_connections=connections,
             max_keepalive_connections=0,
             network_backend=_Judging(allowed, resolve or self._resolve, backend or _real_backend()),
         )
@@ -154,8 +163,8 @@ class Outbound:
             extensions={
                 "timeout": {
                     "connect": CONNECT_TIMEOUT,
-                    "read": IDLE_TIMEOUT,
-                    "write": IDLE_TIMEOUT,
+                    "read": request.idle,
+                    "write": request.idle,
                 }
             },
         )
@@ -164,8 +173,23 @@ class Outbound:
                 return await self._pool.handle_async_request(asked)
 
     async def _resolve(self, host: str, port: int) -> Sequence[str]:
-        loop = asyncio.get_running_loop()
-        return await loop.run_in_executor(self._threads, _look_up, host, port)
+        """Look a name up, once for everybody who asks meanwhile: a name that nobody answers for holds one
+        thread, however many want it.
+        """
+        asked = (host, port)
+        looking = self._looking.get(asked)
+        if looking is None:
+            loop = asyncio.get_running_loop()
+            looking = loop.run_in_executor(self._threads, _look_up, host, port)
+            self._looking[asked] = looking
+            looking.add_done_callback(functools.partial(self._looked, asked))
+        return await asyncio.shield(looking)
+
+    def _looked(self, asked: tuple[str, int], found: asyncio.Future[Sequence[str]]) -> None:
+        del self._looking[asked]
+        if not found.cancelled():
+            # Nobody may be waiting for it any more, and asyncio complains of an error nobody saw.
+            found.exception()
 
 
 class _Judging(httpcore.AsyncNetworkBackend):
@@ -212,6 +236,12 @@ class _Judging(httpcore.AsyncNetworkBackend):
 def _real_backend() -> httpcore.AsyncNetworkBackend:
     # httpcore does not say that its own backends are ones.
     return cast("httpcore.AsyncNetworkBackend", httpcore.AnyIOBackend())
+
+
+@functools.cache
+def _tls() -> ssl.SSLContext:
+    """Read once: httpcore would read all certificates for every connection."""
+    return httpcore.default_ssl_context()
 
 
 def _look_up(host: str, port: int) -> Sequence[str]:
