@@ -1,0 +1,60 @@
+"""Lanes: no endpoint takes the place another waits for, whatever it does."""
+
+from __future__ import annotations
+
+from uuid import UUID
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from agentmail_cp.webhooks.lanes import AT_ONCE, FAILING, FAST, MOST, SLOW_AFTER, Lanes
+
+HANGING, HEALTHY = UUID(int=1), UUID(int=2)
+
+
+def begin(lanes: Lanes, count: int, *, webhook_id: UUID = HANGING, failing: bool = False) -> None:
+    for number in range(count):
+        delivery_id = UUID(int=1000 * webhook_id.int + number)
+        lanes.enter(delivery_id, webhook_id, failing=failing, now=0.0)
+
+
+def test_attempts_under_way_take_room_until_they_are_over() -> None:
+    lanes = Lanes()
+    begin(lanes, 10)
+    assert lanes.room(0.0).fast == FAST - 10
+    lanes.leave(UUID(int=1000))
+    assert lanes.room(0.0).fast == FAST - 9
+
+
+def test_an_endpoint_that_hangs_gives_its_places_back_and_gets_no_more() -> None:
+    """Else enough such endpoints would stop everybody's deliveries for the length of a timeout."""
+    lanes = Lanes()
+    begin(lanes, AT_ONCE)
+    begin(lanes, 1, webhook_id=HEALTHY)
+    room = lanes.room(SLOW_AFTER - 0.01)
+    assert (room.fast, room.slow) == (FAST - AT_ONCE - 1, frozenset())
+    lanes.leave(UUID(int=2000))
+    room = lanes.room(SLOW_AFTER)
+    assert (room.fast, room.slow) == (FAST, {HANGING})
+
+
+def test_failing_endpoints_have_places_of_their_own() -> None:
+    lanes = Lanes()
+    begin(lanes, FAILING, failing=True)
+    room = lanes.room(SLOW_AFTER)
+    assert (room.fast, room.failing, room.slow) == (FAST, 0, frozenset())
+
+
+@given(
+    well=st.integers(0, MOST),
+    failing=st.integers(0, FAILING),
+    now=st.floats(0, 20),
+)
+def test_a_worker_never_holds_more_sockets_than_it_may(well: int, failing: int, now: float) -> None:
+    lanes = Lanes()
+    begin(lanes, well)
+    begin(lanes, failing, webhook_id=HEALTHY, failing=True)
+    room = lanes.room(now)
+    assert 0 <= room.fast <= FAST
+    assert well + room.fast <= max(MOST, well)
+    assert failing + room.failing == FAILING
