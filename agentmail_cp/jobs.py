@@ -2,8 +2,9 @@
 
 Owns the procrastinate app and its periodic jobs: settling what crashed requests left, erasing retained
 mail when its time is over, forgetting old rows, and taking up jobs of dead workers. Jobs carry ids only,
-look at the row again, and may run twice. The worker also runs the loops of intake and publication, and loops
-finer than cron's minute that settle, file submitted mail and send scheduled drafts. Nothing here knows HTTP.
+look at the row again, and may run twice. The worker also runs the loops of intake, publication and
+deliveries, and loops finer than cron's minute that settle, file submitted mail and send scheduled drafts.
+Nothing here knows HTTP.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import AsyncGenerator, Awaitable, Callable
+from functools import partial
 from typing import cast
 
 import msgspec
@@ -24,9 +26,11 @@ from agentmail_cp import (
     idempotency,
     inboxes,
     limits,
+    payloads,
     sending,
     submissions,
     throttle,
+    webhooks,
 )
 from agentmail_cp.db import Connection, Database
 from agentmail_cp.errors import Unavailable
@@ -151,6 +155,13 @@ async def fire_for_ever(resources: Resources) -> None:
         await asyncio.sleep(dispatch.LOOK if fired else dispatch.RECOVERY)
 
 
+async def deliver_for_ever(resources: Resources) -> None:
+    """Deliver events to webhooks."""
+    render = partial(payloads.render, resources.db, resources.server)
+    allowed = resources.settings.outbound_networks
+    await webhooks.Delivering(resources.db, render, allowed).run()
+
+
 async def _attempt(
     settle: Callable[[Database, MailServer], Awaitable[int]], resources: Resources
 ) -> bool:
@@ -197,6 +208,7 @@ async def working(resources: Resources) -> AsyncGenerator[None]:
     tasks = [
         asyncio.create_task(for_ever("intake", intake.run)),
         asyncio.create_task(for_ever("publication", Publication(resources.db).run)),
+        asyncio.create_task(for_ever("deliveries", lambda: deliver_for_ever(resources))),
         asyncio.create_task(for_ever("settle", lambda: settle_for_ever(resources))),
         asyncio.create_task(for_ever("submissions", lambda: file_for_ever(resources))),
         asyncio.create_task(for_ever("drafts", lambda: fire_for_ever(resources))),

@@ -30,6 +30,7 @@ TENANTLESS = {"migration": "belongs to the database"}
 FOR_EVERY_TENANT = {
     "access/organizations.list_organizations": "the operator's command line lists them all",
     "access/keyring.find_by_hash": "the key says which organisation is calling",
+    "access/keyring.find_each": "the same, for all who are connected",
     "idempotency.forget_old": "removes old rows of all tenants",
     "limits.forget_old": "removes old rows of all tenants",
     "events/publishing._PUBLISH": "one worker publishes the events of all tenants",
@@ -52,6 +53,15 @@ FOR_EVERY_TENANT = {
     "submissions/record._CLAIM": "one worker files mail of all tenants",
     "submissions/record.forget_old": "removes old rows of all tenants",
     "throttle.forget_old": "removes old rows of all tenants",
+    "webhooks/publishing._FAN_OUT": "publishes the events of all tenants, each to endpoints of its own",
+    "webhooks/claims._CLAIM": "one worker delivers to endpoints of all tenants",
+    "webhooks/claims._JUDGE": "takes note of a claim over all tenants",
+    "webhooks/claims._RECORD": "takes note of a claim over all tenants",
+    "webhooks/claims.events_of": "reads what a claim over all tenants is about",
+    "webhooks/claims.forget_old": "removes old rows of all tenants",
+    "webhooks/claims.give_up": "ends deliveries of all tenants",
+    "webhooks/claims.hold": "gives back what a claim over all tenants took",
+    "webhooks/claims.measure": "a metric of the whole service",
     "submissions/taking._owner": "the login of a mail client says whose inbox it is",
 }
 """Statements that may touch rows of any organisation, by module and function or constant, and why."""

@@ -45,6 +45,8 @@ TABLES = {
     "submission": {"submissions"},
     "event": {"events"},
     "webhook": {"webhooks"},
+    "delivery": {"webhooks"},
+    "delivery_attempt": {"webhooks"},
     "organization_limit": {"limits"},
     "send_count": {"limits"},
     "known_recipient": {"limits"},

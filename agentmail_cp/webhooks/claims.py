@@ -1,0 +1,301 @@
+"""Which deliveries a worker takes, and writing down what came of them.
+
+A delivery that is due is claimed for `LEASE`, by one worker alone: a worker that dies gives back what it had
+when that ends. Of each endpoint only the oldest that are due are looked at, `lanes.AT_ONCE` of them or, while
+it fails, one: that keeps an endpoint's deliveries about in order, its attempts few over all workers, and the
+cost of a look the same however much waits for an endpoint that is away. An outcome counts for the claim it
+was made under: where a lease ended too early, the delivery is somebody else's by then.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from datetime import datetime, timedelta
+from typing import Final, LiteralString
+from uuid import UUID
+
+import msgspec
+
+from agentmail_cp.db import Tx, fetch_all, fetch_only
+from agentmail_cp.events import Event, EventType
+from agentmail_cp.events.reading import COLUMNS
+from agentmail_cp.webhooks.attempts import FINAL, OURS, Failure, Outcome
+from agentmail_cp.webhooks.lanes import AT_ONCE, Room
+from agentmail_cp.webhooks.schedule import PATIENCE, pause
+
+LEASE: Final = timedelta(seconds=30)
+"""How long a delivery is one worker's: an attempt takes half of that at most."""
+
+BATCH: Final = 64
+"""Deliveries that are claimed at once."""
+
+MANY: Final = 1_000
+"""Deliveries that are given up in one statement."""
+
+
+class Claim(msgspec.Struct, frozen=True, kw_only=True):
+    """A delivery that this worker makes now, and where to. `secrets` are those that sign, the newest first;
+    `failing` says that the endpoint's last attempt failed.
+    """
+
+    delivery_id: UUID
+    number: int
+    organization_id: UUID
+    webhook_id: UUID
+    event_id: UUID | None
+    event_type: EventType
+    failures: int
+    claimed_until: datetime
+    url: str
+    headers: dict[str, str]
+    secrets: list[str]
+    failing: bool
+
+    @property
+    def message_id(self) -> str:
+        """What a receiver knows a repetition by: the same in every attempt and resend."""
+        return str(self.event_id or self.delivery_id)
+
+    def __repr__(self) -> str:
+        return f"Claim(delivery_id={self.delivery_id})"
+
+
+class Done(msgspec.Struct, frozen=True):
+    """A claim and what came of it. `chance` is this delivery's share of luck in the schedule, 0 to 1."""
+
+    claim: Claim
+    outcome: Outcome
+    chance: float
+
+    @property
+    def rest(self) -> timedelta | None:
+        """How long to wait for the next attempt; None when there is none."""
+        if self.outcome.failure is None:
+            return None
+        return pause(self.claim.failures + 1, self.chance, self.outcome.asked)
+
+    @property
+    def state(self) -> str:
+        if self.outcome.failure is None:
+            return "delivered"
+        over = self.outcome.failure in FINAL or self.rest is None
+        return "failed" if over else "pending"
+
+
+_PENDING: LiteralString = (
+    # One step of the index for each endpoint, however many deliveries it has.
+    "recursive pending as ("
+    " (select webhook_id from delivery where state = 'pending' order by webhook_id limit 1)"
+    " union all"
+    " select (select delivery.webhook_id from delivery where state = 'pending'"
+    " and delivery.webhook_id > pending.webhook_id order by delivery.webhook_id limit 1)"
+    " from pending where pending.webhook_id is not null)"
+)
+
+_CLAIM: LiteralString = (
+    f"with {_PENDING}, endpoint as (select webhook.webhook_id, failing_since is not null as failing"
+    " from pending join webhook using (webhook_id) where enabled and webhook_id <> all(%(slow)s)),"
+    " open as (select delivery_id, due_at, failing, row_number()"
+    " over (partition by endpoint.webhook_id order by due_at, number) as place"
+    " from endpoint cross join lateral (select delivery_id, due_at, number, claimed_until"
+    " from delivery where delivery.webhook_id = endpoint.webhook_id and state = 'pending'"
+    " and due_at <= now() order by due_at, number"
+    " limit case when failing then 1 else %(at_once)s end) as oldest"
+    " where claimed_until is null or claimed_until <= now()),"
+    # Every endpoint's first before any endpoint's second.
+    " queue as (select delivery_id, failing, row_number()"
+    " over (partition by failing order by place, due_at) as turn from open),"
+    " chosen as (select delivery.delivery_id, failing from delivery join queue using (delivery_id)"
+    " where turn <= case when failing then %(failing)s else %(fast)s end and state = 'pending'"
+    " and (claimed_until is null or claimed_until <= now())"
+    " for update of delivery skip locked)"
+    " update delivery set claimed_until = clock_timestamp() + %(lease)s from chosen, webhook"
+    " where delivery.delivery_id = chosen.delivery_id and webhook.webhook_id = delivery.webhook_id"
+    " returning delivery.delivery_id, delivery.organization_id, delivery.webhook_id, event_id,"
+    " event_type, failures, claimed_until, url, headers, failing,"
+    " case when previous_until > now() then array[secret, previous_secret]"
+    " else array[secret] end as secrets, number"
+)
+
+
+async def claim(tx: Tx, room: Room) -> list[Claim]:
+    """Take deliveries that are due, in about the order in which they were made."""
+    claims = await fetch_all(
+        tx,
+        Claim,
+        _CLAIM,
+        {
+            "slow": list(room.slow),
+            "at_once": AT_ONCE,
+            "fast": min(room.fast, BATCH),
+            "failing": min(room.failing, BATCH),
+            "lease": LEASE,
+        },
+    )
+    return sorted(claims, key=lambda each: each.number)
+
+
+async def events_of(tx: Tx, claims: Iterable[Claim]) -> dict[UUID, Event]:
+    """The events of claims, without those that are no longer kept."""
+    ids = {each.event_id for each in claims if each.event_id is not None}
+    if not ids:
+        return {}
+    rows = await fetch_all(
+        tx,
+        Event,
+        f"select {COLUMNS} from event where event_id = any(%(event_ids)s)",
+        {"event_ids": list(ids)},
+    )
+    return {event.event_id: event for event in rows}
+
+
+async def hold(tx: Tx, claims: Sequence[Claim], lease: timedelta = LEASE) -> list[Claim]:
+    """Let the leases of claims end `lease` from now; returns those that still are this worker's."""
+    rows = await fetch_all(
+        tx,
+        _Held,
+        "update delivery set claimed_until = clock_timestamp() + %(lease)s"
+        " from unnest(%(ids)s::uuid[], %(leases)s::timestamptz[]) as mine (delivery_id, lease)"
+        " where delivery.delivery_id = mine.delivery_id and state = 'pending'"
+        " and claimed_until = mine.lease returning delivery.delivery_id, claimed_until",
+        {**_identified(claims), "lease": lease},
+    )
+    until = {row.delivery_id: row.claimed_until for row in rows}
+    return [
+        msgspec.structs.replace(each, claimed_until=until[each.delivery_id])
+        for each in claims
+        if each.delivery_id in until
+    ]
+
+
+class _Held(msgspec.Struct, frozen=True):
+    delivery_id: UUID
+    claimed_until: datetime
+
+
+def _identified(claims: Sequence[Claim]) -> dict[str, object]:
+    return {
+        "ids": [each.delivery_id for each in claims],
+        "leases": [each.claimed_until for each in claims],
+    }
+
+
+_RECORD: LiteralString = (
+    "with told as (select * from unnest(%(ids)s::uuid[], %(leases)s::timestamptz[],"
+    " %(states)s::text[], %(rests)s::interval[], %(ats)s::timestamptz[], %(durations)s::int[],"
+    " %(statuses)s::smallint[], %(errors)s::text[], %(responses)s::text[])"
+    " as told (id, lease, outcome, rest, at, duration_ms, status, error, response)),"
+    " written as (update delivery set state = outcome, claimed_until = null,"
+    " due_at = now() + coalesce(rest, '0'), attempts = attempts + 1,"
+    " failures = failures + case when outcome = 'delivered' then 0 else 1 end, updated_at = now()"
+    " from told where delivery_id = id and state = 'pending' and claimed_until = lease"
+    " returning delivery_id, organization_id, attempts)"
+    " insert into delivery_attempt (delivery_id, number, organization_id, at, duration_ms, status,"
+    " error, response) select delivery_id, attempts, organization_id, at, duration_ms, status,"
+    " error, response from written join told on id = delivery_id"
+)
+
+
+async def record(tx: Tx, done: Sequence[Done]) -> None:
+    """Write down outcomes of claims, and what they say about their endpoints."""
+    if not done:
+        return
+    outcomes = [each.outcome for each in done]
+    await tx.execute(
+        _RECORD,
+        {
+            **_identified([each.claim for each in done]),
+            "states": [each.state for each in done],
+            "rests": [each.rest if each.state == "pending" else None for each in done],
+            "ats": [each.at for each in outcomes],
+            "durations": [each.duration // timedelta(milliseconds=1) for each in outcomes],
+            "statuses": [each.status for each in outcomes],
+            "errors": [each.failure and each.failure.value for each in outcomes],
+            "responses": [each.response for each in outcomes],
+        },
+    )
+    await _judge(tx, done)
+
+
+async def _judge(tx: Tx, done: Sequence[Done]) -> None:
+    """Note which endpoints began or ceased to fail, and disable those that are gone or fail for long."""
+    last = {each.claim.webhook_id: each for each in done if each.outcome.failure not in OURS}
+    failing = [webhook_id for webhook_id, each in last.items() if each.outcome.failure]
+    well = [
+        webhook_id
+        for webhook_id, each in last.items()
+        if not each.outcome.failure and each.claim.failing
+    ]
+    gone = {each.claim.webhook_id for each in done if each.outcome.failure is Failure.GONE}
+    if failing or well or gone:
+        await tx.execute(
+            _JUDGE,
+            {"well": well, "failing": failing, "gone": list(gone), "patience": PATIENCE},
+        )
+
+
+_JUDGE: LiteralString = (
+    # In the order of their ids, so that no two workers wait in a ring.
+    "with judged as (select webhook_id as id, webhook_id = any(%(well)s) as well,"
+    " case when webhook_id = any(%(gone)s) then 'gone'"
+    " when webhook_id = any(%(failing)s) and failing_since <= now() - %(patience)s then 'failing'"
+    " end as reason"
+    " from webhook where enabled and (webhook_id = any(%(gone)s)"
+    " or (webhook_id = any(%(well)s) and failing_since is not null)"
+    " or (webhook_id = any(%(failing)s) and (failing_since is null"
+    " or failing_since <= now() - %(patience)s)))"
+    " order by webhook_id for no key update)"
+    " update webhook set failing_since = case when well then null"
+    " else coalesce(failing_since, now()) end, enabled = reason is null, disabled_reason = reason,"
+    " disabled_at = case when reason is not null then now() end"
+    " from judged where webhook_id = id"
+)
+
+
+async def give_up(tx: Tx) -> int:
+    """End deliveries to endpoints that are disabled or gone; returns how many, at most `MANY`."""
+    cursor = await tx.execute(
+        f"with {_PENDING}, ended as (select pending.webhook_id from pending"
+        " left join webhook using (webhook_id)"
+        " where pending.webhook_id is not null and enabled is not true),"
+        " chosen as (select delivery_id from delivery join ended using (webhook_id)"
+        " where state = 'pending' and (claimed_until is null or claimed_until <= now())"
+        " limit %(many)s for update of delivery skip locked)"
+        " update delivery set state = 'failed', claimed_until = null, updated_at = now()"
+        " from chosen where delivery.delivery_id = chosen.delivery_id",
+        {"many": MANY},
+    )
+    return cursor.rowcount
+
+
+class Waiting(msgspec.Struct, frozen=True):
+    """How many deliveries are pending, and how many seconds the oldest is overdue of those to endpoints that
+    are well.
+    """
+
+    pending: int
+    overdue: float
+
+
+async def measure(tx: Tx) -> Waiting:
+    """What waits to be delivered, over all organisations."""
+    return await fetch_only(
+        tx,
+        Waiting,
+        "select count(*) as pending, coalesce(extract(epoch from now() - min(due_at)"
+        " filter (where enabled and failing_since is null and due_at <= now())), 0)::float8"
+        " as overdue from delivery left join webhook using (webhook_id) where state = 'pending'",
+        {},
+    )
+
+
+async def forget_old(tx: Tx, age: timedelta) -> None:
+    """Remove deliveries made longer ago than `age`, and those of endpoints that are gone."""
+    await tx.execute(
+        "with old as (delete from delivery where created_at < now() - %(age)s or not exists"
+        " (select from webhook where webhook.webhook_id = delivery.webhook_id)"
+        " returning delivery_id)"
+        " delete from delivery_attempt using old"
+        " where delivery_attempt.delivery_id = old.delivery_id",
+        {"age": age},
+    )

@@ -1,0 +1,408 @@
+"""Delivering: claimed deliveries become signed POSTs, and what came of them is written down.
+
+One loop per worker takes turns. A turn is one transaction that records what is over and claims what is due,
+as far as `lanes` has room; then the claimed events are rendered together, and each is posted by itself. So
+a delivery begins as soon as its row is committed, and the database is asked per batch, not per delivery.
+
+What happens when                    then
+===================================  =================================================================
+the mail server is away              the claims rest for `RECOVERY`; no attempt is counted
+the database is away                 outcomes are kept and recorded later; nothing new begins
+a worker is killed                   its claims end with their lease and are made again: at least once
+a worker is told to stop             what is under way has `GRACE` to end; the rest is given back
+an event cannot be rendered          that is an attempt in vain of its own deliveries, nobody else's
+an event is no longer kept           its deliveries have failed
+===================================  =================================================================
+
+A receiver tells repetitions by the id, which is that of the event. Bodies, secrets, headers and the query
+strings of URLs stand in no log.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from datetime import UTC, datetime, timedelta
+from random import SystemRandom
+from time import monotonic
+from typing import Final
+from urllib.parse import urlsplit
+from uuid import UUID
+
+import structlog
+from msgspec import structs
+from prometheus_client import Counter, Gauge, Histogram
+
+from agentmail_cp.db import Database
+from agentmail_cp.errors import Unavailable
+from agentmail_cp.events import Event, EventType
+from agentmail_cp.outbound import (
+    Network,
+    Outbound,
+    OutboundError,
+    Request,
+    Resolve,
+    Response,
+)
+from agentmail_cp.webhooks import claims as rows
+from agentmail_cp.webhooks import samples, signing
+from agentmail_cp.webhooks.attempts import (
+    MOST_RESPONSE,
+    Failure,
+    Outcome,
+    as_text,
+    failure_of_reason,
+    failure_of_status,
+)
+from agentmail_cp.webhooks.claims import BATCH, LEASE, Claim, Done
+from agentmail_cp.webhooks.lanes import FAILING, MOST, Lanes
+from agentmail_cp.webhooks.publishing import CHANNEL
+from agentmail_cp.webhooks.schedule import asked_for
+
+log = structlog.stdlib.get_logger(__name__)
+
+TIMEOUT: Final = 15.0
+"""Seconds an attempt may take in all."""
+
+RESOLVERS: Final = 32
+"""Names that are looked up at once; each holds a thread for as long as name servers don't answer."""
+
+LOOK: Final = 1.0
+"""Seconds between looks for retries whose time has come and for what dead workers left."""
+
+CROWDED: Final = 0.1
+"""Seconds between looks for attempts that have become slow, while there is no room for others."""
+
+MEASURE: Final = 15.0
+"""Seconds between measurements, and between looks for deliveries to endpoints that were disabled."""
+
+RECOVERY: Final = 2.0
+"""Seconds to wait when the database or the mail server is away."""
+
+GRACE: Final = 2.0
+"""Seconds that attempts under way have to end when the worker is told to stop."""
+
+MARGIN: Final = 5.0
+"""Seconds of a lease that must be left beyond the longest attempt when one begins."""
+
+Render = Callable[[Sequence[Event]], Awaitable[Sequence[bytes]]]
+"""The bodies of events, in their order. Raises `Unavailable` when that has to wait."""
+
+_rng = SystemRandom()
+
+ATTEMPTS = Counter("agentmail_webhook_attempts", "Attempts to deliver, by outcome.", ["outcome"])
+SECONDS = Histogram(
+    "agentmail_webhook_attempt_seconds",
+    "Time one attempt takes.",
+    buckets=(0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 15),
+)
+UNDERWAY = Gauge("agentmail_webhook_attempts_underway", "Deliveries claimed by this process.")
+PENDING = Gauge("agentmail_webhook_pending_deliveries", "Deliveries not made yet, resting or due.")
+OVERDUE = Gauge(
+    "agentmail_webhook_oldest_due_seconds",
+    "Age of the oldest due delivery to an endpoint that is not failing.",
+)
+
+
+class Delivering:
+    """The loop that delivers. One per worker process. `allowed` are networks beyond the internet where
+    endpoints may be; `resolve` is what their names are looked up with, if not by the system.
+    """
+
+    def __init__(
+        self,
+        db: Database,
+        render: Render,
+        allowed: Sequence[Network] = (),
+        *,
+        resolve: Resolve | None = None,
+    ) -> None:
+        self._db = db
+        ways = (
+            Outbound(allowed, connections=most, resolvers=RESOLVERS, resolve=resolve)
+            for most in (MOST, FAILING)
+        )
+        # Names that are resolved slowly, or never, keep those waiting alone that fail as well.
+        self._outbound, self._probes = ways
+        self._render = render
+        self._lanes = Lanes()
+        self._done: list[Done] = []
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._held: dict[UUID, Claim] = {}
+        self._woken = asyncio.Event()
+        self._waiting = False
+
+    async def run(self) -> None:
+        """Deliver until cancelled; then let go of everything."""
+        try:
+            async with asyncio.TaskGroup() as group:
+                group.create_task(self._listen())
+                group.create_task(self._work())
+                group.create_task(self._watch())
+        finally:
+            await self._stop()
+            await self.close()
+
+    async def close(self) -> None:
+        """End every connection."""
+        await self._outbound.close()
+        await self._probes.close()
+
+    async def _listen(self) -> None:
+        async for _ in self._db.listen(CHANNEL):
+            self._woken.set()
+
+    async def _work(self) -> None:
+        while True:
+            self._woken.clear()
+            pause = await self._step()
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(pause):
+                    await self._woken.wait()
+
+    async def _step(self) -> float:
+        """Take a turn; how many seconds to wait for news before the next."""
+        try:
+            crowded = await self.turn()
+        except Unavailable as error:
+            self._wait_for(error.message)
+            await asyncio.sleep(RECOVERY)
+            return 0.0
+        except Exception:
+            log.exception("deliveries.failed")
+            await asyncio.sleep(RECOVERY)
+            return 0.0
+        self._wait_for(None)
+        return CROWDED if crowded else LOOK
+
+    def _wait_for(self, trouble: str | None) -> None:
+        """Say once that deliveries wait, and once that they go on."""
+        if trouble and not self._waiting:
+            log.warning("deliveries.waiting", reason=trouble)
+        if self._waiting and not trouble:
+            log.info("deliveries.resumed")
+        self._waiting = trouble is not None
+
+    async def turn(self) -> bool:
+        """Record what is over, claim what is due and begin to deliver it; whether there was no room."""
+        room = self._lanes.room(monotonic())
+        done, self._done = self._done, []
+        claims: list[Claim] = []
+        events: Mapping[UUID, Event] = {}
+        try:
+            async with self._db.transaction() as tx:
+                await rows.record(tx, done)
+                if room.fast or room.failing:
+                    claims = await rows.claim(tx, room)
+                    events = await rows.events_of(tx, claims)
+        except (Unavailable, asyncio.CancelledError):
+            # Whatever else it is may be in them, and would come again each time: what they were about is
+            # then delivered once more.
+            self._done = done + self._done
+            raise
+        for each in claims:
+            self._enter(each)
+        if claims:
+            self._begin(self._deliver(claims, events))
+        if len(claims) >= BATCH:
+            self._woken.set()
+        return room.fast == 0
+
+    def _enter(self, claim: Claim) -> None:
+        self._held[claim.delivery_id] = claim
+        self._lanes.enter(
+            claim.delivery_id, claim.webhook_id, failing=claim.failing, now=monotonic()
+        )
+        UNDERWAY.set(len(self._lanes))
+
+    def _leave(self, claim: Claim) -> None:
+        self._held.pop(claim.delivery_id, None)
+        self._lanes.leave(claim.delivery_id)
+        UNDERWAY.set(len(self._lanes))
+        self._woken.set()
+
+    def _begin(self, work: Awaitable[None]) -> None:
+        task = asyncio.ensure_future(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _deliver(self, claims: Sequence[Claim], events: Mapping[UUID, Event]) -> None:
+        """Render the events of some claims, and post each to its endpoint."""
+        begun = monotonic()
+        try:
+            bodies, resting = await self._bodies(claims, events)
+        except Exception:
+            log.exception("deliveries.not_rendered")
+            bodies, resting = {}, set(events)
+        await self._let_rest([each for each in claims if each.event_id in resting])
+        claims = [each for each in claims if each.event_id not in resting]
+        if monotonic() - begun > LEASE.total_seconds() - TIMEOUT - MARGIN:
+            claims = await self._held_longer(claims)
+        for each in claims:
+            kept = each.event_id is None or each.event_id in events
+            self._begin(self._post(each, bodies.get(each.message_id), kept=kept))
+
+    async def _bodies(
+        self, claims: Sequence[Claim], events: Mapping[UUID, Event]
+    ) -> tuple[dict[str, bytes], set[UUID]]:
+        """Bodies by id, and the events that have to wait for the mail server or the database."""
+        made = {
+            each.message_id: samples.body(each.event_type, each.delivery_id)
+            for each in claims
+            if each.event_id is None
+        }
+        resting: set[UUID] = set()
+        # What carries no mail need not wait for the mail server.
+        for carrying in (True, False):
+            some = [event for event in events.values() if _carries_mail(event) is carrying]
+            try:
+                made |= await self._rendered(some)
+            except Unavailable as error:
+                log.info("deliveries.resting", reason=error.message, events=len(some))
+                resting |= {event.event_id for event in some}
+        return made, resting
+
+    async def _rendered(self, events: Sequence[Event]) -> dict[str, bytes]:
+        """Events in words; one that breaks the others is left out. Raises `Unavailable`."""
+        if not events:
+            return {}
+        try:
+            bodies = await self._render(events)
+        except Unavailable:
+            raise
+        except Exception:
+            log.exception("deliveries.not_rendered", events=len(events))
+            if len(events) == 1:
+                return {}
+            alone = [await self._rendered([event]) for event in events]
+            return {event_id: body for each in alone for event_id, body in each.items()}
+        return {str(event.event_id): body for event, body in zip(events, bodies, strict=True)}
+
+    async def _let_rest(self, claims: Sequence[Claim]) -> None:
+        """Give claims back, to be looked at again in `RECOVERY` seconds, as if nothing had been tried."""
+        if not claims:
+            return
+        with contextlib.suppress(Unavailable):
+            async with self._db.transaction() as tx:
+                await rows.hold(tx, claims, timedelta(seconds=RECOVERY))
+        for each in claims:
+            self._leave(each)
+
+    async def _held_longer(self, claims: Sequence[Claim]) -> Sequence[Claim]:
+        """Claims whose lease begins anew, without those that are somebody else's by now."""
+        held: list[Claim] = []
+        with contextlib.suppress(Unavailable):
+            async with self._db.transaction() as tx:
+                held = await rows.hold(tx, claims)
+        kept = {each.delivery_id for each in held}
+        for each in claims:
+            if each.delivery_id not in kept:
+                self._leave(each)
+        self._held |= {each.delivery_id: each for each in held}
+        return held
+
+    async def _post(self, claim: Claim, body: bytes | None, *, kept: bool) -> None:
+        outcome = await self._outcome(claim, body, kept=kept)
+        kind = outcome.failure or "delivered"
+        ATTEMPTS.labels(kind).inc()
+        SECONDS.observe(outcome.duration.total_seconds())
+        if outcome.failure is not None:
+            log.info(
+                "delivery.failed",
+                delivery_id=str(claim.delivery_id),
+                host=urlsplit(claim.url).hostname,
+                reason=kind,
+                status=outcome.status,
+            )
+        self._done.append(Done(claim, outcome, _rng.random()))
+        self._leave(claim)
+
+    async def _outcome(self, claim: Claim, body: bytes | None, *, kept: bool) -> Outcome:
+        """Try once. Never raises, so that every attempt is recorded and none is for ever."""
+        at, begun = datetime.now(UTC), monotonic()
+        if body is None:
+            failure = Failure.NOT_MADE if kept else Failure.NOT_KEPT
+            return Outcome(at=at, duration=timedelta(), failure=failure)
+        try:
+            found = await self._ask(claim, body, at)
+        except Exception:
+            log.exception("delivery.broken", delivery_id=str(claim.delivery_id))
+            found = Outcome(at=at, duration=timedelta(), failure=Failure.BROKEN)
+        return structs.replace(found, duration=timedelta(seconds=monotonic() - begun))
+
+    async def _ask(self, claim: Claim, body: bytes, at: datetime) -> Outcome:
+        request = Request(
+            url=claim.url,
+            method="POST",
+            headers=tuple(headers(claim, body, at).items()),
+            content=body,
+            most=MOST_RESPONSE,
+            seconds=TIMEOUT,
+            idle=TIMEOUT,
+        )
+        try:
+            outbound = self._probes if claim.failing else self._outbound
+            async with outbound.open(request) as response:
+                return Outcome(
+                    at=at,
+                    duration=timedelta(),
+                    status=response.status,
+                    failure=failure_of_status(response.status),
+                    response=await _beginning(response),
+                    asked=asked_for(response.status, response.headers, at),
+                )
+        except OutboundError as error:
+            failure = failure_of_reason(error.reason)
+            return Outcome(at=at, duration=timedelta(), failure=failure)
+
+    async def _watch(self) -> None:
+        while True:
+            with contextlib.suppress(Unavailable):
+                await self._look_around()
+            await asyncio.sleep(MEASURE)
+
+    async def _look_around(self) -> None:
+        async with self._db.transaction() as tx:
+            given_up = await rows.give_up(tx)
+            waiting = await rows.measure(tx)
+        PENDING.set(waiting.pending)
+        OVERDUE.set(waiting.overdue)
+        if given_up:
+            log.info("deliveries.given_up", count=given_up)
+
+    async def _stop(self) -> None:
+        """Let what is under way end, record it, and give the rest back: it is delivered by others."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(GRACE):
+                while self._tasks:
+                    await asyncio.wait(self._tasks)
+        left = list(self._tasks)
+        for task in left:
+            task.cancel()
+        await asyncio.gather(*left, return_exceptions=True)
+        with contextlib.suppress(Unavailable):
+            async with self._db.transaction() as tx:
+                await rows.record(tx, self._done)
+                await rows.hold(tx, list(self._held.values()), timedelta())
+
+
+def headers(claim: Claim, body: bytes, at: datetime) -> dict[str, str]:
+    """The headers of an attempt: the endpoint's own, and ours, which none of its own can replace."""
+    signed = signing.headers(claim.secrets, claim.message_id, int(at.timestamp()), body)
+    ours = {"Content-Type": "application/json", **signed}
+    taken = {name.lower() for name in ours}
+    theirs = {name: value for name, value in claim.headers.items() if name.lower() not in taken}
+    return theirs | ours
+
+
+def _carries_mail(event: Event) -> bool:
+    return event.type.startswith(EventType.MESSAGE_RECEIVED)
+
+
+async def _beginning(response: Response) -> str:
+    """What there is of an answer's body. A status is an answer, even if nothing comes after it."""
+    try:
+        return as_text(await response.beginning())
+    except OutboundError:
+        return ""
