@@ -38,9 +38,9 @@ from agentmail_cp.stalwart import StalwartMailServer
 from agentmail_cp.stalwart.jmap import JmapClient, bearer
 from agentmail_cp.throttle import WINDOW, Throttle
 from agentmail_cp.web import doorbell as operations
-from agentmail_cp.web import errors, metrics, mtahook, openapi, search
+from agentmail_cp.web import errors, metrics, mtahook, openapi, search, upgrade, wire
 from agentmail_cp.web.attachments import Files
-from agentmail_cp.web.auth import Authentication, provide_caller
+from agentmail_cp.web.auth import Authentication, hide_key, provide_caller
 from agentmail_cp.web.deliveries import Deliveries, InboxDeliveries, PodDeliveries
 from agentmail_cp.web.downloads import download
 from agentmail_cp.web.drafts import Drafts, InboxDrafts, PodDrafts
@@ -51,6 +51,7 @@ from agentmail_cp.web.keys import ApiKeys, InboxApiKeys, PodApiKeys, auth_me
 from agentmail_cp.web.links import provide_links, signing_key
 from agentmail_cp.web.listing import provide_query
 from agentmail_cp.web.lists import InboxLists, Lists, PodLists
+from agentmail_cp.web.live import Sockets, live
 from agentmail_cp.web.messages import Messages
 from agentmail_cp.web.mtahook import LargeQuestions, largest_question
 from agentmail_cp.web.organizations import get_organization
@@ -58,6 +59,7 @@ from agentmail_cp.web.outgoing import Uploads
 from agentmail_cp.web.paths import normalise
 from agentmail_cp.web.pods import Pods
 from agentmail_cp.web.refusals import REFUSED
+from agentmail_cp.web.rendered import Rendered
 from agentmail_cp.web.requests import JsonRequest, LargeRequests
 from agentmail_cp.web.sends import Sends
 from agentmail_cp.web.threads import InboxThreads, PodThreads, Threads
@@ -84,6 +86,7 @@ ROUTES: Final = (
     PodLists,
     Lists,
     list_events,
+    live,
     InboxWebhooks,
     PodWebhooks,
     Webhooks,
@@ -110,6 +113,11 @@ class AgentMail(Litestar):
         if scope["type"] in ("http", "websocket"):
             scope["path"] = normalise(scope.get("raw_path") or scope["path"].encode())
             send = _identified(scope, send)
+        if scope["type"] == "websocket":
+            hide_key(scope)
+            if scope["path"].rstrip("/") != upgrade.PATH:
+                await upgrade.refuse(scope, send, upgrade.nowhere())
+                return
         await super().__call__(scope, receive, send)
 
 
@@ -119,7 +127,10 @@ def _identified(scope: Scope, send: Send) -> Send:
     scope["state"] = state
 
     async def send_with_id(message: Message) -> None:
-        if message["type"] == "http.response.start":
+        if (
+            message["type"] == "http.response.start"
+            or message["type"] == "websocket.http.response.start"
+        ):
             told = [(b"x-request-id", request_id.encode()), *throttle_headers(state, message)]
             message["headers"] = [*message["headers"], *told]
         await send(message)
@@ -160,6 +171,8 @@ def create_app(
     resources = Resources(settings, db, mail_server)
     outbound = Outbound(settings.outbound_networks)
     feed = Feed(db)
+    keyring = Keyring(db)
+    sockets = Sockets(keyring, db, feed, Rendered(db, mail_server))
 
     @contextlib.asynccontextmanager
     async def running(_app: Litestar) -> AsyncGenerator[None]:
@@ -168,6 +181,7 @@ def create_app(
         loops = [
             asyncio.create_task(jobs.for_ever("doorbell", doorbell.run)),
             asyncio.create_task(jobs.for_ever("feed", feed.run)),
+            asyncio.create_task(jobs.for_ever("sockets", sockets.watch)),
         ]
         try:
             async with jobs.working(resources) if worker else contextlib.nullcontext():
@@ -184,8 +198,8 @@ def create_app(
 
     return AgentMail(
         route_handlers=_routes(settings),
-        dependencies=_dependencies(resources, doorbell, outbound, feed),
-        middleware=entrance(settings, db, request_window=request_window),
+        dependencies=_dependencies(resources, doorbell, outbound, feed, sockets),
+        middleware=entrance(settings, db, keyring, request_window=request_window),
         request_class=JsonRequest,
         exception_handlers=errors.HANDLERS,
         lifespan=[running],
@@ -210,6 +224,11 @@ def _routes(settings: Settings) -> list[ControllerRouterHandler]:
         operations.ring,
         Router(
             "/",
+            route_handlers=[mtahook.learn],
+            request_max_body_size=largest_question(settings),
+        ),
+        Router(
+            "/",
             route_handlers=[mtahook.ask],
             middleware=[LargeQuestions(settings.large_requests)],
             request_max_body_size=largest_question(settings),
@@ -221,18 +240,19 @@ def _routes(settings: Settings) -> list[ControllerRouterHandler]:
 
 
 def entrance(
-    settings: Settings, db: Database, *, request_window: float = WINDOW
+    settings: Settings, db: Database, keyring: Keyring, *, request_window: float = WINDOW
 ) -> list[Middleware]:
     """What a request passes before its handler, in this order."""
     return [
-        Authentication(Keyring(db)),
+        upgrade.Upgrade(),
+        Authentication(keyring),
         RequestLimit(Throttle(db, settings, window=request_window)),
         LargeRequests(settings.large_requests),
     ]
 
 
 def _dependencies(
-    resources: Resources, doorbell: Doorbell, outbound: Outbound, feed: Feed
+    resources: Resources, doorbell: Doorbell, outbound: Outbound, feed: Feed, sockets: Sockets
 ) -> dict[str, Provide]:
     """What handlers are given by name; `web/inject.py` has their types."""
     uploads = Uploads(
@@ -247,6 +267,7 @@ def _dependencies(
         "server": Provide(lambda: resources.server, sync_to_thread=False),
         "doorbell": Provide(lambda: doorbell, sync_to_thread=False),
         "feed": Provide(lambda: feed, sync_to_thread=False),
+        "sockets": Provide(lambda: sockets, sync_to_thread=False),
         "caller": Provide(provide_caller),
         "asked": Provide(provide_query),
         "once": Provide(provide_once),
@@ -276,6 +297,8 @@ def configure_logging(settings: Settings) -> None:
         cache_logger_on_first_use=True,
     )
     logging.basicConfig(level=max(level, logging.WARNING), handlers=[_Libraries()], force=True)
+    # Its lines hold the URLs of WebSockets at INFO and their headers at DEBUG, and there are keys in both.
+    logging.getLogger("uvicorn.error").setLevel(max(level, logging.WARNING))
     # It reports every attempt to connect; `database.unavailable` says as much once a request.
     logging.getLogger("psycopg.pool").setLevel(logging.ERROR)
 
@@ -315,6 +338,7 @@ def http_config(app: AgentMail, settings: Settings) -> uvicorn.Config:
         proxy_headers=False,
         timeout_graceful_shutdown=5,
         lifespan="on",
+        **wire.OPTIONS,
     )
 
 

@@ -40,8 +40,8 @@ async def keys(target: Target) -> list[Figure]:
     await db.open()
     try:
         unlimited, limited = _settings(target, 0), _settings(target, 1000)
-        plain, counted = entrance(unlimited, db), entrance(limited, db)
         keyring, throttle = Keyring(db), Throttle(db, limited)
+        plain, counted = entrance(unlimited, db, keyring), entrance(limited, db, keyring)
 
         async def authenticate(secret: str) -> None:
             (await keyring.authenticate(secret)).require(PERMISSION)

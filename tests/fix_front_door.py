@@ -20,6 +20,8 @@ import pytest_asyncio
 import uvicorn
 from litestar.types import ASGIApp, Receive, Scope, Send
 
+from agentmail_cp.web import wire
+
 HOST = "127.0.0.1"
 PATIENCE = 10.0
 """Seconds a service may take to answer Stalwart."""
@@ -126,7 +128,13 @@ async def porch() -> AsyncGenerator[Porch]:
     """A port for applications of the tests' own event loop."""
     keeper = Porch()
     config = uvicorn.Config(
-        keeper, host=HOST, port=0, lifespan="off", ws="none", log_config=None, access_log=False
+        keeper,
+        host=HOST,
+        port=0,
+        lifespan="off",
+        log_config=None,
+        access_log=False,
+        **wire.OPTIONS,
     )
     server = _Http(config)
     task = asyncio.create_task(server.serve())

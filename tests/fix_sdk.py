@@ -24,6 +24,7 @@ from agentmail_cp.settings import Settings
 from agentmail_cp.stalwart import StalwartMailServer
 from agentmail_cp.stalwart.jmap import JmapClient, bearer
 from agentmail_cp.throttle import WINDOW
+from agentmail_cp.web import wire
 from tests.fix_app import DOMAIN, settings_for
 from tests.fix_front_door import FrontDoor
 from tests.fix_proxy import port_of
@@ -92,7 +93,9 @@ class _Runner:
             app = create_app(self._settings, server=server, request_window=self._request_window)
             _let_ring(app, server)
             self._http = uvicorn.Server(
-                uvicorn.Config(app, host=HOST, port=0, ws="none", log_config=None, access_log=False)
+                uvicorn.Config(
+                    app, host=HOST, port=0, log_config=None, access_log=False, **wire.OPTIONS
+                )
             )
             serving = asyncio.create_task(self._http.serve())
             port = await _started(self._http, serving)

@@ -7,6 +7,7 @@ room for the request itself within the two seconds promised. Keys that do not ex
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from datetime import UTC, datetime, timedelta
 from time import monotonic
 
@@ -14,7 +15,7 @@ import msgspec
 
 from agentmail_cp.access.keys import COLUMNS, ApiKey, digest, principal
 from agentmail_cp.access.reach import Principal
-from agentmail_cp.db import Database, Tx, fetch_one
+from agentmail_cp.db import Database, Tx, fetch_all, fetch_one
 from agentmail_cp.errors import Unauthorized
 
 KEY_LIFE_IN_CACHE = 1.5
@@ -47,6 +48,14 @@ class Keyring:
         caller.check_live()
         return caller
 
+    async def look_again(self, hashes: Collection[bytes]) -> dict[bytes, Principal]:
+        """What these keys amount to now, without those that are gone: for callers that stay connected. Asks
+        the database once. Raises `Unavailable`.
+        """
+        async with self._db.reading() as tx:
+            keys = await find_each(tx, hashes)
+        return {each.hash: principal(each) for each in keys}
+
     async def _look_up(self, hashed: bytes) -> Principal:
         asked_at = monotonic()
         async with self._db.reading() as tx:
@@ -63,6 +72,19 @@ class Keyring:
         caller = principal(key)
         self._known[hashed] = _Remembered(asked_at + KEY_LIFE_IN_CACHE, caller)
         return caller
+
+
+class _Found(ApiKey, frozen=True, kw_only=True):
+    hash: bytes
+
+
+async def find_each(tx: Tx, hashes: Collection[bytes]) -> list[_Found]:
+    return await fetch_all(
+        tx,
+        _Found,
+        f"select hash, {COLUMNS} from api_key where hash = any(%(hashes)s)",
+        {"hashes": list(hashes)},
+    )
 
 
 async def find_by_hash(tx: Tx, hashed: bytes) -> ApiKey | None:

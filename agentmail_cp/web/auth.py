@@ -1,11 +1,14 @@
 """Who is calling: from the Authorization header to a `Principal`, before anything else is looked at.
 
-Every route is closed unless it says `opt={"open": True}`. Permissions are guards built from their names.
+A WebSocket may say its key in the query as well, as browsers and the Node SDK do; no other route reads one
+there, and `hide_key` keeps it out of whatever logs a URL. Every route is closed unless it says
+`opt={"open": True}`. Permissions are guards built from their names.
 """
 
 from __future__ import annotations
 
-from typing import Any, cast
+from typing import Any, Final, cast
+from urllib.parse import parse_qs
 
 import msgspec
 from litestar.connection import ASGIConnection
@@ -14,27 +17,44 @@ from litestar.handlers.base import BaseRouteHandler
 from litestar.middleware import ASGIMiddleware
 from litestar.types import ASGIApp, Receive, Scope, Send
 
-from agentmail_cp.access import Keyring, Principal
+from agentmail_cp.access import Keyring, Principal, digest
 from agentmail_cp.errors import Unauthorized
 
 OPEN = {"open": True}
 """`opt` of the few routes that need no key."""
 
+_IN_QUERY: Final = "api_key"
+
 _FIX = "Send the header `Authorization: Bearer <your API key>`."
 
 
 class Authentication(ASGIMiddleware):
-    """Puts the `Principal` of the request's API key into `scope["user"]`."""
+    """Puts the `Principal` of the request's API key into `scope["user"]`, and what is stored of the key into
+    `scope["auth"]`, for callers that stay connected.
+    """
 
-    scopes = (ScopeType.HTTP,)
+    scopes = (ScopeType.HTTP, ScopeType.WEBSOCKET)
     exclude_opt_key = "open"
 
     def __init__(self, keyring: Keyring) -> None:
         self._keyring = keyring
 
     async def handle(self, scope: Scope, receive: Receive, send: Send, next_app: ASGIApp) -> None:
-        scope["user"] = await self._keyring.authenticate(bearer(scope))
+        secret = scope["state"].pop(_IN_QUERY, None) or bearer(scope)
+        scope["user"] = await self._keyring.authenticate(secret)
+        scope["auth"] = digest(secret)
         await next_app(scope, receive, send)
+
+
+def hide_key(scope: Scope) -> None:
+    """Take the query of a WebSocket away, and keep the `api_key` it names for `Authentication`.
+
+    Both SDKs send the key of their client in the header, too; the one in the query is meant for this socket.
+    """
+    query = parse_qs(scope["query_string"].decode("latin-1"))
+    scope["query_string"] = b""
+    if given := query.get("api_key"):
+        scope["state"][_IN_QUERY] = given[0]
 
 
 def bearer(scope: Scope) -> str:

@@ -124,7 +124,15 @@ def answer(
     request: Request[Any, Any, Any], error: AgentMailError, headers: dict[str, str] | None = None
 ) -> Response[ErrorBody]:
     """The answer for one of our own errors."""
-    headers = dict(headers or {})
+    status, told = status_and_headers(error)
+    return Response(
+        body(error, _request_id(request)), status_code=status, headers={**(headers or {}), **told}
+    )
+
+
+def status_and_headers(error: AgentMailError) -> tuple[int, dict[str, str]]:
+    """What the answer to an error has beside its body."""
+    headers: dict[str, str] = {}
     retry_after: float | None = getattr(error, "retry_after", None)
     if isinstance(error, RateLimited) and retry_after is None:
         retry_after = (error.retry_at - datetime.now(UTC)).total_seconds()
@@ -132,11 +140,7 @@ def answer(
         headers["Retry-After"] = str(max(1, math.ceil(retry_after)))
     if isinstance(error, Unauthorized):
         headers["WWW-Authenticate"] = "Bearer"
-    return Response(
-        body(error, _request_id(request)),
-        status_code=STATUS[type(error)],
-        headers=headers,
-    )
+    return STATUS.get(type(error), 500), headers
 
 
 def _request_id(request: Request[Any, Any, Any]) -> str | None:

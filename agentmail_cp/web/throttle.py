@@ -10,7 +10,14 @@ from typing import Any, Final, cast
 
 from litestar.enums import ScopeType
 from litestar.middleware import ASGIMiddleware
-from litestar.types import ASGIApp, HTTPResponseStartEvent, Receive, Scope, Send
+from litestar.types import (
+    ASGIApp,
+    HTTPResponseStartEvent,
+    Receive,
+    Scope,
+    Send,
+    WebSocketResponseStartEvent,
+)
 
 from agentmail_cp.access import Principal
 from agentmail_cp.throttle import Allowance, Throttle
@@ -22,9 +29,11 @@ _RETRIED: Final = frozenset({408, 409, 500, 502, 503, 504})
 
 
 class RequestLimit(ASGIMiddleware):
-    """Counts a request, and refuses it with `RateLimited` when its key has made too many."""
+    """Counts a request, and refuses it with `RateLimited` when its key has made too many. A WebSocket counts
+    once, when it is opened.
+    """
 
-    scopes = (ScopeType.HTTP,)
+    scopes = (ScopeType.HTTP, ScopeType.WEBSOCKET)
     exclude_opt_key = "open"
 
     def __init__(self, throttle: Throttle) -> None:
@@ -39,7 +48,9 @@ class RequestLimit(ASGIMiddleware):
         await next_app(scope, receive, send)
 
 
-def headers(state: dict[str, Any], answer: HTTPResponseStartEvent) -> list[tuple[bytes, bytes]]:
+def headers(
+    state: dict[str, Any], answer: HTTPResponseStartEvent | WebSocketResponseStartEvent
+) -> list[tuple[bytes, bytes]]:
     """What the answer to a counted request says of the limit. An answer that says nothing of when to try
     again also leaves out `X-RateLimit-Reset` where SDKs would try again: they would wait for that moment
     (agentmail 2.0, `_retry_timeout`), although nothing changes then.

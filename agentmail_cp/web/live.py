@@ -1,0 +1,353 @@
+"""The WebSocket `GET /v0`: events as they happen, for clients that cannot be called.
+
+A socket is accepted for a live key, and then is
+
+- silent: nothing was asked for yet; it is kept open by pings;
+- catching up: a `subscribe` was answered, and what lies between its cursor and now is read from the log;
+- live: what is published comes from the process's `Feed`;
+- over, with a close code: 1008 for a key that ended or a client that errs again and again, 1011 for what is
+  our mistake, 1012 when the process stops, 1013 for a reader that left a thousand events unread. uvicorn adds
+  1009 (too large a frame), 1011 (no pong) and 1012. Never 1000, after which the Node SDK does not come back.
+
+Several subscriptions of a socket add up, and each event is told once, in order, complete (`payloads`). While
+database or mail server are away it waits. A reader may be slow: one event is in its hands, the others are
+rows of the log. What is told, and up to where, is decided in `wishes`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Any, Final, Never, TypeVar, cast
+
+import structlog
+from litestar import WebSocket, websocket
+from litestar.di import NamedDependency
+from litestar.exceptions import WebSocketDisconnect
+from litestar.params import SkipValidation
+from prometheus_client import Counter, Gauge
+
+from agentmail_cp import access, events, inboxes
+from agentmail_cp.access import Keyring, Principal
+from agentmail_cp.db import Database, Tx
+from agentmail_cp.errors import AgentMailError, Invalid, Unauthorized, Unavailable
+from agentmail_cp.events import (
+    DEFAULT_TYPES,
+    PROTECTED,
+    Closed,
+    Event,
+    EventType,
+    Feed,
+    Overrun,
+    Subscribed,
+)
+from agentmail_cp.web import frames
+from agentmail_cp.web.frames import Subscribe
+from agentmail_cp.web.inject import Caller
+from agentmail_cp.web.rendered import Rendered
+from agentmail_cp.web.wishes import Wish, Wishes
+
+T = TypeVar("T")
+
+log = structlog.stdlib.get_logger(__name__)
+
+LOOK: Final = 1.0
+"""Seconds between two looks at keys and readers: a key that ended is noticed within two seconds."""
+
+PAGE: Final = 100
+"""Events read from the log, or taken from the feed, at once."""
+
+PAUSE: Final = 0.5
+"""Seconds between two attempts while database or mail server are away."""
+
+READERS: Final = 4
+"""Sockets that use the database at the same time to subscribe and catch up; others wait for their turn."""
+
+MOST_WISHES: Final = 32
+"""Subscriptions of one socket."""
+
+MOST_ERRORS: Final = 32
+"""Frames of one socket that are answered with an error."""
+
+GOODBYE: Final = 5.0
+"""Seconds a reader has to take the frame that says why its socket ends."""
+
+OPEN = Gauge("agentmail_websockets_open", "WebSockets that are open in this process.")
+ENDED = Counter("agentmail_websockets_ended", "WebSockets we closed, by close code.", ["code"])
+
+
+class Ended(Exception):
+    """A socket is over. `code` None: the client is gone, and nobody hears of it."""
+
+    def __init__(self, code: int | None = None, reason: str = "") -> None:
+        super().__init__(reason)
+        self.code = code
+        self.reason = reason
+
+
+REVOKED: Final = (1008, "This API key is not valid any more, or may not read all of this any more.")
+CONFUSED: Final = (1008, "Too many frames could not be understood.")
+FAILED: Final = (1011, "Something went wrong here. Connect again.")
+STOPPING: Final = (1012, "The service restarts. Connect again.")
+OVERRUN: Final = (1013, "Over 1,000 events are unread. Connect again and go on after the last one.")
+
+
+class Socket:
+    """One client and what it has subscribed to."""
+
+    def __init__(self, client: WebSocket[Any, Any, Any], caller: Principal, home: Sockets) -> None:
+        self.key_hash = cast("bytes", client.scope["auth"])
+        self._client = client
+        self._caller = caller
+        self._home = home
+        self._wishes = Wishes()
+        self._errors = 0
+        self._turn = asyncio.Lock()
+        """Held by whoever tells events, so that those of the log and of the feed keep their order."""
+        self._hearing = contextlib.ExitStack()
+        self._subscription: events.Subscription | None = None
+        self._tasks = asyncio.TaskGroup()
+        self._talking: asyncio.Task[Any] | None = None
+        self._over: Ended | None = None
+
+    async def serve(self) -> None:
+        """Everything, until the socket is over."""
+        await self._client.accept()
+        with self._hearing:
+            ended = await self._until_ended()
+        if ended.code is None:
+            return
+        ENDED.labels(ended.code).inc()
+        # Whoever reads nothing gets no answer; `wire` ends the connection.
+        with contextlib.suppress(TimeoutError, OSError, WebSocketDisconnect):
+            async with asyncio.timeout(GOODBYE):
+                await self._client.close(ended.code, ended.reason)
+
+    def look(self, caller: Principal | None) -> None:
+        """End it if its key, or its reader's patience, has. `caller` is what the key amounts to now."""
+        if caller is None or not self._may_go_on(caller):
+            self._end(Ended(*REVOKED))
+        elif self._subscription is not None and self._subscription.overrun:
+            self._end(Ended(*OVERRUN))
+        else:
+            self._caller = caller
+
+    def _may_go_on(self, caller: Principal) -> bool:
+        try:
+            caller.check_live()
+        except Unauthorized:
+            return False
+        types = frozenset[str]().union(*(each.wanted.types for each in self._wishes))
+        needed = {PROTECTED[each] for each in PROTECTED if each in types}
+        if self._wishes:
+            needed.add("message_read")
+        return all(caller.may(each) for each in needed)
+
+    def _end(self, ended: Ended) -> None:
+        if self._talking is not None and self._over is None:
+            self._over = ended
+            self._talking.cancel()
+
+    async def _until_ended(self) -> Ended:
+        self._talking = asyncio.current_task()
+        try:
+            async with self._tasks:
+                await self._read()
+        except ExceptionGroup as group:
+            self._over = self._over or _why(group)
+        except asyncio.CancelledError:
+            if self._over is None:
+                raise
+        finally:
+            self._talking = None
+        return self._over or Ended()
+
+    async def _read(self) -> Never:
+        while True:
+            message = await self._client.receive()
+            if message["type"] != "websocket.receive":
+                raise Ended
+            await self._hear(message.get("text") or message.get("bytes") or b"")
+
+    async def _hear(self, frame: str | bytes) -> None:
+        try:
+            await self._subscribe(frames.parse(frame))
+        except AgentMailError as error:
+            await self._send(frames.error(error))
+            self._errors += 1
+        if self._errors >= MOST_ERRORS:
+            raise Ended(*CONFUSED)
+
+    async def _subscribe(self, asked: Subscribe) -> None:
+        self._caller.require("message_read")
+        types = events.check_types(asked.event_types, self._caller) or frozenset(DEFAULT_TYPES)
+        if len(self._wishes) >= MOST_WISHES:
+            raise Invalid(
+                "frame",
+                f"This socket has {MOST_WISHES} subscriptions.",
+                fix="Name several inboxes in one, or open another socket.",
+                detail="TOO_MANY",
+            )
+        wanted, start, cursor = await self._patiently(lambda tx: self._place(tx, asked, types))
+        known = asked.after is None and self._wishes.knows(wanted)
+        await self._send(frames.subscribed(asked, cursor))
+        if not known:
+            wish = self._wishes.add(wanted, start)
+            self._tasks.create_task(self._catch_up(wish, resumes=asked.after is not None))
+
+    async def _place(
+        self, tx: Tx, asked: Subscribe, types: frozenset[EventType]
+    ) -> tuple[Subscribed, int, str]:
+        """What is asked for, the position where it begins, and the cursor for who comes back there."""
+        reach = self._caller.reach
+        wanted = Subscribed(
+            reach=reach,
+            types=types,
+            inbox_ids=frozenset(
+                [(await inboxes.get(tx, reach, each)).inbox_id for each in asked.inbox_ids]
+            ),
+            pod_ids=frozenset([await access.find_pod(tx, reach, each) for each in asked.pod_ids]),
+        )
+        # The cursor first: what happens in between is told to whoever comes back to it.
+        cursor = asked.after or await events.newest(tx, reach)
+        return wanted, await events.position_of(tx, reach, asked.after or events.NOW), cursor
+
+    async def _patiently(self, read: Callable[[Tx], Awaitable[T]]) -> T:
+        """What the database says, when it is there."""
+        while True:
+            with contextlib.suppress(Unavailable):
+                async with self._home.readers, self._home.db.reading() as tx:
+                    return await read(tx)
+            await asyncio.sleep(PAUSE)
+
+    async def _catch_up(self, wish: Wish, *, resumes: bool) -> None:
+        """Tell what the log holds for a wish. As the feed does not wait for slow readers, it is joined only
+        once the log is nearly read.
+        """
+        while resumes:
+            async with self._turn:
+                resumes = await self._tell_page(wish)
+        async with self._turn:
+            self._join(wish)
+            while await self._tell_page(wish):
+                pass
+
+    def _join(self, wish: Wish) -> None:
+        wanted = wish.wanted
+        wish.live = True
+        if self._subscription is not None:
+            self._subscription.also(
+                types=wanted.types, inbox_ids=wanted.inbox_ids, pod_ids=wanted.pod_ids
+            )
+            return
+        self._subscription = self._hearing.enter_context(
+            self._home.feed.subscribe(
+                wanted.reach,
+                types=wanted.types,
+                inbox_ids=wanted.inbox_ids,
+                pod_ids=wanted.pod_ids,
+            )
+        )
+        self._tasks.create_task(self._follow(self._subscription))
+
+    async def _tell_page(self, wish: Wish) -> bool:
+        """Tell one page of the log; whether there may be more."""
+        wanted = wish.wanted
+        page = await self._patiently(
+            lambda tx: events.after(
+                tx,
+                wanted.reach,
+                wish.read,
+                types=wanted.types,
+                inbox_ids=wanted.inbox_ids,
+                pod_ids=wanted.pod_ids,
+                limit=PAGE,
+            )
+        )
+        await self._tell([each for each in page if self._wishes.from_log(wish, each)])
+        return len(page) == PAGE
+
+    async def _follow(self, subscription: events.Subscription) -> Never:
+        while True:
+            try:
+                heard = await subscription.take(PAGE)
+            except Overrun:
+                raise Ended(*OVERRUN) from None
+            except Closed:
+                raise Ended(*STOPPING) from None
+            async with self._turn:
+                await self._tell([each for each in heard if self._wishes.from_feed(each)])
+
+    async def _tell(self, due: Sequence[Event]) -> None:
+        for place, event in enumerate(due):
+            await self._send(await self._payload(event, due[place + 1 :]))
+
+    async def _payload(self, event: Event, following: Sequence[Event]) -> str:
+        while True:
+            with contextlib.suppress(Unavailable):
+                return await self._home.rendered.text(event, following)
+            await asyncio.sleep(PAUSE)
+
+    async def _send(self, text: str) -> None:
+        """Hand a frame over, once there is room for it."""
+        try:
+            await self._client.send_text(text)
+        except (OSError, WebSocketDisconnect):
+            raise Ended from None
+
+
+class Sockets:
+    """All sockets of this process, and what they share."""
+
+    def __init__(self, keyring: Keyring, db: Database, feed: Feed, rendered: Rendered) -> None:
+        self.db = db
+        self.feed = feed
+        self.rendered = rendered
+        self.readers = asyncio.Semaphore(READERS)
+        self._keyring = keyring
+        self._open = set[Socket]()
+
+    async def serve(self, client: WebSocket[Any, Any, Any], caller: Principal) -> None:
+        """One client, until it is gone."""
+        socket = Socket(client, caller, self)
+        self._open.add(socket)
+        OPEN.inc()
+        try:
+            await socket.serve()
+        finally:
+            OPEN.dec()
+            self._open.discard(socket)
+
+    async def watch(self) -> None:
+        """End, until cancelled, what its key or its reader should not have any longer."""
+        while True:
+            await asyncio.sleep(LOOK)
+            if self._open:
+                with contextlib.suppress(Unavailable):
+                    await self.look()
+
+    async def look(self) -> None:
+        """Look at every socket once. Raises `Unavailable`."""
+        callers = await self._keyring.look_again({each.key_hash for each in self._open})
+        for each in list(self._open):
+            each.look(callers.get(each.key_hash))
+
+
+@websocket("/")
+async def live(
+    socket: WebSocket[Any, Any, Any],
+    caller: Caller,
+    sockets: NamedDependency[SkipValidation[Sockets]],
+) -> None:
+    """Events as they happen."""
+    await sockets.serve(socket, caller)
+
+
+def _why(group: ExceptionGroup[Exception]) -> Ended:
+    """What ended a socket, of all that was raised in it."""
+    ended, failed = group.split(Ended)
+    if ended is None or failed is not None:
+        log.error("websocket.failed", exc_info=failed)
+        return Ended(*FAILED)
+    return cast("Ended", ended.exceptions[0])
