@@ -7,15 +7,15 @@ an inbox's state moves on only if it still is what was read from and under the s
 twice is harmless, and what was read before somebody else wrote is read again. The
 sweep claims inboxes nobody rang for. An inbox that fails waits alone, longer each time. States of a row:
 quiet (`due_at` null) → due → claimed (`claimed_until`) → quiet, or due again later. A claim outlives its
-worker by `LEASE` at most. Never decides what a message means: `messages.record` does, and `policy` whether
-its sender is let in.
+worker by `LEASE` at most. Never decides what a message means: `messages.record` does, `policy` whether its
+sender is let in, and `outcomes` whether a mail merely tells what became of another.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from datetime import datetime, timedelta
 from random import SystemRandom
 from time import monotonic
@@ -26,7 +26,7 @@ import msgspec
 import structlog
 from prometheus_client import Counter, Gauge, Histogram
 
-from agentmail_cp import drafts, messages, policy, sending, submissions
+from agentmail_cp import drafts, messages, outcomes, policy, sending, submissions
 from agentmail_cp.db import Database, Tx, fetch_all, fetch_only
 from agentmail_cp.errors import Unavailable
 from agentmail_cp.mailserver import (
@@ -104,6 +104,16 @@ async def ring(tx: Tx, accounts: Iterable[AccountId]) -> None:
     await tx.execute("select pg_notify('intake', '')")
 
 
+class Heard(msgspec.Struct, frozen=True):
+    """What mails of one inbox report of mails it sent, and whether they are messages all the same."""
+
+    told: outcomes.Told
+    also_messages: bool
+
+
+NOTHING_HEARD = Heard(outcomes.NOTHING_TOLD, also_messages=False)
+
+
 class _Clock(msgspec.Struct, frozen=True):
     now: datetime
 
@@ -177,10 +187,17 @@ class Intake:
     """The loop that reads due inboxes. One per worker process."""
 
     def __init__(
-        self, db: Database, server: MailServer, *, batch: int = 50, sweep_interval: float = 60.0
+        self,
+        db: Database,
+        server: MailServer,
+        *,
+        batch: int = 50,
+        sweep_interval: float = 60.0,
+        feedback_enabled: bool = False,
     ) -> None:
         self._db = db
         self._server = server
+        self._feedback_enabled = feedback_enabled
         self._batch = batch
         self._sweep_interval = timedelta(seconds=sweep_interval)
         self._begun_at: datetime | None = None
@@ -278,6 +295,11 @@ class Intake:
             answers = await self._server.changes(
                 [Cursor(claim.account_id, claim.state) for claim in claims]
             )
+            heard = {
+                claim.account_id: await self._listen_to(claim, answer.present)
+                for claim in claims
+                if isinstance(answer := answers[claim.account_id], Changes)
+            }
         except MailServerUnavailable:
             async with self._db.transaction() as tx:
                 await _release(tx, claims)
@@ -285,7 +307,7 @@ class Intake:
         except MailServerError as error:
             await self._read_alone(claims, error)
             return
-        await self._write(claims, answers)
+        await self._write(claims, answers, heard)
         if any(isinstance(each, Changes) and each.more for each in answers.values()):
             self._woken.set()
         for claim in claims:
@@ -301,14 +323,30 @@ class Intake:
         async with self._db.transaction() as tx:
             await _postpone(tx, claims[0], error)
 
+    async def _listen_to(self, claim: Claim, mails: Sequence[Mail]) -> Heard:
+        """What mails report of others, for those that are written next."""
+        return Heard(
+            told=await outcomes.listen(
+                self._db, self._server, claim.account_id, claim.place, mails
+            ),
+            also_messages=self._keeps_feedback(claim.domain),
+        )
+
+    def _keeps_feedback(self, domain: str) -> bool:  # noqa: ARG002 - domains have no settings yet
+        """Whether mails that report what became of others are messages as well."""
+        return self._feedback_enabled
+
     async def _write(
-        self, claims: Sequence[Claim], answers: Mapping[AccountId, Changes | MailServerError]
+        self,
+        claims: Sequence[Claim],
+        answers: Mapping[AccountId, Changes | MailServerError],
+        heard: Mapping[AccountId, Heard],
     ) -> None:
         async with self._db.transaction() as tx:
             for claim in sorted(claims, key=lambda each: each.inbox_id):
                 answer = answers[claim.account_id]
                 if isinstance(answer, Changes) and not _quiet(answer):
-                    await _apply_alone(tx, claim, answer)
+                    await _apply_alone(tx, claim, answer, heard[claim.account_id])
                 elif not isinstance(answer, Changes) and not _lost(answer):
                     await _postpone(tx, claim, answer)
         quiet = [claim for claim in claims if _quiet(answers[claim.account_id])]
@@ -334,16 +372,18 @@ class Intake:
         async with self._db.transaction() as tx:
             known = await messages.documents(tx, claim.place)
             known |= await drafts.documents(tx, claim.place)
+            known |= await outcomes.documents(tx, claim.place)
         listing = await self._server.listing(claim.account_id)
         there = list(listing.document_ids)
         for start in range(0, len(there), CHUNK):
             mails = await self._server.fetch(claim.account_id, there[start : start + CHUNK])
+            heard = await self._listen_to(claim, mails)
             async with self._db.transaction() as tx:
                 held_claim = await _hold(tx, claim)
                 if held_claim is None:
                     return
                 claim = held_claim
-                await _record(tx, claim, mails, ())
+                await _record(tx, claim, mails, (), heard)
         async with self._db.transaction() as tx:
             await messages.lock(tx, claim.organization_id, claim.inbox_id)
             if await _advance(tx, claim, listing.state, more=False):
@@ -437,12 +477,12 @@ async def _confirm(
     INBOXES.labels("quiet").inc(len(claims))
 
 
-async def _apply_alone(tx: Tx, claim: Claim, changes: Changes) -> None:
+async def _apply_alone(tx: Tx, claim: Claim, changes: Changes, heard: Heard) -> None:
     """Write one inbox in a savepoint, so that its trouble stays its own."""
     try:
         async with tx.transaction():
             if await _advance(tx, claim, changes.state, more=changes.more):
-                await _record(tx, claim, changes.present, changes.destroyed)
+                await _record(tx, claim, changes.present, changes.destroyed, heard)
             else:
                 await _read_again(tx, claim)
     except Exception as error:
@@ -455,11 +495,20 @@ async def _apply_alone(tx: Tx, claim: Claim, changes: Changes) -> None:
 
 
 async def _record(
-    tx: Tx, claim: Claim, present: Sequence[Mail], destroyed: Iterable[DocumentId]
+    tx: Tx,
+    claim: Claim,
+    present: Sequence[Mail],
+    destroyed: Collection[DocumentId],
+    heard: Heard = NOTHING_HEARD,
 ) -> None:
     """Write what was read, in an inbox whose lock is held."""
     place = claim.place
     held = await sending.live_message_ids(tx, place)
+    outcome = await outcomes.take(
+        tx, place, present, heard.told, held=held, also_messages=heard.also_messages
+    )
+    await outcomes.remove(tx, place, destroyed)
+    present = [mail for mail in present if mail.document_id not in outcome]
     copies = await submissions.copies(tx, place, present)
     filed = await messages.record(
         tx,

@@ -26,6 +26,7 @@ from agentmail_cp import (
     idempotency,
     inboxes,
     limits,
+    outcomes,
     payloads,
     sending,
     submissions,
@@ -107,6 +108,7 @@ async def forget_old(context: JobContext, timestamp: int) -> None:  # noqa: ARG0
         await sending.forget_old(tx)
         await drafts.forget_sent(tx)
         await submissions.forget_old(tx)
+        await outcomes.forget_old(tx)
         await limits.forget_old(tx)
         await throttle.forget_old(tx)
         await idempotency.forget_old(tx)
@@ -204,11 +206,14 @@ async def working(resources: Resources) -> AsyncGenerator[None]:
         resources.server,
         batch=settings.intake_batch,
         sweep_interval=settings.sweep_interval,
+        feedback_enabled=settings.feedback_enabled,
     )
+    watching = outcomes.Watching(resources.db, resources.server)
     tasks = [
         asyncio.create_task(for_ever("intake", intake.run)),
         asyncio.create_task(for_ever("publication", Publication(resources.db).run)),
         asyncio.create_task(for_ever("deliveries", lambda: deliver_for_ever(resources))),
+        asyncio.create_task(for_ever("outcomes", watching.run)),
         asyncio.create_task(for_ever("settle", lambda: settle_for_ever(resources))),
         asyncio.create_task(for_ever("submissions", lambda: file_for_ever(resources))),
         asyncio.create_task(for_ever("drafts", lambda: fire_for_ever(resources))),

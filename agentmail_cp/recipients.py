@@ -137,9 +137,7 @@ async def of_messages(
     )
 
 
-async def of(
-    tx: Tx, *, organization_id: UUID, inbox_id: UUID, message_id: str
-) -> list[Recipient]:
+async def of(tx: Tx, *, organization_id: UUID, inbox_id: UUID, message_id: str) -> list[Recipient]:
     """Where a message stands at each of its recipients, by address; nothing for one that was received, or
     sent before this was kept.
     """
@@ -202,6 +200,16 @@ async def ask_again(
             "addresses": [each.address for each in waiting],
             "dues": [each.due_at for each in waiting],
         },
+    )
+
+
+async def give_up(tx: Tx, *, organization_id: UUID, inbox_id: UUID) -> None:
+    """Ask no more about the mail of an inbox that is deleted."""
+    await tx.execute(
+        "update recipient set status = 'unknown', due_at = null, updated_at = now()"
+        " where inbox_id = %(inbox_id)s and organization_id = %(organization_id)s"
+        " and due_at is not null",
+        {"inbox_id": inbox_id, "organization_id": organization_id},
     )
 
 

@@ -118,6 +118,9 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     submission_copy_delay: Seconds = 10.0
     """How long a mail client has to save its own copy of a mail it handed in over SMTP, before we do."""
 
+    feedback_enabled: bool = False
+    """Whether bounce and complaint mails about sent mail are messages as well as outcomes."""
+
     deleted_inbox_retention_days: Annotated[int, Meta(ge=1)] | None = None
     """Days after which a deleted inbox's mail is erased; None keeps it until it is erased by hand."""
 

@@ -8,7 +8,16 @@ from __future__ import annotations
 
 from uuid import UUID
 
-from agentmail_cp import access, drafts, limits, lists, messages, webhooks
+from agentmail_cp import (
+    access,
+    drafts,
+    limits,
+    lists,
+    messages,
+    outcomes,
+    recipients,
+    webhooks,
+)
 from agentmail_cp.access import Reach
 from agentmail_cp.db import Database, Tx, fetch_all, fetch_one
 from agentmail_cp.errors import Conflict, NotFound, Unavailable
@@ -88,7 +97,7 @@ async def _undelete(tx: Tx, inbox: Inbox) -> None:
 
 
 async def _set_deleted(tx: Tx, inbox: Inbox) -> None:
-    parameters = {"inbox_id": inbox.inbox_id, "organization_id": inbox.organization_id}
+    parameters = _whose(inbox)
     cursor = await tx.execute(
         "update inbox set state = 'deleted', lease_until = null, updated_at = now()"
         " where inbox_id = %(inbox_id)s and organization_id = %(organization_id)s"
@@ -102,9 +111,14 @@ async def _set_deleted(tx: Tx, inbox: Inbox) -> None:
             parameters,
         )
         await drafts.unschedule_all(tx, inbox.place)
+        await recipients.give_up(tx, **_whose(inbox))
         await access.revoke_within(tx, inbox.reach)
         await lists.erase(tx, inbox.reach)
         await webhooks.erase(tx, inbox.reach)
+
+
+def _whose(inbox: Inbox) -> dict[str, UUID]:
+    return {"inbox_id": inbox.inbox_id, "organization_id": inbox.organization_id}
 
 
 async def finish_deleting(db: Database, server: MailServer, inbox: Inbox) -> None:
@@ -128,7 +142,8 @@ async def erase(db: Database, server: MailServer, *, organization_id: UUID, addr
 async def _set_erased(tx: Tx, inbox: Inbox) -> None:
     await messages.erase(tx, inbox.place)
     await drafts.erase(tx, inbox.place)
-    await limits.forget_inbox(tx, organization_id=inbox.organization_id, inbox_id=inbox.inbox_id)
+    await outcomes.erase(tx, inbox.place)
+    await limits.forget_inbox(tx, **_whose(inbox))
     await tx.execute(
         "update inbox set state = 'erased', display_name = null, metadata = '{}', client_id = null,"
         " updated_at = now() where inbox_id = %(inbox_id)s"

@@ -35,7 +35,7 @@ from __future__ import annotations
 
 from agentmail_cp.outcomes.feedback import NOTHING_TOLD, Told, documents, listen, remove, take
 from agentmail_cp.outcomes.record import erase, forget_old, note, queued
-from agentmail_cp.outcomes.settlement import apply_due, sent
+from agentmail_cp.outcomes.settlement import apply_due, handed_in, sent
 from agentmail_cp.outcomes.watching import Watching, ask, take_complaints
 from agentmail_cp.recipients import Recipient, of
 
@@ -49,6 +49,7 @@ __all__ = [
     "documents",
     "erase",
     "forget_old",
+    "handed_in",
     "listen",
     "note",
     "of",

@@ -24,6 +24,7 @@ from agentmail_cp.events import EventType, NewEvent
 from agentmail_cp.filing import Place
 from agentmail_cp.lists import Origin
 from agentmail_cp.mailserver import DocumentId, Verdict
+from agentmail_cp.messages import Filed
 from agentmail_cp.outcomes.states import (
     Bounce,
     News,
@@ -315,9 +316,7 @@ async def _forget(tx: Tx, done: Iterable[_Due]) -> None:
 async def sent(
     tx: Tx,
     place: Place,
-    *,
-    message_id: str,
-    thread_id: UUID,
+    filed: Filed,
     document_id: DocumentId,
     verdicts: Sequence[Verdict],
 ) -> None:
@@ -328,12 +327,12 @@ async def sent(
         tx,
         organization_id=place.organization_id,
         inbox_id=place.inbox_id,
-        standings=[_handed_in(message_id, each) for each in verdicts],
+        standings=[_handed_in(filed.message_id, each) for each in verdicts],
     )
     refused = [each for each in verdicts if not each.accepted and each.address.lower() in new]
     if not refused:
         return
-    message = _Sent(message_id, thread_id, document_id)
+    message = _Sent(filed.message_id, filed.thread_id, document_id)
     await events.append(
         tx,
         organization_id=place.organization_id,
@@ -341,10 +340,32 @@ async def sent(
         events=[_rejection(message, refused)],
     )
     await _label(tx, place, message, {"rejected"}, ())
-    gone = [_handed_in(message_id, each) for each in refused]
+    gone = [_handed_in(filed.message_id, each) for each in refused]
     dead = {_suppression(place, each, "reject") for each in gone if _is_dead(place, each)}
     await _suppress(tx, dead)
     TOLD.labels("rejected").inc(len(refused))
+
+
+async def handed_in(
+    tx: Tx,
+    *,
+    organization_id: UUID,
+    inbox_id: UUID,
+    message_id: str,
+    addresses: Sequence[str],
+) -> None:
+    """Note to whom a mail is about to go that a client hands in, before its message is in the index.
+    `message_id` is in brackets. One statement; repeating has no effect.
+    """
+    await recipients.add(
+        tx,
+        organization_id=organization_id,
+        inbox_id=inbox_id,
+        standings=[
+            Standing(message_id=message_id, address=each.lower(), status="queued")
+            for each in addresses
+        ],
+    )
 
 
 def _handed_in(message_id: str, verdict: Verdict) -> Standing:

@@ -15,7 +15,7 @@ from uuid import UUID
 import msgspec
 from psycopg.types.json import Jsonb
 
-from agentmail_cp import drafts, extract, limits, messages, threads
+from agentmail_cp import drafts, extract, limits, messages, outcomes, threads
 from agentmail_cp.db import Database, Tx
 from agentmail_cp.errors import Unavailable
 from agentmail_cp.labels import SEEN
@@ -229,12 +229,13 @@ async def as_mail(email: OutgoingEmail, submitted: Submitted) -> Mail:
 
 
 async def finish(tx: Tx, row: Send, place: Place, mail: Mail, submitted: Submitted) -> Answer:
-    """Record a mail that was handed in: index, thread, event and answer, all at once."""
+    """Record a mail that was handed in: index, thread, recipients, event and answer, all at once."""
     if not await messages.lock(tx, place.organization_id, place.inbox_id):
         return await answer_without_copy(tx, row, submitted.verdicts)
     # Nothing is held back from it: its Message-ID is our own, so no other send's.
     kept = {mail.document_id: frozenset(row.labels)}
     filed = (await messages.record(tx, place, present=[mail], kept=kept))[mail.document_id]
+    await outcomes.sent(tx, place, filed, mail.document_id, submitted.verdicts)
     answer = Answer(
         message_id=filed.message_id,
         thread_id=filed.thread_id,

@@ -11,6 +11,7 @@ import msgspec
 import structlog
 from uuid_utils.compat import uuid7
 
+from agentmail_cp import outcomes
 from agentmail_cp.compose import new_message_id
 from agentmail_cp.db import Database, Tx, fetch_one
 from agentmail_cp.errors import Unavailable
@@ -80,8 +81,15 @@ async def _take(
         log.error("submission.not_kept", inbox_id=str(owner.inbox_id), reason=error.code.value)
         HANDED_IN.labels("lost").inc()
         return given
-    async with db.reading() as tx:
+    async with db.transaction() as tx:
         await _insert(tx, owner, message_id, blob_id, delay)
+        await outcomes.handed_in(
+            tx,
+            organization_id=owner.organization_id,
+            inbox_id=owner.inbox_id,
+            message_id=f"<{message_id}>",
+            addresses=mail.recipients,
+        )
     HANDED_IN.labels("taken").inc()
     return given
 

@@ -38,6 +38,7 @@ WRONG = {
     "max_message_size": "0",
     "submission_copy_delay": "-1",
     "large_requests": "0",
+    "feedback_enabled": "perhaps",
     "sends_per_day": "-1",
     "inbox_sends_per_day": "-1",
     "inbox_new_recipients_per_day": "-1",
