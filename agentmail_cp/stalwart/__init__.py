@@ -13,6 +13,7 @@ from agentmail_cp.stalwart.drafts import Drafts
 from agentmail_cp.stalwart.finding import Finding
 from agentmail_cp.stalwart.folders import Folders
 from agentmail_cp.stalwart.mail import Mailboxes
+from agentmail_cp.stalwart.queue import Queue
 from agentmail_cp.stalwart.relabel import Relabelling
 from agentmail_cp.stalwart.search import Searches
 from agentmail_cp.stalwart.submission import Submissions
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
 
 
 class StalwartMailServer(
-    Accounts, Mailboxes, Submissions, Drafts, Finding, Blobs, Searches, Relabelling
+    Accounts, Mailboxes, Submissions, Drafts, Finding, Blobs, Searches, Relabelling, Queue
 ):
     """A Stalwart server under one service account's key. Safe to share between tasks."""
 

@@ -19,6 +19,7 @@ from agentmail_cp.mailserver import (
     Mail,
     MailContent,
     MailState,
+    ReportType,
 )
 from agentmail_cp.stalwart.ids import document_of
 from agentmail_cp.stalwart.mime import header_text
@@ -65,6 +66,13 @@ CONTENT: Final = ("id", "blobId", "headers", "textBody", "htmlBody", "attachment
 ATTACHED: Final = ("id", "textBody", "htmlBody", "attachments")
 PART: Final = ("partId", "blobId", "size", "type", "name", "cid", "disposition", "charset")
 
+
+REPORTS: Final = {
+    "message/delivery-status": ReportType.DELIVERY_STATUS,
+    "message/global-delivery-status": ReportType.DELIVERY_STATUS,
+    "message/feedback-report": ReportType.FEEDBACK,
+}
+"""The part that makes a mail a report (RFC 3464, 6533 and 5965)."""
 
 LOST: Final = frozenset({"cannotCalculateChanges", "invalidArguments"})
 """Stalwart's answers to a state it forgot or never gave out."""
@@ -121,6 +129,11 @@ class Email(msgspec.Struct, rename="camel"):
         texts = (part for part in self.text_body if part.type.startswith("text/"))
         first = next(texts, None)
         return first.part_id if first is not None and first.type == "text/html" else None
+
+    @property
+    def report(self) -> ReportType | None:
+        """What a part of the mail claims to report."""
+        return next((REPORTS[part.type] for part in self.attachments if part.type in REPORTS), None)
 
     @property
     def shows_media(self) -> bool:
@@ -229,6 +242,7 @@ def mail_of(email: Email, places: Places, preview: str | None) -> Mail:
         size=email.size,
         has_attachment=bool(email.attachments) or email.shows_media,
         preview=preview or " ".join(_text(email.preview or "").split())[:PREVIEW],
+        report=email.report,
     )
 
 

@@ -1,8 +1,9 @@
-"""What Stalwart 0.16 asks us about a mail on its way, checked, decoded and answered: its MTA hook.
+"""What Stalwart 0.16 asks us about a mail on its way, checked, decoded and answered: its MTA hooks.
 
-A question is not a doorbell: Stalwart waits for the answer while its client waits, and without one tells
-the client to try again later (`stalwart-config/hook.toml`). Owns the token Stalwart shows, the reading of
-a question and the spelling of an answer. Whose mail it is, and what to do about it, others decide.
+A question is not a doorbell: Stalwart waits for the answer while its client waits. Without one it tells a
+mail client to try again later, and sends what we handed in ourselves all the same, so there are two hooks
+(`stalwart-config/hook.toml`). Owns the token Stalwart shows, the reading of a question and the spelling of
+an answer. Whose mail it is, and what to do about it, others decide.
 
 Stalwart 0.16 sends the mail as JSON text. Bytes that are not UTF-8 (8-bit text in an older charset, binary
 parts of RFC 3030) arrive as U+FFFD and cannot be had back; `Question.exact` tells.
@@ -12,6 +13,7 @@ from __future__ import annotations
 
 import hashlib
 import hmac
+from collections.abc import AsyncIterator
 from typing import Any, Final, Literal
 
 import msgspec
@@ -21,9 +23,20 @@ from agentmail_cp.stalwart.wanted import Hook
 HOOK_PATH: Final = "/stalwart/hook"
 """Path of the MTA hook below `AGENTMAIL_CP_STALWART_WEBHOOK_URL`."""
 
+QUEUED_PATH: Final = "/stalwart/queued"
+"""Path below the same URL at which Stalwart tells of mail this service handed in."""
+
 ESCAPING: Final = 2
 """How many times its size a mail may take as JSON text. Stalwart escapes line ends, quotes and control
 characters only, so that real mail grows by 3 %."""
+
+BODY: Final = b'],"contents":"'
+"""Where a mail's headers end and its body begins. Inside of JSON text every quote is escaped, so a mail
+cannot spell this."""
+
+WITHOUT_BODY: Final = b'],"contents":"","size":0}}'
+LARGEST_HEAD: Final = 1_000_000
+"""Bytes of a question before the mail's body."""
 
 Stage = Literal["connect", "ehlo", "auth", "mail", "rcpt", "data"]
 
@@ -91,8 +104,9 @@ def token(secret: str) -> str:
 
 
 def hook_at(base_url: str, secret: str) -> Hook:
-    """The hook that Stalwart should have; `base_url` is where it reaches this service."""
-    return Hook(url=base_url.rstrip("/") + HOOK_PATH, token=token(secret))
+    """The hooks that Stalwart should have; `base_url` is where it reaches this service."""
+    base = base_url.rstrip("/")
+    return Hook(url=base + HOOK_PATH, queued_url=base + QUEUED_PATH, token=token(secret))
 
 
 def is_ours(authorization: str | None, secret: str) -> bool:
@@ -122,6 +136,23 @@ def decode(body: bytes) -> Question:
         body=content,
         exact=message is None or _is_exact(message, content),
     )
+
+
+async def read_head(chunks: AsyncIterator[bytes]) -> Question:
+    """A question without the mail's body: of a large mail nothing more is read or kept.
+
+    Raises `BadQuestion`, also for a head of more than `LARGEST_HEAD` bytes.
+    """
+    read = bytearray()
+    async for chunk in chunks:
+        start = max(0, len(read) - len(BODY))
+        read += chunk
+        end = read.find(BODY, start)
+        if end >= 0:
+            return decode(bytes(read[:end]) + WITHOUT_BODY)
+        if len(read) > LARGEST_HEAD:
+            break
+    raise BadQuestion("not a question of Stalwart's (no mail)")
 
 
 def _is_exact(message: _Message, content: bytes) -> bool:

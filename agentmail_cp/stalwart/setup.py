@@ -101,6 +101,8 @@ NEEDED: Final = (
     *(f"jmapEmail{verb}" for verb in ("Get", "Changes", "Query", "Create", "Update", "Destroy")),
     *("jmapEmailImport", "jmapBlobGet", "jmapBlobUpload"),
     *(f"jmapEmailSubmission{verb}" for verb in ("Get", "Changes", "Query", "Create", "Update")),
+    *(f"sysQueuedMessage{verb}" for verb in ("Get", "Query")),
+    *(f"sysArfExternalReport{verb}" for verb in ("Get", "Query", "Destroy")),
 )
 """Permissions the running service uses. What mailboxes get is needed too, see `needed`."""
 

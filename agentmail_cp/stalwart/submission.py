@@ -47,6 +47,7 @@ from agentmail_cp.stalwart.jmap import (
     SetError,
 )
 from agentmail_cp.stalwart.keywords import look_at_new, no_room
+from agentmail_cp.stalwart.queue import envelope_id
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -182,7 +183,7 @@ def _hand_in(account_id: AccountId, email: OutgoingEmail, identity: str, sent: s
         "emailId": "#email",
         "identityId": identity,
         "envelope": {
-            "mailFrom": {"email": email.sender.email},
+            "mailFrom": _mail_from(email),
             "rcptTo": [{"email": address} for address in email.recipients],
         },
     }
@@ -192,6 +193,12 @@ def _hand_in(account_id: AccountId, email: OutgoingEmail, identity: str, sent: s
         "onSuccessUpdateEmail": {"#submission": _move_to(sent)},
     }
     return Call("EmailSubmission/set", arguments, "submit")
+
+
+def _mail_from(email: OutgoingEmail) -> dict[str, Any]:
+    envelope = envelope_id(email)
+    named = {} if envelope is None else {"parameters": {"ENVID": envelope}}
+    return {"email": email.sender.email, **named}
 
 
 def _ask_verdicts(account_id: AccountId) -> Call:

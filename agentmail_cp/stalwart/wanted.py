@@ -55,9 +55,12 @@ class Doorbell(msgspec.Struct, frozen=True):
 
 
 class Hook(msgspec.Struct, frozen=True):
-    """Where Stalwart asks about mail that clients hand in, and the token it shows there."""
+    """Where Stalwart asks about mail that clients hand in, where it tells of mail we hand in, and the
+    token it shows at both.
+    """
 
     url: str
+    queued_url: str
     token: str
 
 
@@ -247,6 +250,7 @@ def _values(wanted: Wanted) -> dict[str, Any]:
         values["webhook_throttle"] = wanted.doorbell.throttle
     if wanted.hook is not None:
         values["hook_url"] = wanted.hook.url
+        values["queued_url"] = wanted.hook.queued_url
         values["hook_token"] = wanted.hook.token
         values["hook_token_digest"] = digest(wanted.hook.token)
     if wanted.own is not None:

@@ -8,6 +8,7 @@ from litestar import Request, Response, get, post
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
 from agentmail_cp import db as database
+from agentmail_cp import outcomes
 from agentmail_cp.errors import Invalid, NotFound, Unauthorized, Unavailable
 from agentmail_cp.stalwart import hooks
 from agentmail_cp.web.auth import OPEN
@@ -17,10 +18,13 @@ from agentmail_cp.web.inject import Config, Db, Doorbell
 @post(hooks.DOORBELL_PATH, opt=OPEN, status_code=204, include_in_schema=False)
 async def ring(
     request: Request[Any, Any, Any],
+    db: Db,
     doorbell: Doorbell,
     settings: Config,
 ) -> None:
-    """Take a batch of Stalwart's events. Answered at once, as Stalwart sends nothing else meanwhile."""
+    """Take a batch of Stalwart's events. Answered at once, as Stalwart sends nothing else meanwhile, but
+    not before outcomes are written down, as nothing else tells them: without a database it must come again.
+    """
     secret = settings.stalwart_webhook_secret
     if secret is None:
         raise NotFound(
@@ -34,6 +38,10 @@ async def ring(
     except hooks.BadBell as error:
         raise Invalid("body", str(error)) from None
     doorbell.announce(bell.accounts, only_ring=bell.only_ring)
+    if bell.reports or bell.enqueued:
+        async with db.transaction() as tx:
+            await outcomes.queued(tx, *bell.enqueued)
+            await outcomes.note(tx, bell.reports)
 
 
 @get("/health/live", opt=OPEN, include_in_schema=False)

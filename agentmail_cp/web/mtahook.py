@@ -1,6 +1,7 @@
-"""The route at which Stalwart asks about mail on its way: its MTA hook.
+"""The routes at which Stalwart asks about mail on its way: its MTA hooks.
 
-Stalwart holds its client up until we answer, and any answer but 2xx makes the client try again later.
+Stalwart holds its client up until we answer. About mail of a mail client, any answer but 2xx makes it try
+again later; mail that this service handed in goes on whatever we answer.
 """
 
 from __future__ import annotations
@@ -11,10 +12,10 @@ from datetime import timedelta
 import structlog
 from litestar import Response, post
 
-from agentmail_cp import submissions
+from agentmail_cp import outcomes, submissions
 from agentmail_cp.db import Database
 from agentmail_cp.errors import Invalid, NotFound, Unauthorized
-from agentmail_cp.mailserver import MailServer
+from agentmail_cp.mailserver import Enqueued, MailServer
 from agentmail_cp.settings import Settings
 from agentmail_cp.sizes import OVERHEAD, mail_limit
 from agentmail_cp.stalwart import mtahook
@@ -46,6 +47,27 @@ class LargeQuestions(LargeRequests):
 @post(mtahook.HOOK_PATH, opt=OPEN, status_code=200, include_in_schema=False)
 async def ask(request: JsonRequest, db: Db, server: Server, settings: Config) -> Response[bytes]:
     """Answer one question of Stalwart's. Nothing of a body is read before its token was seen."""
+    _check(request, settings)
+    question = await _read(request)
+    answer = await _answer(db, server, settings, question)
+    return Response(answer, media_type="application/json")
+
+
+@post(mtahook.QUEUED_PATH, opt=OPEN, status_code=200, include_in_schema=False)
+async def learn(request: JsonRequest, db: Db, settings: Config) -> Response[bytes]:
+    """Learn which queue id a mail of this service got. Of the mail only its headers are read."""
+    _check(request, settings)
+    try:
+        question = await mtahook.read_head(request.stream())
+    except mtahook.BadQuestion as error:
+        raise Invalid("body", str(error)) from None
+    mail = _handed_in(question)
+    if mail is not None:
+        await _remember(db, question, submissions.message_id_of(mail))
+    return Response(mtahook.accept(), media_type="application/json")
+
+
+def _check(request: JsonRequest, settings: Settings) -> None:
     secret = settings.stalwart_webhook_secret
     if secret is None:
         raise NotFound(
@@ -53,9 +75,6 @@ async def ask(request: JsonRequest, db: Db, server: Server, settings: Config) ->
         )
     if not mtahook.is_ours(request.headers.get("Authorization"), secret):
         raise Unauthorized("The token of this question is wrong.", code="unauthorized")
-    question = await _read(request)
-    answer = await _answer(db, server, settings, question)
-    return Response(answer, media_type="application/json")
 
 
 async def _read(request: JsonRequest) -> Question:
@@ -71,18 +90,33 @@ async def _read(request: JsonRequest) -> Question:
 async def _answer(
     db: Database, server: MailServer, settings: Settings, question: Question
 ) -> bytes:
-    if question.stage != "data" or question.login is None:
+    mail = _handed_in(question)
+    if mail is None:
         return mtahook.accept()
     if not question.exact:
         log.warning("submission.inexact", queue_id=question.queue_id)
-    mail = HandedIn(
+    delay = timedelta(seconds=settings.submission_copy_delay)
+    given = await submissions.take(db, server, mail, delay=delay)
+    await _remember(db, question, given.message_id if given else submissions.message_id_of(mail))
+    if given is None:
+        return mtahook.accept()
+    return mtahook.accept(given.message_id, replaces=given.replaces)
+
+
+def _handed_in(question: Question) -> HandedIn | None:
+    if question.stage != "data" or question.login is None:
+        return None
+    return HandedIn(
         login=question.login,
         recipients=question.recipients,
         headers=question.headers,
         body=question.body,
     )
-    delay = timedelta(seconds=settings.submission_copy_delay)
-    given = await submissions.take(db, server, mail, delay=delay)
-    if given is None:
-        return mtahook.accept()
-    return mtahook.accept(given.message_id, replaces=given.replaces)
+
+
+async def _remember(db: Database, question: Question, message_id: str | None) -> None:
+    """Whose the queue id is; written down before Stalwart hears from us, as reports follow at once."""
+    if question.queue_id is None or not question.sender or message_id is None:
+        return
+    async with db.reading() as tx:
+        await outcomes.queued(tx, Enqueued(question.queue_id, question.sender, message_id))
