@@ -1,8 +1,8 @@
 """Jobs: work nobody waits for, run by procrastinate on our PostgreSQL.
 
 Owns the procrastinate app and its periodic jobs: settling what crashed requests left, erasing retained
-mail when its time is over, forgetting old rows, and taking up jobs of dead workers. Jobs carry ids only,
-look at the row again, and may run twice. The worker also runs the loops of intake, publication and
+mail and events when their time is over, forgetting old rows, and taking up jobs of dead workers. Jobs carry
+ids only, look at the row again, and may run twice. The worker also runs the loops of intake, publication and
 deliveries, and loops finer than cron's minute that settle, file submitted mail and send scheduled drafts.
 Nothing here knows HTTP.
 """
@@ -12,6 +12,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import AsyncGenerator, Awaitable, Callable
+from datetime import timedelta
 from functools import partial
 from typing import cast
 
@@ -23,6 +24,7 @@ from procrastinate import JobContext, PsycopgConnector
 from agentmail_cp import (
     dispatch,
     drafts,
+    events,
     idempotency,
     inboxes,
     limits,
@@ -100,6 +102,15 @@ async def erase_retained(context: JobContext, timestamp: int) -> None:  # noqa: 
         await inboxes.erase_retained(resources.db, resources.server, days=days)
 
 
+async def expire_events(context: JobContext, timestamp: int) -> None:  # noqa: ARG001
+    """Remove events, and deliveries of events, that are older than the retention setting."""
+    resources = _resources(context)
+    days = resources.settings.event_retention_days
+    await events.expire(resources.db, days=days)
+    async with resources.db.transaction(patience=LONG) as tx:
+        await webhooks.forget_old(tx, timedelta(days=days))
+
+
 async def forget_old(context: JobContext, timestamp: int) -> None:  # noqa: ARG001
     """Remove rows of finished sends, submissions, drafts, windows and Idempotency-Keys that nobody asks
     for any more.
@@ -123,6 +134,7 @@ async def retry_stalled_jobs(context: JobContext, timestamp: int) -> None:  # no
 
 PERIODIC = (
     Periodic("erase_retained", "17 3 * * *", erase_retained),
+    Periodic("expire_events", "41 * * * *", expire_events),
     Periodic("forget_old", "23 * * * *", forget_old),
     Periodic("retry_stalled_jobs", "* * * * *", retry_stalled_jobs),
 )

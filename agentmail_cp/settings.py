@@ -124,6 +124,9 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     deleted_inbox_retention_days: Annotated[int, Meta(ge=1)] | None = None
     """Days after which a deleted inbox's mail is erased; None keeps it until it is erased by hand."""
 
+    event_retention_days: Annotated[int, Meta(ge=3)] = 30
+    """Days for which events, and the log of their deliveries, are kept; longer than any delivery is tried."""
+
     max_message_size: Annotated[int, Meta(ge=1, le=500_000_000)] = DEFAULT_MESSAGE_SIZE
     """Largest message that can be sent: text, HTML and attachments together, before any encoding. The
     limits of requests and of Stalwart follow from it (`sizes.py`)."""

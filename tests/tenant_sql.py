@@ -34,6 +34,7 @@ FOR_EVERY_TENANT = {
     "idempotency.forget_old": "removes old rows of all tenants",
     "limits.forget_old": "removes old rows of all tenants",
     "events/publishing._PUBLISH": "one worker publishes the events of all tenants",
+    "events/retention._EXPIRE": "retention is the operator's setting",
     "events/publishing.published_since": "one reader hands each tenant's events to its own subscribers",
     "events/publishing.newest_position": "one reader hands each tenant's events to its own subscribers",
     "events/publishing.oldest_unpublished": "a metric of the whole service",

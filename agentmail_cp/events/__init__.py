@@ -1,8 +1,9 @@
 """The event log: what happened to an inbox, append-only, in an order without gaps.
 
-Owns the table `event`. An event is written (`append`) with its inbox's next number, then published, which
-gives it a place in the order of all events (`publishing`). Everybody reads it in that order: from a cursor
-(`reading`), or as it is published (`feed`), held to what they may see and want (`filters`).
+Owns the tables `event` and `event_horizon`. An event is written (`append`) with its inbox's next number, then
+published, which gives it a place in the order of all events (`publishing`). Everybody reads it in that order:
+from a cursor (`reading`), or as it is published (`feed`), held to what they may see and want (`filters`).
+What is old expires (`retention`).
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from agentmail_cp.events.event import (
 )
 from agentmail_cp.events.feed import Closed, Feed, Overrun, Subscription
 from agentmail_cp.events.filters import LOGGED_TYPES, Subscribed, check_types
-from agentmail_cp.events.log import append, erase, list_labels, list_of_inbox
+from agentmail_cp.events.log import append, list_labels, list_of_inbox
 from agentmail_cp.events.publishing import (
     WRITTEN,
     newest_position,
@@ -26,7 +27,18 @@ from agentmail_cp.events.publishing import (
     publish,
     published_since,
 )
-from agentmail_cp.events.reading import NOW, START, after, newest, position_of
+from agentmail_cp.events.reading import (
+    NOW,
+    START,
+    Page,
+    Place,
+    after,
+    newest,
+    page,
+    place_of,
+    position_of,
+)
+from agentmail_cp.events.retention import erase, expire
 
 __all__ = [
     "DEFAULT_TYPES",
@@ -43,17 +55,22 @@ __all__ = [
     "LabelEvent",
     "NewEvent",
     "Overrun",
+    "Page",
+    "Place",
     "Subscribed",
     "Subscription",
     "after",
     "append",
     "check_types",
     "erase",
+    "expire",
     "list_labels",
     "list_of_inbox",
     "newest",
     "newest_position",
     "oldest_unpublished",
+    "page",
+    "place_of",
     "position_of",
     "publish",
     "published_since",

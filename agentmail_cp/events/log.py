@@ -108,11 +108,3 @@ async def list_labels(
     query += " order by seq" if ascending else " order by seq desc"
     rows = await fetch_all(tx, LabelEvent, query + " limit %(limit)s", parameters)
     return pages.cut(scope, rows, limit, lambda last: (last.seq,))
-
-
-async def erase(tx: Tx, *, organization_id: UUID, inbox_id: UUID) -> None:
-    """Forget every event of an inbox."""
-    await tx.execute(
-        "delete from event where inbox_id = %(inbox_id)s and organization_id = %(organization_id)s",
-        {"inbox_id": inbox_id, "organization_id": organization_id},
-    )

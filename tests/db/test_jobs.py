@@ -7,7 +7,12 @@ from agentmail_cp.db import Database
 from agentmail_cp.sandbox import MailSandbox
 from tests.fix_app import settings_for
 
-NAMES = {"agentmail:erase_retained", "agentmail:forget_old", "agentmail:retry_stalled_jobs"}
+NAMES = {
+    "agentmail:erase_retained",
+    "agentmail:expire_events",
+    "agentmail:forget_old",
+    "agentmail:retry_stalled_jobs",
+}
 
 
 def test_opening_the_queue_again_renames_no_job(database_url: str) -> None:

@@ -11,71 +11,15 @@ from uuid import UUID, uuid4
 import pytest
 import pytest_asyncio
 
-from agentmail_cp import events, messages
+from agentmail_cp import events
 from agentmail_cp.access import Reach
-from agentmail_cp.db import Database, Tx
+from agentmail_cp.db import Database
 from agentmail_cp.errors import Gone, Invalid
-from agentmail_cp.events import Event, EventType, Feed, NewEvent
+from agentmail_cp.events import Event, EventType, Feed
 from agentmail_cp.messages import Place
 from agentmail_cp.publication import Publication
+from tests.db.event_log import EVERYTHING, append, everything, names, neighbour, publish, write
 from tests.db.mailbox import an_inbox
-
-EVERYTHING = frozenset(EventType)
-
-
-async def append(
-    tx: Tx,
-    place: Place,
-    *names: str,
-    type: EventType = EventType.MESSAGE_SENT,  # noqa: A002
-) -> None:
-    await messages.lock(tx, place.organization_id, place.inbox_id)
-    await events.append(
-        tx,
-        organization_id=place.organization_id,
-        inbox_id=place.inbox_id,
-        events=[
-            NewEvent(type=type, thread_id=place.inbox_id, message_id=name, document_id=1)
-            for name in names
-        ],
-    )
-
-
-async def write(db: Database, place: Place, *names: str, **kind: EventType) -> None:
-    async with db.transaction() as tx:
-        await append(tx, place, *names, **kind)
-
-
-async def publish(db: Database) -> int:
-    return await Publication(db).publish_batch()
-
-
-async def everything(db: Database, place: Place, position: int = 0) -> list[Event]:
-    async with db.reading() as tx:
-        return await events.after(
-            tx, Reach(place.organization_id), position, types=EVERYTHING, limit=10_000
-        )
-
-
-async def names(db: Database, place: Place, position: int = 0) -> list[str | None]:
-    return [event.message_id for event in await everything(db, place, position)]
-
-
-async def neighbour(db: Database, place: Place) -> Place:
-    """Another inbox of the same organisation."""
-    other = await an_inbox(db)
-    async with db.transaction() as tx:
-        for table in ("inbox", "inbox_sync"):
-            await tx.execute(
-                f"update {table} set organization_id = %(organization_id)s, pod_id = %(pod_id)s"
-                " where inbox_id = %(inbox_id)s",
-                {
-                    "organization_id": place.organization_id,
-                    "pod_id": place.pod_id,
-                    "inbox_id": other.inbox_id,
-                },
-            )
-    return Place(other.inbox_id, place.organization_id, place.pod_id, other.domain)
 
 
 async def test_an_older_transaction_holds_up_nobody_and_is_not_passed(database: Database) -> None:

@@ -35,6 +35,7 @@ WRONG = {
     "intake_batch": "201",
     "settle_interval": "61",
     "deleted_inbox_retention_days": "0",
+    "event_retention_days": "2",
     "max_message_size": "0",
     "submission_copy_delay": "-1",
     "large_requests": "0",
