@@ -290,10 +290,9 @@ async def measure(tx: Tx) -> Waiting:
 
 
 async def forget_old(tx: Tx, age: timedelta) -> None:
-    """Remove deliveries made longer ago than `age`, and those of endpoints that are gone."""
+    """Remove deliveries made longer ago than `age`, and what came of them."""
     await tx.execute(
-        "with old as (delete from delivery where created_at < now() - %(age)s or not exists"
-        " (select from webhook where webhook.webhook_id = delivery.webhook_id)"
+        "with old as (delete from delivery where created_at < now() - %(age)s"
         " returning delivery_id)"
         " delete from delivery_attempt using old"
         " where delivery_attempt.delivery_id = old.delivery_id",

@@ -1,0 +1,296 @@
+"""Claims of deliveries: each is one worker's, none is lost, and no endpoint is in another's way."""
+
+from __future__ import annotations
+
+import asyncio
+from datetime import timedelta
+
+import pytest
+
+from agentmail_cp import webhooks
+from agentmail_cp.db import Database
+from agentmail_cp.webhooks import DisabledReason, Failure, Webhook
+from agentmail_cp.webhooks import claims as rows
+from agentmail_cp.webhooks.attempts import Outcome
+from agentmail_cp.webhooks.claims import Claim
+from agentmail_cp.webhooks.delivering import TIMEOUT
+from agentmail_cp.webhooks.lanes import AT_ONCE, Room
+from tests.db.endpoints import (
+    SENT_BACK,
+    TAKEN,
+    an_endpoint,
+    claim,
+    deliveries,
+    end,
+    happen,
+    let_pass,
+    look_at,
+)
+from tests.db.mailbox import an_inbox
+
+
+async def test_workers_never_claim_the_same_delivery(database: Database) -> None:
+    """A receiver would get everything several times, for as long as there are several workers."""
+    place = await an_inbox(database)
+    for _ in range(4):
+        await an_endpoint(database, place)
+    await happen(database, place, *range(1, 11))
+    found = await asyncio.gather(*(claim(database) for _ in range(8)))
+    claimed = [each.delivery_id for claims in found for each in claims]
+    assert len(claimed) == len(set(claimed)) == 40
+    assert await claim(database) == []
+
+
+async def test_what_a_dead_worker_had_is_delivered_by_another(database: Database) -> None:
+    place = await an_inbox(database)
+    webhook = await an_endpoint(database, place)
+    await happen(database, place, 1)
+    (dead,) = await claim(database)
+    assert await claim(database) == []
+    await let_pass(database, webhook, "claimed_until = claimed_until - interval '30 seconds'")
+    (alive,) = await claim(database)
+    assert alive.delivery_id == dead.delivery_id
+    assert alive.message_id == dead.message_id
+    # Whatever the dead one still says does not count.
+    await end(database, [dead], SENT_BACK)
+    await end(database, [alive], TAKEN)
+    (row,) = await deliveries(database, webhook)
+    assert (row.state, row.attempts) == ("delivered", 1)
+
+
+async def test_a_lease_outlives_the_longest_attempt(database: Database) -> None:
+    assert timedelta(seconds=TIMEOUT) < rows.LEASE
+    place = await an_inbox(database)
+    webhook = await an_endpoint(database, place)
+    await happen(database, place, 1)
+    await claim(database)
+    await let_pass(database, webhook, "claimed_until = claimed_until - interval '25 seconds'")
+    assert await claim(database) == []
+
+
+async def test_an_endpoint_is_told_in_order_a_few_at_a_time(database: Database) -> None:
+    """Were a single endpoint given all it is owed at once, others would wait for it."""
+    place = await an_inbox(database)
+    webhook = await an_endpoint(database, place)
+    await happen(database, place, *range(1, AT_ONCE + 5))
+    first = await claim(database)
+    owed = [row.event_id for row in await deliveries(database, webhook)]
+    assert [each.event_id for each in first] == owed[:AT_ONCE]
+    assert await claim(database) == []
+    await end(database, first[2:4], TAKEN)
+    assert [each.event_id for each in await claim(database)] == owed[AT_ONCE : AT_ONCE + 2]
+
+
+async def test_every_endpoint_has_its_turn(database: Database) -> None:
+    place = await an_inbox(database)
+    busy = await an_endpoint(database, place)
+    await happen(database, place, *range(1, 11))
+    late = await an_endpoint(database, place)
+    await happen(database, place, 11)
+    claims = await claim(database, Room(fast=2, failing=0, slow=frozenset()))
+    assert {each.webhook_id for each in claims} == {busy.webhook_id, late.webhook_id}
+
+
+async def test_a_slow_endpoint_gets_no_more_until_it_has_answered(database: Database) -> None:
+    place = await an_inbox(database)
+    slow, other = await an_endpoint(database, place), await an_endpoint(database, place)
+    await happen(database, place, 1)
+    room = Room(fast=10, failing=10, slow=frozenset({slow.webhook_id}))
+    assert [each.webhook_id for each in await claim(database, room)] == [other.webhook_id]
+
+
+async def failing(database: Database, webhook: Webhook) -> list[Claim]:
+    """Let the first delivery to an endpoint fail; what was claimed with it."""
+    claims = await claim(database)
+    await end(
+        database, [each for each in claims if each.webhook_id == webhook.webhook_id], SENT_BACK
+    )
+    return claims
+
+
+async def test_a_failing_endpoint_is_tried_one_at_a_time_in_its_own_lane(
+    database: Database,
+) -> None:
+    place = await an_inbox(database)
+    webhook = await an_endpoint(database, place)
+    await happen(database, place, 1)
+    await failing(database, webhook)
+    assert (await look_at(database, webhook)).failing_since is not None
+    await happen(database, place, 2, 3, 4)
+    assert await claim(database, Room(fast=10, failing=0, slow=frozenset())) == []
+    (probe,) = await claim(database)
+    assert probe.failing
+    assert await claim(database) == []
+    await end(database, [probe], TAKEN)
+    assert (await look_at(database, webhook)).failing_since is None
+    assert len(await claim(database)) == 2
+
+
+async def test_a_failure_waits_its_step_and_the_eighth_is_the_last(database: Database) -> None:
+    place = await an_inbox(database)
+    webhook = await an_endpoint(database, place)
+    await happen(database, place, 1)
+    waits: list[float] = []
+    for attempt in range(1, 9):
+        await end(database, await claim(database), SENT_BACK)
+        (row,) = await deliveries(database, webhook)
+        assert (row.attempts, row.failures) == (attempt, attempt)
+        waits.append(row.wait)
+        assert await claim(database) == []
+        await let_pass(database, webhook, "due_at = now()")
+    assert waits[:7] == pytest.approx([5, 300, 1800, 7200, 18_000, 36_000, 36_000], abs=2)
+    assert row.state == "failed"
+    assert await claim(database) == []
+
+
+async def test_what_failed_begins_the_schedule_anew_when_it_is_resent(database: Database) -> None:
+    place = await an_inbox(database)
+    webhook = await an_endpoint(database, place)
+    await happen(database, place, 1)
+    (first,) = await claim(database)
+    await end(database, [first], TAKEN)
+    async with database.transaction() as tx:
+        await webhooks.resend(tx, webhook, first.delivery_id)
+    (second,) = await claim(database)
+    assert second.message_id == first.message_id
+    await end(database, [second], SENT_BACK)
+    (row,) = await deliveries(database, webhook)
+    assert (row.state, row.attempts, row.failures) == ("pending", 2, 1)
+    assert row.wait == pytest.approx(5, abs=2)
+
+
+async def test_an_endpoint_that_is_gone_is_disabled_and_told_nothing_more(
+    database: Database,
+) -> None:
+    place = await an_inbox(database)
+    webhook = await an_endpoint(database, place)
+    await happen(database, place, 1, 2)
+    claims = await claim(database)
+    gone = Outcome(at=SENT_BACK.at, duration=SENT_BACK.duration, status=410, failure=Failure.GONE)
+    await end(database, claims[:1], gone)
+    now = await look_at(database, webhook)
+    assert (now.enabled, now.disabled_reason) == (False, DisabledReason.GONE)
+    assert now.disabled_at is not None
+    await let_pass(database, webhook, "claimed_until = now() - interval '1 second'")
+    assert await claim(database) == []
+    async with database.transaction() as tx:
+        assert await rows.give_up(tx) == 1
+    assert {row.state for row in await deliveries(database, webhook)} == {"failed"}
+
+
+@pytest.mark.parametrize(("days", "enabled"), [(4, True), (5, False)])
+async def test_an_endpoint_that_only_fails_is_disabled_after_five_days(
+    database: Database, days: int, *, enabled: bool
+) -> None:
+    place = await an_inbox(database)
+    webhook = await an_endpoint(database, place)
+    await happen(database, place, 1)
+    await failing(database, webhook)
+    async with database.transaction() as tx:
+        await tx.execute(
+            "update webhook set failing_since = now() - make_interval(days => %(days)s)",
+            {"days": days},
+        )
+    await let_pass(database, webhook, "due_at = now()")
+    await failing(database, webhook)
+    now = await look_at(database, webhook)
+    assert now.enabled is enabled
+    assert now.disabled_reason == (None if enabled else DisabledReason.FAILING)
+
+
+async def test_what_is_our_own_fault_does_not_count_against_an_endpoint(
+    database: Database,
+) -> None:
+    place = await an_inbox(database)
+    webhook = await an_endpoint(database, place)
+    await happen(database, place, 1)
+    broken = Outcome(at=SENT_BACK.at, duration=SENT_BACK.duration, failure=Failure.NOT_MADE)
+    await end(database, await claim(database), broken)
+    assert (await look_at(database, webhook)).failing_since is None
+    (row,) = await deliveries(database, webhook)
+    assert row.state == "pending"
+
+
+async def test_claims_that_rest_are_not_attempts(database: Database) -> None:
+    """While the mail server is away nothing is told, and the schedule must not run out meanwhile."""
+    place = await an_inbox(database)
+    webhook = await an_endpoint(database, place)
+    await happen(database, place, 1)
+    claims = await claim(database)
+    async with database.transaction() as tx:
+        (held,) = await rows.hold(tx, claims, timedelta())
+    assert held.delivery_id == claims[0].delivery_id
+    (again,) = await claim(database)
+    assert again.failures == 0
+    async with database.transaction() as tx:
+        # The lease was somebody else's by then.
+        assert await rows.hold(tx, claims) == []
+    (row,) = await deliveries(database, webhook)
+    assert row.attempts == 0
+
+
+async def test_both_secrets_sign_while_one_replaces_the_other(database: Database) -> None:
+    place = await an_inbox(database)
+    webhook = await an_endpoint(database, place, headers={"X-Token": "t"})
+    await happen(database, place, 1)
+    async with database.transaction() as tx:
+        new = await webhooks.rotate(tx, webhook, timedelta(hours=1))
+    (during,) = await claim(database)
+    assert during.secrets == [new.secret, webhook.secret]
+    assert during.headers == {"X-Token": "t"}
+    assert webhook.secret not in repr(during)
+    async with database.transaction() as tx:
+        await tx.execute("update webhook set previous_until = now() - interval '1 second'")
+    await let_pass(database, webhook, "claimed_until = null")
+    (later,) = await claim(database)
+    assert later.secrets == [new.secret]
+
+
+async def test_the_log_keeps_what_each_attempt_came_to(database: Database) -> None:
+    place = await an_inbox(database)
+    webhook = await an_endpoint(database, place)
+    await happen(database, place, 1)
+    (first,) = await claim(database)
+    await end(database, [first], SENT_BACK)
+    await let_pass(database, webhook, "due_at = now()")
+    await end(database, await claim(database), TAKEN)
+    async with database.reading() as tx:
+        found = await webhooks.attempts(
+            tx, await webhooks.get_delivery(tx, webhook, first.delivery_id)
+        )
+    assert [(each.number, each.status, each.error, each.response) for each in found] == [
+        (1, 500, "refused", "no"),
+        (2, 200, None, "ok"),
+    ]
+    assert found[0].duration_ms == 12
+
+
+async def test_what_waits_is_counted_but_only_the_well_can_be_late(database: Database) -> None:
+    """An endpoint that has been dead for days must not raise the alarm for everybody."""
+    place = await an_inbox(database)
+    dead = await an_endpoint(database, place)
+    await happen(database, place, 1)
+    await failing(database, dead)
+    well = await an_endpoint(database, place)
+    await happen(database, place, 2)
+    await let_pass(database, dead, "due_at = now() - interval '1 day'")
+    await let_pass(database, well, "due_at = now() - interval '9 seconds'")
+    async with database.reading() as tx:
+        waiting = await rows.measure(tx)
+    assert waiting.pending == 3
+    assert waiting.overdue == pytest.approx(9, abs=2)
+
+
+async def test_old_deliveries_are_forgotten_with_their_attempts(database: Database) -> None:
+    place = await an_inbox(database)
+    webhook = await an_endpoint(database, place)
+    await happen(database, place, 1)
+    await end(database, await claim(database), TAKEN)
+    await let_pass(database, webhook, "created_at = now() - interval '30 days'")
+    await happen(database, place, 2)
+    async with database.transaction() as tx:
+        await webhooks.forget_old(tx, timedelta(days=29))
+    assert len(await deliveries(database, webhook)) == 1
+    async with database.reading() as tx:
+        row = await (await tx.execute("select count(*) as left from delivery_attempt")).fetchone()
+    assert row == {"left": 0}
