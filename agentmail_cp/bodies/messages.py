@@ -9,10 +9,11 @@ from uuid import UUID
 
 import msgspec
 
-from agentmail_cp import extract, messages
+from agentmail_cp import codes, extract, links, messages
 from agentmail_cp.bodies.attachments import AttachmentItem, attachment_items
 from agentmail_cp.bodies.sends import Texts
 from agentmail_cp.mailserver import Attachment, MailContent
+from agentmail_cp.markup import Markup, read
 
 
 class MessageItem(msgspec.Struct, omit_defaults=True, kw_only=True):
@@ -37,9 +38,29 @@ class MessageItem(msgspec.Struct, omit_defaults=True, kw_only=True):
     references: list[str] | None = None
 
 
-class Message(MessageItem, omit_defaults=True, kw_only=True):
-    """A whole message."""
+class ExtractedCode(msgspec.Struct, kw_only=True):
+    """A one-time code as it is typed in. `confidence` is between 0 and 1."""
 
+    code: str
+    confidence: float
+
+
+class ExtractedLink(msgspec.Struct, kw_only=True):
+    """A link and the words it stands behind. `confidence`, between 0 and 1, says how sure it is that the
+    message asks to follow it.
+    """
+
+    url: str
+    text: str
+    kind: links.Kind
+    confidence: float
+
+
+class Message(MessageItem, omit_defaults=True, kw_only=True):
+    """A whole message. Its codes and links are the surest first."""
+
+    extracted_codes: list[ExtractedCode]
+    extracted_links: list[ExtractedLink]
     reply_to: list[str] | None = None
     text: str | None = None
     html: str | None = None
@@ -136,7 +157,12 @@ def message_fields(
 
 def message_without_content(row: messages.Message, address: str) -> Message:
     """A message whose text, HTML and headers cannot be had, with all that the index knows of it."""
-    return Message(**message_fields(row, address, ()), reply_to=row.reply_to or None)
+    return Message(
+        **message_fields(row, address, ()),
+        reply_to=row.reply_to or None,
+        extracted_codes=[],
+        extracted_links=[],
+    )
 
 
 def message(row: messages.Message, address: str, content: MailContent) -> Message:
@@ -144,12 +170,29 @@ def message(row: messages.Message, address: str, content: MailContent) -> Messag
     text = content.text
     if text is None and content.html is not None:
         text = extract.text_of(content.html)
+    new_text = extract.reply_text(text) if text else None
+    new_html = extract.reply_html(content.html) if content.html else None
+    markup = read(new_html) if new_html else None
     return Message(
         **message_fields(row, address, content.attachments),
         reply_to=row.reply_to or None,
         text=text,
         html=content.html,
-        extracted_text=extract.reply_text(text) if text else None,
-        extracted_html=extract.reply_html(content.html) if content.html else None,
+        extracted_text=new_text,
+        extracted_html=new_html,
+        extracted_codes=_codes(row.subject, new_text, markup),
+        extracted_links=_links(new_text, markup),
         headers=dict(content.headers),
     )
+
+
+def _codes(subject: str | None, text: str | None, markup: Markup | None) -> list[ExtractedCode]:
+    found = codes.find(subject or "", text or "", *([markup.text] if markup else []))
+    return [ExtractedCode(code=each.code, confidence=each.confidence) for each in found]
+
+
+def _links(text: str | None, markup: Markup | None) -> list[ExtractedLink]:
+    return [
+        ExtractedLink(url=each.url, text=each.text, kind=each.kind, confidence=each.confidence)
+        for each in links.find(text or "", markup)
+    ]

@@ -144,6 +144,8 @@ def unknown_message(event: Event, address: str, labels: Sequence[str]) -> Messag
         sender="",
         to=[address],
         size=0,
+        extracted_codes=[],
+        extracted_links=[],
         updated_at=event.created_at,
         created_at=event.created_at,
     )

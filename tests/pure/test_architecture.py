@@ -274,7 +274,8 @@ def test_imports_keep_to_their_layers() -> None:
 
 
 @pytest.mark.parametrize(
-    "module", ["codes", "compose", "extract", "labels", "links", "addresses", "mailserver", "highlights"]
+    "module",
+    ["addresses", "codes", "compose", "extract", "highlights", "labels", "links", "mailserver"],
 )
 def test_a_pure_module_loads_without_database_web_or_network(module: str) -> None:
     """Also not through what it imports: import-linter looks at one step only."""
