@@ -111,8 +111,8 @@ async def move(
             "update recipient set status = standing.status, code = standing.code,"
             " diagnostic = standing.diagnostic, updated_at = now(),"
             " due_at = case when standing.status = 'delayed' then due_at end"
-            f" from {_UNNEST} where inbox_id = %(inbox_id)s"
-            " and organization_id = %(organization_id)s"
+            f" from {_UNNEST} where recipient.inbox_id = %(inbox_id)s"
+            " and recipient.organization_id = %(organization_id)s"
             " and recipient.message_id = standing.message_id"
             " and recipient.address = standing.address",
             _columns(organization_id, inbox_id, standings),

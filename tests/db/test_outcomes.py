@@ -1,0 +1,308 @@
+"""What became of sent mail, as rows, events and labels: told once, whoever says it how often and when."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator, Sequence
+from datetime import UTC, datetime
+from typing import Any
+
+import pytest_asyncio
+
+from agentmail_cp import events, lists, messages, outcomes, recipients
+from agentmail_cp.access import Reach
+from agentmail_cp.db import Database
+from agentmail_cp.events import Event, EventType
+from agentmail_cp.lists import NamedList
+from agentmail_cp.mailserver import DocumentId, Enqueued, Folder, Outcome, Report, Verdict
+from agentmail_cp.messages import MessageFilter, Place
+from tests.db.mailbox import a_mail, an_inbox, record
+
+QUEUE_ID = 341724319889492480
+MESSAGE = "<m1@elsewhere.test>"
+ADA, BOB = "ada@elsewhere.test", "bob@far.test"
+
+
+class Mailing:
+    """An inbox of which the queue, the mail server and mails have something to say."""
+
+    def __init__(self, db: Database, place: Place) -> None:
+        self.db = db
+        self.place = place
+        self.sender = f"{place.inbox_id.hex}@agents.test"
+        self.whose = {"organization_id": place.organization_id, "inbox_id": place.inbox_id}
+
+    async def queue(self, queue_id: int = QUEUE_ID) -> None:
+        async with self.db.reading() as tx:
+            await outcomes.queued(tx, Enqueued(queue_id, self.sender, MESSAGE.strip("<>")))
+
+    async def send(self, *to: str, refused: Sequence[str] = ()) -> None:
+        """What recording a send does."""
+        verdicts = [Verdict(each, accepted=True, reply="250 OK") for each in to]
+        verdicts += [Verdict(each, accepted=False, reply="550 5.1.1 Unknown") for each in refused]
+        mail = a_mail(1, folders=frozenset({Folder.SENT}), keywords=frozenset({"$seen"}))
+        async with self.db.transaction() as tx:
+            await messages.lock(tx, self.place.organization_id, self.place.inbox_id)
+            filed = await messages.record(tx, self.place, present=[mail])
+            await outcomes.sent(tx, self.place, filed[DocumentId(1)], DocumentId(1), verdicts)
+
+    async def report(self, outcome: Outcome, to: str = ADA, **fields: Any) -> None:
+        fields = {"queue_id": QUEUE_ID, "sender": self.sender, "recipient": to, **fields}
+        report = Report(outcome=outcome, at=datetime.now(UTC), **fields)
+        async with self.db.transaction() as tx:
+            await outcomes.note(tx, [report])
+
+    async def told(self) -> list[Event]:
+        """The events about what became of mail, after everything due was told."""
+        while await outcomes.apply_due(self.db):
+            pass
+        async with self.db.reading() as tx:
+            every = await events.list_of_inbox(tx, self.place.organization_id, self.place.inbox_id)
+        kept = {
+            EventType.MESSAGE_DELIVERED,
+            EventType.MESSAGE_BOUNCED,
+            EventType.MESSAGE_COMPLAINED,
+            EventType.MESSAGE_REJECTED,
+        }
+        return [each for each in every if each.type in kept]
+
+    async def labels(self) -> list[str]:
+        async with self.db.reading() as tx:
+            page, _ = await messages.list_page(
+                tx, **self.whose, where=MessageFilter(), limit=1, page_token=None
+            )
+        return page[0].labels
+
+    async def statuses(self) -> dict[str, str]:
+        async with self.db.reading() as tx:
+            rows = await outcomes.of(tx, **self.whose, message_id=MESSAGE)
+        return {each.address: each.status for each in rows}
+
+    async def suppressed(self) -> dict[str, str | None]:
+        named = NamedList(Reach(self.place.organization_id), "send", "block")
+        async with self.db.reading() as tx:
+            page, _ = await lists.list_page(tx, named, limit=100, page_token=None)
+        return {each.entry: each.origin for each in page}
+
+    async def waiting(self) -> int:
+        """Reports that nobody has told on yet."""
+        async with self.db.reading() as tx:
+            row = await (
+                await tx.execute("select count(*) as reports from outcome_report")
+            ).fetchone()
+        assert row is not None
+        return row["reports"]
+
+    async def hurry(self) -> None:
+        """Let what waits be due."""
+        async with self.db.reading() as tx:
+            await tx.execute("update outcome_report set due_at = now()")
+            await tx.execute("update recipient set due_at = now() where due_at is not null")
+
+
+@pytest_asyncio.fixture
+async def mailing(database: Database) -> AsyncGenerator[Mailing]:
+    yield Mailing(database, await an_inbox(database))
+
+
+async def test_a_delivery_is_told_once(mailing: Mailing) -> None:
+    """An agent would act twice on one delivery: Stalwart repeats its batches."""
+    await mailing.queue()
+    await mailing.send(ADA)
+    for _ in range(2):
+        await mailing.report(Outcome.DELIVERED)
+        await mailing.report(Outcome.DELIVERED)
+        (event,) = await mailing.told()
+    assert event.type is EventType.MESSAGE_DELIVERED
+    assert (event.recipients, event.facts) == (1, {"recipients": [ADA]})
+    assert await mailing.labels() == ["delivered", "sent"]
+    assert await mailing.statuses() == {ADA: "delivered"}
+    assert await mailing.waiting() == 0
+
+
+async def test_recipients_of_one_message_are_told_together(mailing: Mailing) -> None:
+    """A message to a hundred people would make a hundred events."""
+    await mailing.queue()
+    await mailing.send(ADA, BOB)
+    await mailing.report(Outcome.DELIVERED, ADA)
+    await mailing.report(Outcome.DELIVERED, BOB)
+    (event,) = await mailing.told()
+    assert (event.recipients, event.facts) == (2, {"recipients": [ADA, BOB]})
+
+
+async def test_a_report_may_come_before_the_message_is_recorded(mailing: Mailing) -> None:
+    """Stalwart delivers within milliseconds: a delivery would be lost whenever it was faster than we."""
+    await mailing.queue()
+    await mailing.report(Outcome.DELIVERED)
+    assert await mailing.told() == []
+    await mailing.send(ADA)
+    await mailing.hurry()
+    assert [each.type for each in await mailing.told()] == [EventType.MESSAGE_DELIVERED]
+
+
+async def test_a_report_may_come_before_its_queue_id_is_known(mailing: Mailing) -> None:
+    """As when the database was away while Stalwart asked, and the queue told us later."""
+    await mailing.send(ADA)
+    await mailing.report(Outcome.DELIVERED)
+    assert await mailing.told() == []
+    await mailing.queue()
+    await mailing.hurry()
+    assert [each.type for each in await mailing.told()] == [EventType.MESSAGE_DELIVERED]
+
+
+async def test_mail_that_comes_in_is_not_noted(mailing: Mailing) -> None:
+    """Stalwart reports on every mail it delivers; the table would grow with all that arrives."""
+    await mailing.report(Outcome.DELIVERED, sender="ada@elsewhere.test")
+    await mailing.report(Outcome.DELIVERED, sender="")
+    await mailing.report(Outcome.DELIVERED, queue_id=2**64 - 1)
+    assert await mailing.waiting() == 0
+
+
+async def test_a_dead_address_is_told_of_labelled_and_never_written_to_again(
+    mailing: Mailing,
+) -> None:
+    await mailing.queue()
+    await mailing.send(ADA, BOB)
+    await mailing.report(Outcome.FAILED, code="5.1.1", diagnostic="550 5.1.1 no\r\nsuch user")
+    await mailing.report(Outcome.FAILED, BOB, code="4.4.7", diagnostic="gave up")
+    first, second = await mailing.told()
+    assert {first.type, second.type} == {EventType.MESSAGE_BOUNCED}
+    assert first.facts == {
+        "type": "Permanent",
+        "sub_type": "NoEmail",
+        "recipients": [{"address": ADA, "status": "bounced"}],
+    }
+    assert (second.facts["type"], second.facts["sub_type"]) == ("Transient", "General")
+    assert await mailing.labels() == ["bounced", "sent"]
+    assert await mailing.suppressed() == {ADA: "bounce"}
+    async with mailing.db.reading() as tx:
+        ada, _ = await outcomes.of(tx, **mailing.whose, message_id=MESSAGE)
+    assert (ada.code, ada.diagnostic) == ("5.1.1", "550 5.1.1 no such user")
+
+
+async def test_an_address_of_the_own_domain_is_not_suppressed(mailing: Mailing) -> None:
+    """An inbox that is made tomorrow could not be written to by those who were too early."""
+    await mailing.queue()
+    own = f"later@{mailing.place.domain}"
+    await mailing.send(own)
+    await mailing.report(Outcome.FAILED, own, code="5.1.2")
+    assert [each.type for each in await mailing.told()] == [EventType.MESSAGE_BOUNCED]
+    assert await mailing.suppressed() == {}
+
+
+async def test_a_delay_is_a_label_for_as_long_as_it_lasts(mailing: Mailing) -> None:
+    """Nobody could tell mail that is late from mail that was."""
+    await mailing.queue()
+    await mailing.send(ADA)
+    await mailing.report(Outcome.DELAYED, code="4.4.1")
+    assert await mailing.told() == []
+    assert await mailing.labels() == ["delayed", "sent"]
+    assert await mailing.statuses() == {ADA: "delayed"}
+    await mailing.report(Outcome.DELIVERED)
+    assert len(await mailing.told()) == 1
+    assert await mailing.labels() == ["delivered", "sent"]
+
+
+async def test_reading_the_mailbox_again_keeps_what_became_of_mail(mailing: Mailing) -> None:
+    """Stalwart knows nothing of these labels: whatever a person does to the mail would take them away."""
+    await mailing.queue()
+    await mailing.send(ADA)
+    await mailing.report(Outcome.DELIVERED)
+    await mailing.told()
+    for keywords in ({"$flagged"}, {"$delivered", "$seen"}, {"$seen"}):
+        again = a_mail(1, folders=frozenset({Folder.SENT}), keywords=frozenset(keywords))
+        await record(mailing.db, mailing.place, again)
+        assert "delivered" in await mailing.labels()
+
+
+async def test_a_refused_recipient_is_told_of_at_once(mailing: Mailing) -> None:
+    """The caller got an answer; whoever listens to events would never hear of it."""
+    await mailing.send(ADA, refused=[BOB])
+    await mailing.send(ADA, refused=[BOB])
+    (event,) = await mailing.told()
+    assert event.type is EventType.MESSAGE_REJECTED
+    assert (event.recipients, event.facts) == (1, {"reason": f"{BOB}: 550 5.1.1 Unknown"})
+    assert await mailing.labels() == ["rejected", "sent"]
+    assert await mailing.statuses() == {ADA: "queued", BOB: "rejected"}
+    assert await mailing.suppressed() == {BOB: "reject"}
+
+
+async def test_two_workers_tell_everything_once(mailing: Mailing) -> None:
+    """Each of two workers would tell the same."""
+    await mailing.queue()
+    everybody = [f"r{number}@elsewhere.test" for number in range(20)]
+    await mailing.send(*everybody)
+    for each in everybody:
+        await mailing.report(Outcome.DELIVERED, each)
+    await asyncio.gather(*(outcomes.apply_due(mailing.db) for _ in range(4)))
+    told = await mailing.told()
+    assert sorted(to for event in told for to in event.facts["recipients"]) == sorted(everybody)
+    assert await mailing.waiting() == 0
+
+
+async def test_one_inbox_in_trouble_holds_up_no_other(mailing: Mailing, database: Database) -> None:
+    """One row that cannot be written would stop everybody's outcomes."""
+    other = Mailing(database, await an_inbox(database))
+    for each, queue_id in ((mailing, QUEUE_ID), (other, QUEUE_ID + 1)):
+        await each.queue(queue_id)
+        await each.send(ADA)
+        await each.report(Outcome.DELIVERED, queue_id=queue_id)
+    async with database.reading() as tx:
+        await tx.execute(
+            "alter table event add constraint trouble check (inbox_id <> '"
+            + str(mailing.place.inbox_id)
+            + "' or type <> 'message.delivered')"
+        )
+    assert len(await other.told()) == 1
+    assert await mailing.told() == []
+    async with database.reading() as tx:
+        await tx.execute("alter table event drop constraint trouble")
+    await mailing.hurry()
+    assert len(await mailing.told()) == 1
+
+
+async def test_a_deleted_message_takes_its_recipients_along(mailing: Mailing) -> None:
+    """Addresses would stay for ever of mail that its owner deleted."""
+    await mailing.queue()
+    await mailing.send(ADA)
+    await record(mailing.db, mailing.place, destroyed=(1,))
+    assert await mailing.statuses() == {}
+    await mailing.report(Outcome.FAILED, code="5.1.1")
+    assert await mailing.told() == []
+
+
+async def test_erasing_an_inbox_erases_what_became_of_its_mail(mailing: Mailing) -> None:
+    """Retention promises that nothing is left."""
+    await mailing.queue()
+    await mailing.send(ADA)
+    await mailing.report(Outcome.DELIVERED)
+    async with mailing.db.transaction() as tx:
+        await messages.erase(tx, mailing.place)
+        await outcomes.erase(tx, mailing.place)
+        for table in ("recipient", "queued_mail", "outcome_report", "feedback_mail"):
+            cursor = await tx.execute(f"select from {table}")
+            assert cursor.rowcount == 0, table
+
+
+async def test_queue_ids_are_forgotten_when_nothing_is_asked_any_more(mailing: Mailing) -> None:
+    """The table would grow with every mail."""
+    await mailing.queue()
+    await mailing.send(ADA)
+    async with mailing.db.transaction() as tx:
+        await tx.execute("update queued_mail set created_at = now() - interval '8 days'")
+        assert await outcomes.forget_old(tx) == 0
+    await mailing.report(Outcome.DELIVERED)
+    await mailing.told()
+    async with mailing.db.transaction() as tx:
+        assert await outcomes.forget_old(tx) == 1
+
+
+async def test_nothing_is_asked_about_a_deleted_inbox(mailing: Mailing) -> None:
+    """A worker would ask about it every hour, for ever."""
+    await mailing.send(ADA)
+    async with mailing.db.transaction() as tx:
+        await recipients.give_up(tx, **mailing.whose)
+    await mailing.hurry()
+    async with mailing.db.transaction() as tx:
+        assert await recipients.claim(tx, lease=recipients.FIRST_LOOK, most=10) == []
+    assert await mailing.statuses() == {ADA: "unknown"}
