@@ -152,11 +152,11 @@ def _enqueued(event: _Event) -> Enqueued | None:
 
 
 def _is_mail(facts: _Facts) -> bool:
-    return isinstance(facts.queue_id, int) and _is_text(facts.sender)
+    return type(facts.queue_id) is int and _is_text(facts.sender)
 
 
 def _is_text(value: Any) -> bool:
-    return isinstance(value, str) and value != ""
+    return isinstance(value, str) and value != "" and "\0" not in value
 
 
 def _address(sender: str) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+from collections.abc import AsyncIterator
 from typing import Any
 
 import msgspec
@@ -128,4 +129,38 @@ def test_answers_are_spelt_as_stalwart_reads_them() -> None:
 def test_the_hook_is_asked_where_the_service_is() -> None:
     hook = mtahook.hook_at("http://api:8000/", "secret")
     assert hook.url == "http://api:8000/stalwart/hook"
+    assert hook.queued_url == "http://api:8000/stalwart/queued"
     assert hook.token == mtahook.token("secret")
+
+
+async def in_pieces(body: bytes, size: int) -> AsyncIterator[bytes]:
+    for start in range(0, len(body), size):
+        yield body[start : start + size]
+
+
+@given(
+    st.text(),
+    st.text() | st.sampled_from(['],"contents":"', '"],"contents":"', '\\],"contents":"\\']),
+    st.integers(1, 40),
+)
+async def test_the_head_of_a_question_is_read_in_whatever_pieces_it_comes(
+    subject: str, body: str, size: int
+) -> None:
+    """A mail that spells how its own body begins must not get another Message-ID."""
+    whole = asked(headers=[["Subject", subject + body], ["Message-ID", "<a@b>"]], contents=body)
+    question = await mtahook.read_head(in_pieces(whole, size))
+    assert question.headers == mtahook.decode(whole).headers
+    assert question.body == b""
+
+
+async def test_nothing_is_read_after_the_head() -> None:
+    """A mail of 25 MB would else be received once more for each send."""
+    pieces = in_pieces(asked(contents="x" * 100_000), 1_000)
+    await mtahook.read_head(pieces)
+    assert len([piece async for piece in pieces]) > 95
+
+
+@pytest.mark.parametrize("body", [b"", b"{}", b"x" * (mtahook.LARGEST_HEAD * 2)])
+async def test_a_head_without_a_mail_is_refused(body: bytes) -> None:
+    with pytest.raises(mtahook.BadQuestion):
+        await mtahook.read_head(in_pieces(body, 65_536))

@@ -19,7 +19,7 @@ OWN = OwnServer(
     "mail.x.test", ("127.0.0.1:25",), ("127.0.0.1:587",), ("a:465",), ("a:993",), ("a:80",)
 )
 BELL = Doorbell("http://127.0.0.1/x", "secret-of-the-bell", 20)
-HOOK = Hook("http://127.0.0.1/y", "token-of-the-hook")
+HOOK = Hook("http://127.0.0.1/y", "http://127.0.0.1/z", "token-of-the-hook")
 EVERY_KIND = [
     Wanted(domain="x.test", own=own, doorbell=bell, hook=hook, dev=dev)
     for own, bell, hook, dev in product((OWN, None), (BELL, None), (HOOK, None), (True, False))
