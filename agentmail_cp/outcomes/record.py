@@ -57,7 +57,7 @@ async def note(tx: Tx, reports: Sequence[Report]) -> None:
     ]
     if not known:
         return
-    await tx.execute(
+    noted = await tx.execute(
         "insert into outcome_report (organization_id, inbox_id, queue_id, address, outcome, code,"
         " diagnostic)"
         " select organization_id, inbox_id, queue_id, recipient, outcome, code, diagnostic"
@@ -67,7 +67,8 @@ async def note(tx: Tx, reports: Sequence[Report]) -> None:
         " join inbox on address = sender where state = 'active' on conflict do nothing",
         _columns(known),
     )
-    await tx.execute("select pg_notify('outcome', '')")
+    if noted.rowcount:
+        await tx.execute("select pg_notify('outcome', '')")
 
 
 def _columns(reports: Iterable[Report]) -> dict[str, list[Any]]:
