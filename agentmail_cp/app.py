@@ -38,13 +38,13 @@ from agentmail_cp.stalwart import StalwartMailServer
 from agentmail_cp.stalwart.jmap import JmapClient, bearer
 from agentmail_cp.throttle import WINDOW, Throttle
 from agentmail_cp.web import doorbell as operations
-from agentmail_cp.web import errors, metrics, mtahook, openapi, search, upgrade, wire
+from agentmail_cp.web import errors, events, metrics, mtahook, openapi, search, upgrade, wire
+from agentmail_cp.web.arrivals import wait_for_message
 from agentmail_cp.web.attachments import Files
 from agentmail_cp.web.auth import Authentication, hide_key, provide_caller
 from agentmail_cp.web.deliveries import Deliveries, InboxDeliveries, PodDeliveries
 from agentmail_cp.web.downloads import download
 from agentmail_cp.web.drafts import Drafts, InboxDrafts, PodDrafts
-from agentmail_cp.web.events import list_events
 from agentmail_cp.web.idempotency import provide_once
 from agentmail_cp.web.inboxes import Inboxes, PodInboxes
 from agentmail_cp.web.keys import ApiKeys, InboxApiKeys, PodApiKeys, auth_me
@@ -72,6 +72,7 @@ ROUTES: Final = (
     Pods,
     PodInboxes,
     Inboxes,
+    wait_for_message,
     Messages,
     Sends,
     InboxDrafts,
@@ -85,7 +86,6 @@ ROUTES: Final = (
     InboxLists,
     PodLists,
     Lists,
-    list_events,
     live,
     InboxWebhooks,
     PodWebhooks,
@@ -98,6 +98,7 @@ ROUTES: Final = (
     ApiKeys,
     auth_me,
     *search.ROUTES,
+    *events.ROUTES,
     *metrics.ROUTES,
     *REFUSED,
 )
@@ -321,6 +322,7 @@ async def serve(
     settings: Settings, *, server: MailServer | None = None, worker: bool = True
 ) -> None:
     """Run the API, and the worker unless told otherwise, until SIGTERM or SIGINT."""
+    wire.allow_many()
     app = create_app(settings, server=server, worker=worker)
     await uvicorn.Server(http_config(app, settings)).serve()
 

@@ -27,7 +27,13 @@ from agentmail_cp.bodies.drafts import (
     draft_item,
     unread_draft,
 )
-from agentmail_cp.bodies.events import InboxEvent, ListInboxEvents, inbox_event
+from agentmail_cp.bodies.events import (
+    InboxEvent,
+    ListEvents,
+    ListInboxEvents,
+    events_page,
+    inbox_event,
+)
 from agentmail_cp.bodies.inboxes import (
     CreateInbox,
     Credentials,
@@ -163,6 +169,7 @@ __all__ = [
     "ListApiKeys",
     "ListDrafts",
     "ListEntry",
+    "ListEvents",
     "ListInboxEvents",
     "ListInboxes",
     "ListListEntries",
@@ -228,6 +235,7 @@ __all__ = [
     "draft",
     "draft_attachments",
     "draft_item",
+    "events_page",
     "found_message",
     "found_thread",
     "identity",

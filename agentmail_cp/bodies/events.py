@@ -1,13 +1,15 @@
-"""Bodies of an inbox's events."""
+"""Bodies of the log of events, and of an inbox's changes of labels."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from datetime import datetime
 from uuid import UUID
 
 import msgspec
 
 from agentmail_cp import events
+from agentmail_cp.bodies.notices import Notice
 
 
 class InboxEvent(msgspec.Struct, kw_only=True):
@@ -31,6 +33,30 @@ class ListInboxEvents(msgspec.Struct, omit_defaults=True):
     limit: int
     events: list[InboxEvent]
     next_page_token: str | None = None
+
+
+class ListEvents(msgspec.Struct):
+    """One page of the log, oldest first. `next_cursor` is where to go on, also from an empty page."""
+
+    count: int
+    limit: int
+    events: list[Notice]
+    next_cursor: str
+
+
+class _Page(msgspec.Struct):
+    """The same with events that are JSON already."""
+
+    count: int
+    limit: int
+    events: list[msgspec.Raw]
+    next_cursor: str
+
+
+def events_page(payloads: Sequence[bytes], *, limit: int, cursor: str) -> bytes:
+    """A `ListEvents` as JSON, of events as they are told."""
+    shown = [msgspec.Raw(each) for each in payloads]
+    return msgspec.json.encode(_Page(len(shown), limit, shown, cursor))
 
 
 def inbox_event(event: events.LabelEvent, address: str) -> InboxEvent:

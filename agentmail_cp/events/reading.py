@@ -118,9 +118,14 @@ async def after(
     wanted = Subscribed(
         reach=reach, types=types, inbox_ids=frozenset(inbox_ids), pod_ids=frozenset(pod_ids)
     )
-    found = await _wanted(tx, wanted, position, limit=limit)
-    await _check_kept(tx, reach, position)
-    return found
+    found: list[Event] = []
+    place = Place(position, START)
+    while True:
+        more = await page(tx, wanted, place, limit=limit - len(found))
+        found += more.events
+        if more.ended or len(found) == limit:
+            return found
+        place = more.place
 
 
 async def page(

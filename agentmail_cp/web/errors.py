@@ -120,6 +120,16 @@ ERRORS: dict[int, ResponseSpec] = {
 }
 
 
+GONE: dict[int, ResponseSpec] = {
+    410: ResponseSpec(
+        ErrorBody,
+        generate_examples=False,
+        description="Events behind the cursor have expired; `oldest` is the first that is left.",
+    )
+}
+"""What a reader of the log may be answered besides."""
+
+
 def answer(
     request: Request[Any, Any, Any], error: AgentMailError, headers: dict[str, str] | None = None
 ) -> Response[ErrorBody]:

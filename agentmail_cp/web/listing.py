@@ -38,6 +38,9 @@ class Query:
     def time(self, name: str) -> datetime | None:
         return queries.time(self._pairs, name)
 
+    def seconds(self, name: str, *, most: float) -> float | None:
+        return queries.seconds(self._pairs, name, most=most)
+
 
 async def provide_query(request: Request[Any, Any, Any]) -> Query:
     """The dependency `asked`."""
@@ -74,7 +77,7 @@ _FLAG = Schema(type=OpenAPIType.BOOLEAN)
 _TIME = Schema(type=OpenAPIType.STRING, format=OpenAPIFormat.DATE_TIME)
 _TEXTS = Schema(type=OpenAPIType.ARRAY, items=_TEXT)
 
-_SHAPES: dict[str, tuple[Schema, str]] = {
+SHAPES: dict[str, tuple[Schema, str]] = {
     "limit": (Schema(type=OpenAPIType.INTEGER, minimum=1), "Items a page holds, at most 100."),
     "q": (_TEXT, "The words to look for."),
     "page_token": (_TEXT, "`next_page_token` of the page before."),
@@ -105,7 +108,7 @@ _SHAPES: dict[str, tuple[Schema, str]] = {
 
 def listing(*names: str) -> type[Operation]:
     """An OpenAPI operation with these query parameters."""
-    return asking(_SHAPES, *names)
+    return asking(SHAPES, *names)
 
 
 def asking(shapes: Mapping[str, tuple[Schema, str]], *names: str) -> type[Operation]:
@@ -122,11 +125,15 @@ def asking(shapes: Mapping[str, tuple[Schema, str]], *names: str) -> type[Operat
     return Asking
 
 
+_REQUIRED = ("q", "since")
+"""Query parameters nothing can be asked without."""
+
+
 def _parameter(name: str, schema: Schema, description: str) -> Parameter:
     return Parameter(
         name=name,
         param_in="query",
         schema=schema,
         description=description,
-        required=name == "q",
+        required=name in _REQUIRED,
     )

@@ -24,6 +24,7 @@ MAX_TOKEN = 4096
 """Characters in a value that stands alone, such as a page token."""
 
 _FLAGS = {"true": True, "1": True, "false": False, "0": False}
+_SECONDS = re.compile(r"\d{1,9}(?:\.\d{1,9})?", re.ASCII)
 _INDEX = re.compile(r"\[\d{0,6}\]")
 # A "+" of an offset reaches us as a space when the caller did not encode it.
 _LOST_PLUS = re.compile(r"(:\d\d(?:\.\d+)?) (\d\d:?\d\d)$")
@@ -87,6 +88,21 @@ def time(pairs: Pairs, name: str) -> datetime | None:
             fix="Use ISO 8601, like 2026-11-21T08:15:00Z.",
             detail="INVALID_TIME",
         ) from None
+
+
+def seconds(pairs: Pairs, name: str, *, most: float) -> float | None:
+    """A length of time in seconds, at most `most`; None when absent. Raises `Invalid` INVALID_SECONDS."""
+    value = text(pairs, name)
+    if value is None:
+        return None
+    if not _SECONDS.fullmatch(value) or float(value) > most:
+        raise Invalid(
+            name,
+            f"{name} is not a number of seconds up to {most:g}.",
+            fix=f"Use 0 to {most:g}.",
+            detail="INVALID_SECONDS",
+        )
+    return float(value)
 
 
 def _raw(pairs: Pairs, name: str) -> Iterator[str]:

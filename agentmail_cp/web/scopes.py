@@ -29,6 +29,13 @@ class Scope(msgspec.Struct, frozen=True):
     inbox: Inbox | None = None
 
     @property
+    def one(self) -> Inbox:
+        """The inbox, where the path names one."""
+        if self.inbox is None:
+            raise LookupError("This path names no inbox.")
+        return self.inbox
+
+    @property
     def inbox_id(self) -> UUID | None:
         return self.inbox.inbox_id if self.inbox else None
 
