@@ -26,7 +26,7 @@ import pytest_asyncio
 from litestar.types import ASGIApp
 
 from agentmail_cp import access, dispatch, limits
-from agentmail_cp.app import AgentMail, create_app
+from agentmail_cp.app import AgentMail
 from agentmail_cp.db import Database
 from agentmail_cp.intake import Doorbell
 from agentmail_cp.mailserver import AccountId, MailServer
@@ -36,6 +36,7 @@ from agentmail_cp.stalwart import StalwartMailServer
 from agentmail_cp.stalwart.jmap import JmapClient, bearer
 from tests.fix_front_door import FrontDoor, Porch
 from tests.fix_stalwart import BELL_SECRET, Mailbox, StalwartServer
+from tests.wiring import Application, application
 
 DOMAIN = "agents.test"
 OUTSIDER = "ada@elsewhere.test"
@@ -165,7 +166,7 @@ def settings_for(database_url: str, **changes: Any) -> Settings:
 
 
 @contextlib.asynccontextmanager
-async def started(app: AgentMail) -> AsyncGenerator[httpx.AsyncClient]:
+async def started(app: AgentMail | Application) -> AsyncGenerator[httpx.AsyncClient]:
     """A client of an application that runs in this event loop, without a key."""
     asgi: ASGIApp = app
     transport = httpx.ASGITransport(asgi, raise_app_exceptions=False)
@@ -182,13 +183,13 @@ async def started(app: AgentMail) -> AsyncGenerator[httpx.AsyncClient]:
         await life
 
 
-async def _live(app: AgentMail, up: asyncio.Event, down: asyncio.Event) -> None:
+async def _live(app: AgentMail | Application, up: asyncio.Event, down: asyncio.Event) -> None:
     async with app.lifespan():
         up.set()
         await down.wait()
 
 
-def ringing(app: AgentMail) -> Callable[[AccountId], None]:
+def ringing(app: AgentMail | Application) -> Callable[[AccountId], None]:
     """What a sandbox calls to ring the application's doorbell."""
     doorbell: Doorbell = app.state["doorbell"]
 
@@ -211,9 +212,9 @@ async def serving(
     """The service on a mail server, with one organisation and its key; on a porch, it has a port."""
     if porch is not None:
         changes = {"public_url": porch.url, **changes}
-    app = create_app(settings_for(database_url, **changes), server=server)
+    app = application(settings_for(database_url, **changes), server=server)
     if isinstance(server, MailSandbox):
-        server.on_bell = ringing(app)
+        hear(server, app.state["doorbell"], app.state["resources"].db)
     with porch.serving(app) if porch else contextlib.nullcontext():
         async with started(app) as client:
             db: Database = app.state["resources"].db

@@ -15,7 +15,6 @@ from uuid import UUID
 import httpx
 
 from agentmail_cp import access, events, inboxes, sending
-from agentmail_cp.app import create_app
 from agentmail_cp.db import Database
 from agentmail_cp.events import Event
 from agentmail_cp.intake import Intake
@@ -23,6 +22,7 @@ from agentmail_cp.mailserver import AccountId, DocumentId, Folder
 from agentmail_cp.sandbox import MailSandbox
 from agentmail_cp.sandbox.faults import Hook
 from tests.fix_app import DOMAIN, Json, Service, a_mail, settings_for, started
+from tests.wiring import application
 
 OUTSIDE = "ada@elsewhere.test"
 
@@ -152,7 +152,7 @@ class World(Service):
 async def quiet(database_url: str, sandbox: MailSandbox, **changes: Any) -> AsyncGenerator[World]:
     """A world with one organisation and its key. The doorbell is not connected."""
     settings = settings_for(database_url, **changes)
-    app = create_app(settings, server=sandbox, worker=False)
+    app = application(settings, server=sandbox, worker=False)
     async with started(app) as client:
         db: Database = app.state["resources"].db
         organization_id, key = await new_organization(db)
