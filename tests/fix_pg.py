@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import os
 from collections.abc import AsyncGenerator, Generator
+from pathlib import Path
 
 import psycopg
 import pytest
@@ -29,12 +30,24 @@ def postgres_url(tmp_path_factory: pytest.TempPathFactory) -> Generator[str]:
     if given:
         yield given
         return
-    server = LocalPostgres(tmp_path_factory.mktemp("postgres"), durable=False)
+    folder = tmp_path_factory.mktemp("postgres")
+    server = LocalPostgres(folder, durable=False)
     try:
         server.start()
-        yield server.database("agentmail")
+        url = server.database("agentmail")
+        _ask_for_no_password(folder, url)
+        yield url
     finally:
         server.stop()
+
+
+def _ask_for_no_password(folder: Path, url: str) -> None:
+    """To hash a password thousands of times takes longer than all else a connection needs, and some tests
+    open dozens. That the server asks for one is `test_postgres`'s business, which has servers of its own.
+    """
+    (folder / "data" / "pg_hba.conf").write_text("host all all 127.0.0.1/32 trust\n", "ascii")
+    with psycopg.connect(url) as connection:
+        connection.execute("select pg_reload_conf()")
 
 
 @pytest_asyncio.fixture(scope="session")
