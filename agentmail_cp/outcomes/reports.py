@@ -50,6 +50,7 @@ _RETURNED = {
     *("message/rfc822", "message/global", "text/rfc822-headers"),
     *("message/rfc822-headers", "message/global-headers"),
 }
+_ENCODINGS = {"base64", "quoted-printable"}
 _PRAISE = {"not-spam"}
 """Feedback that is no complaint (RFC 6430)."""
 
@@ -189,20 +190,25 @@ def _blocks(part: Message) -> list[Message]:
 
 
 def _blocks_in(part: Message, payload: object) -> Iterator[Message]:
-    """What the parser took for fields, and the fields in what it left alone."""
+    """What the parser took for fields, and the fields in what it left alone. An encoded part, which RFC 2046
+    section 5.2.1 forbids and Stalwart 0.16 writes, it read without decoding: where it lost its way is no
+    more than a place in the text.
+    """
+    encoding = str(part.get("Content-Transfer-Encoding", "")).strip().lower()
     if isinstance(payload, Message):
-        if payload.keys():
-            yield payload
-        payload = payload.get_payload()
+        head, payload = payload, cast("object", payload.get_payload())
+        if encoding in _ENCODINGS and isinstance(payload, str):
+            payload = "".join(f"{name}: {value}\n" for name, value in head.items()) + payload
+        elif head.keys():
+            yield head
     if isinstance(payload, str):
-        for block in _BLANK.split(_decoded(part, payload), maxsplit=MOST_CLAIMS):
+        for block in _BLANK.split(_decoded(encoding, payload), maxsplit=MOST_CLAIMS):
             if b":" in block:
                 yield BytesParser(policy=compat32).parsebytes(block, headersonly=True)
 
 
-def _decoded(part: Message, text: str) -> bytes:
+def _decoded(encoding: str, text: str) -> bytes:
     raw = text[:LONGEST_BODY].encode("utf-8", "surrogateescape")
-    encoding = str(part.get("Content-Transfer-Encoding", "")).strip().lower()
     if encoding == "base64":
         try:
             return b64decode(raw)

@@ -118,6 +118,11 @@ def test_a_vague_code_gives_way_to_what_the_other_server_said() -> None:
             encoding="Content-Transfer-Encoding: quoted-printable\r\n",
             returned_type="text/rfc822-headers",
         ),
+        report(
+            FAILED,
+            returned=f"DKIM-Signature: d=3Dagen=\r\nts.test;\r\nMessage-ID: <{ID}>\r\nTo: a\r\n",
+            encoding="Content-Transfer-Encoding: quoted-printable\r\n",
+        ),
         report(FAILED, returned=None, headers=f"In-Reply-To: <{ID}>\r\n"),
         report(FAILED, returned=None, about=f"Original-Envelope-Id: {ID}"),
         report(FAILED, returned=None, headers=f"References: <old@x.test>\r\n\t<{ID}>\r\n"),
