@@ -17,8 +17,8 @@ import uvicorn
 from agentmail_cp import access
 from agentmail_cp.app import AgentMail, create_app
 from agentmail_cp.db import Database
-from agentmail_cp.intake import Doorbell
-from agentmail_cp.mailserver import AccountId, MailServer
+from agentmail_cp.dev.hearing import hear
+from agentmail_cp.mailserver import MailServer
 from agentmail_cp.sandbox import MailSandbox
 from agentmail_cp.settings import Settings
 from agentmail_cp.stalwart import StalwartMailServer
@@ -116,12 +116,7 @@ async def _started(http: uvicorn.Server, serving: asyncio.Task[None]) -> int:
 
 def _let_ring(app: AgentMail, server: MailServer) -> None:
     if isinstance(server, MailSandbox):
-        doorbell: Doorbell = app.state["doorbell"]
-
-        def announce(account: AccountId) -> None:
-            doorbell.announce([account], only_ring=True)
-
-        server.on_bell = announce
+        hear(server, app.state["doorbell"], app.state["resources"].db)
 
 
 async def _make_key(app: AgentMail) -> str:

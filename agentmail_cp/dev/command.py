@@ -31,6 +31,7 @@ from agentmail_cp.app import configure_logging, create_app, http_config
 from agentmail_cp.dev import mail as mail_servers
 from agentmail_cp.dev import pgbinaries
 from agentmail_cp.dev.errors import DevError
+from agentmail_cp.dev.hearing import hear
 from agentmail_cp.dev.postgres import LocalPostgres, create_database
 from agentmail_cp.dev.state import DevFile, StateFolder
 from agentmail_cp.errors import Unauthorized, Unavailable
@@ -39,9 +40,7 @@ from agentmail_cp.sandbox import MailSandbox
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Mapping
 
-    from agentmail_cp.app import AgentMail
     from agentmail_cp.dev.mail import Mail, Plan
-    from agentmail_cp.mailserver import AccountId
     from agentmail_cp.settings import Settings
 
 HOST = mail_servers.HOST
@@ -247,7 +246,8 @@ async def _serve(mail: Mail, door: socket.socket, announce: Callable[[], None]) 
     """Run API and worker; `announce` is called once they answer."""
     configure_logging(mail.settings)
     app = create_app(mail.settings, server=mail.server)
-    _connect_bell(app, mail)
+    if isinstance(mail.server, MailSandbox):
+        hear(mail.server, app.state["doorbell"], app.state["resources"].db)
     config = http_config(app, mail.settings)
     config.timeout_graceful_shutdown = STOP_PATIENCE
     server = _Server(config)
@@ -259,18 +259,6 @@ async def _serve(mail: Mail, door: socket.socket, announce: Callable[[], None]) 
     finally:
         server.should_exit = True
         await serving
-
-
-def _connect_bell(app: AgentMail, mail: Mail) -> None:
-    """The sandbox rings in this process; Stalwart does so over HTTP."""
-    if not isinstance(mail.server, MailSandbox):
-        return
-    doorbell = app.state["doorbell"]
-
-    def ring(account: AccountId) -> None:
-        doorbell.announce([account], only_ring=False)
-
-    mail.server.on_bell = ring
 
 
 async def _wait_for_answer(port: int, serving: asyncio.Future[None]) -> None:

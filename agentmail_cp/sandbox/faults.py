@@ -53,6 +53,12 @@ class Faults(msgspec.Struct, frozen=True, kw_only=True):
     bounce: frozenset[str] = frozenset()
     """Mail to these recipients is accepted and comes back to its sender as a delivery report."""
 
+    delay: frozenset[str] = frozenset()
+    """Mail to these recipients stays in the queue until they are taken out and `retry` is called."""
+
+    complain: frozenset[str] = frozenset()
+    """Mail to these recipients arrives, and its sender gets a complaint about it."""
+
     def of(self, method: str) -> Faults:
         """The faults that concern this call."""
         return self if not self.methods or method in self.methods else HEALTHY

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import base64
 import re
-import secrets
 from datetime import UTC, datetime
 from email import message_from_bytes, policy
 from email.errors import MessageError
@@ -32,6 +31,7 @@ from agentmail_cp.mailserver import (
     Mail,
     OutgoingAttachment,
     OutgoingEmail,
+    ReportType,
 )
 
 if TYPE_CHECKING:
@@ -43,6 +43,12 @@ KNOWN = frozenset(
     "received return-path mime-version dkim-signature".split()
 )
 KNOWN_KINDS = ("content-", "list-", "resent-", "arc-")
+
+REPORTS = {
+    "message/delivery-status": ReportType.DELIVERY_STATUS,
+    "message/global-delivery-status": ReportType.DELIVERY_STATUS,
+    "message/feedback-report": ReportType.FEEDBACK,
+}
 
 _WIRE = policy.compat32.clone(linesep="\r\n", max_line_length=998)
 _HEADER = re.compile(rb"^([!-9;-~]+)[ \t]*:(.*)$", re.DOTALL)
@@ -186,7 +192,13 @@ def _index(raw: bytes, headers: list[tuple[str, str]], bodies: _Bodies) -> Mail:
         size=len(raw),
         has_attachment=bool(bodies.attachments),
         preview=_preview(bodies),
+        report=_report(bodies),
     )
+
+
+def _report(bodies: _Bodies) -> ReportType | None:
+    kinds = (part.content_type for part in bodies.attachments)
+    return next((REPORTS[kind] for kind in kinds if kind in REPORTS), None)
 
 
 def _ids(value: str) -> tuple[str, ...]:
@@ -432,26 +444,3 @@ def with_trace(
     if "date" not in names:
         lines.append(f"Date: {date}")
     return "".join(f"{line}\r\n" for line in lines).encode() + raw
-
-
-def delivery_report(
-    raw: bytes, *, sender: str, recipient: str, hostname: str, now: datetime
-) -> bytes:
-    """The bounce (RFC 3464) of a mail that `recipient` could not get."""
-    edge = secrets.token_hex(16)
-    reply = "550 5.1.1 The mailbox does not exist."
-    head = (
-        f"From: Mail Delivery Subsystem <MAILER-DAEMON@{hostname}>\r\n"
-        f"To: {sender}\r\nAuto-Submitted: auto-generated\r\nSubject: Failed to deliver message\r\n"
-        f"Message-ID: {make_msgid(domain=hostname)}\r\nDate: {format_datetime(now)}\r\n"
-        f"MIME-Version: 1.0\r\nContent-Type: multipart/report; report-type=delivery-status;\r\n"
-        f'\tboundary="{edge}"\r\n\r\n'
-        f"--{edge}\r\nContent-Type: text/plain; charset=utf-8\r\n\r\n"
-        f"Your message could not be delivered to <{recipient}>: {reply}\r\n"
-        f"--{edge}\r\nContent-Type: message/delivery-status\r\n\r\n"
-        f"Reporting-MTA: dns;{hostname}\r\n\r\nFinal-Recipient: rfc822;{recipient}\r\n"
-        f"Action: failed\r\nDiagnostic-Code: smtp;{reply}\r\nStatus: 5.1.1\r\n"
-        f"--{edge}\r\nContent-Type: message/rfc822\r\n\r\n"
-    )
-    original = re.split(rb"\r?\n\r?\n", raw, maxsplit=1)[0]
-    return head.encode() + original + f"\r\n\r\n--{edge}--\r\n".encode()

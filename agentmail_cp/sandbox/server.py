@@ -1,7 +1,7 @@
 """`MailSandbox`: the port of `agentmail_cp.mailserver`, in memory. See the package docstring.
 
 Owns domains, accounts and the routing between them. Delivery happens inside the call that causes
-it: when `submit` has answered, the mail is in its recipients' inboxes.
+it: when `submit` has answered, the mail is in its recipients' inboxes, unless it is told to be delayed.
 """
 
 from __future__ import annotations
@@ -22,8 +22,10 @@ from agentmail_cp.mailserver import (
     Attachment,
     BlobId,
     Changes,
+    Complaint,
     Cursor,
     DocumentId,
+    Enqueued,
     Folder,
     FoundMail,
     Listing,
@@ -35,6 +37,9 @@ from agentmail_cp.mailserver import (
     NewAccount,
     NoRoom,
     OutgoingEmail,
+    QueuedMail,
+    QueuedRecipient,
+    QueueStatus,
     Refusal,
     Relabel,
     ServerStatus,
@@ -42,9 +47,10 @@ from agentmail_cp.mailserver import (
     Submitted,
     Verdict,
 )
-from agentmail_cp.sandbox import mime
+from agentmail_cp.sandbox import mime, reports
 from agentmail_cp.sandbox.faults import HEALTHY, Faults, Hook, answering
 from agentmail_cp.sandbox.mailbox import Mailbox, StoredMail, lower
+from agentmail_cp.sandbox.queue import FIRST_ID, Listener, Outgoing, Teller
 from agentmail_cp.sandbox.smtp import Door
 from agentmail_cp.settings import DEFAULT_MESSAGE_SIZE
 from agentmail_cp.sizes import mail_limit
@@ -55,7 +61,7 @@ if TYPE_CHECKING:
         AsyncIterator,
         Awaitable,
         Callable,
-        Iterable,
+        Collection,
         Mapping,
         Sequence,
     )
@@ -66,6 +72,14 @@ R = TypeVar("R")
 
 NO_MAILBOX = "550 5.1.2 Mailbox does not exist."
 CHUNK = 65_536
+
+DELAYED = QueuedRecipient(
+    status=QueueStatus.DELAYED, code="4.3.1", diagnostic="Mailbox quota exceeded."
+)
+FAILED = QueuedRecipient(
+    status=QueueStatus.FAILED, code="5.1.1", diagnostic="The mailbox does not exist."
+)
+DELIVERED = QueuedRecipient(status=QueueStatus.DELIVERED, code="250")
 
 _DOMAIN = re.compile(r"[A-Za-z0-9-]+(\.[A-Za-z0-9-]+)+")
 
@@ -96,7 +110,8 @@ class MailSandbox:
 
     `faults` may be replaced at any time. `before` and `after` hold, by method name of the port,
     hooks that are awaited when a call begins and when its work is done. `on_bell` is called with
-    each account whose mail changed, whoever changed it. `outbox` keeps mail to other domains.
+    each account whose mail changed, whoever changed it. `on_queued` is awaited before a mail goes on its
+    way, and `on_report` a moment after something became of it. `outbox` keeps mail to other domains.
     `patience` is after how many seconds a slow answer counts as lost.
     """
 
@@ -112,6 +127,7 @@ class MailSandbox:
         self.before: dict[str, Hook] = {}
         self.after: dict[str, Hook] = {}
         self.on_bell = on_bell
+        self.on_queued: Callable[[Enqueued], Awaitable[None]] | None = None
         self.outbox: list[OutboxMail] = []
         self._max_size = max_size
         self._max_recipients = max_recipients
@@ -120,6 +136,19 @@ class MailSandbox:
         self._mailboxes: dict[AccountId, Mailbox] = {}
         self._addresses: dict[str, Mailbox] = {}
         self._accounts_made = 0
+        self._queue: dict[int, Outgoing] = {}
+        self._last_queue_id = FIRST_ID
+        self._teller = Teller()
+        self._complaints: dict[str, Complaint] = {}
+        self._complaints_heard = 0
+
+    @property
+    def on_report(self) -> Listener | None:
+        return self._teller.listener
+
+    @on_report.setter
+    def on_report(self, listener: Listener | None) -> None:
+        self._teller.listener = listener
 
     def answering(self, method: str) -> AbstractAsyncContextManager[None]:
         """The context one call is carried out in; used by `_answered`."""
@@ -221,7 +250,8 @@ class MailSandbox:
         submitted = copy.submitted = Submitted(copy.document_id, len(raw), verdicts)
         self._bell(mailbox)
         accepted = [verdict.address for verdict in verdicts if verdict.accepted]
-        self._send(mailbox, accepted, _build(mailbox, email, with_bcc=False))
+        if accepted:
+            await self._send(email, accepted, _build(mailbox, email, with_bcc=False))
         return msgspec.structs.replace(submitted, no_room=_no_room(email, copy))
 
     def _built(self, mailbox: Mailbox, email: OutgoingEmail) -> bytes:
@@ -251,14 +281,70 @@ class MailSandbox:
             refusal = None if self._bounces(recipient) else self._unroutable(recipient)
         return Verdict(recipient, refusal is None, refusal or "250 2.1.5 Queued")
 
-    def _send(self, sender: Mailbox, recipients: Iterable[str], raw: bytes) -> None:
-        for recipient in recipients:
-            if self._bounces(recipient):
-                self._bounce(raw, sender.address, recipient)
-            elif self._is_local(recipient):
-                self._deliver(raw, recipient)
-            else:
-                self.outbox.append(OutboxMail(sender.address, recipient, raw))
+    async def _send(self, email: OutgoingEmail, recipients: Sequence[str], raw: bytes) -> None:
+        self._last_queue_id += 1
+        mail = Outgoing(
+            queue_id=self._last_queue_id,
+            sender=email.sender.email.lower(),
+            message_id=email.message_id,
+            raw=raw,
+            recipients={
+                each.lower(): QueuedRecipient(status=QueueStatus.SCHEDULED) for each in recipients
+            },
+        )
+        if self.on_queued is not None:
+            await self.on_queued(Enqueued(mail.queue_id, mail.sender, mail.message_id))
+        self._queue[mail.queue_id] = mail
+        self._attempt(mail)
+
+    def retry(self) -> None:
+        """Try again what is still in the queue, as a mail server does after a while."""
+        for mail in list(self._queue.values()):
+            self._attempt(mail)
+
+    def _attempt(self, mail: Outgoing) -> None:
+        fates = {recipient: self._hand_over(mail, recipient) for recipient in mail.waiting}
+        news = mail.advance(fates, datetime.now(UTC))
+        if not mail.waiting:
+            del self._queue[mail.queue_id]
+        self._teller.tell(news)
+
+    def _hand_over(self, mail: Outgoing, recipient: str) -> QueuedRecipient:
+        if recipient in lower(self.faults.delay):
+            return DELAYED
+        if self._bounces(recipient):
+            self._bounce(mail.raw, mail.sender, recipient, mail.message_id)
+            return FAILED
+        if self._is_local(recipient):
+            self._deliver(mail.raw, recipient)
+        else:
+            self.outbox.append(OutboxMail(mail.sender, recipient, mail.raw))
+        if recipient in lower(self.faults.complain):
+            self._complain(mail, recipient)
+        return DELIVERED
+
+    def _complain(self, mail: Outgoing, recipient: str) -> None:
+        now = datetime.now(UTC)
+        report = reports.feedback_report(mail.raw, sender=mail.sender, recipient=recipient, now=now)
+        self._deliver(report, mail.sender)
+
+    @_answered
+    async def queue(self, queue_ids: Collection[int]) -> Mapping[int, QueuedMail]:
+        return {each: self._queue[each].to_mail() for each in queue_ids if each in self._queue}
+
+    @_answered
+    async def queued_by(self, sender: str) -> tuple[QueuedMail, ...]:
+        wanted = sender.lower()
+        return tuple(mail.to_mail() for mail in self._queue.values() if mail.sender == wanted)
+
+    @_answered
+    async def complaints(self) -> tuple[Complaint, ...]:
+        return tuple(self._complaints.values())
+
+    @_answered
+    async def forget_complaints(self, complaint_ids: Collection[str]) -> None:
+        for each in complaint_ids:
+            self._complaints.pop(each, None)
 
     @_answered
     async def store_draft(
@@ -437,10 +523,21 @@ class MailSandbox:
             raw, mail_from=mail_from, helo=helo, peer=peer, hostname=self.hostname, now=now
         )
         for recipient in recipients:
+            self._hear_complaint(traced, recipient)
             if self._bounces(recipient):
                 self._bounce(traced, mail_from, recipient)
             else:
                 self._deliver(traced, recipient)
+
+    def _hear_complaint(self, raw: bytes, recipient: str) -> None:
+        """Stalwart reads the reports that come to a postmaster, and delivers them all the same."""
+        if not recipient.lower().startswith("postmaster@"):
+            return
+        number = self._complaints_heard + 1
+        complaint = reports.complaint_in(raw, number=number, now=datetime.now(UTC))
+        if complaint is not None:
+            self._complaints_heard = number
+            self._complaints[complaint.complaint_id] = complaint
 
     def _deliver(self, raw: bytes, recipient: str) -> None:
         mailbox = self._route(recipient)
@@ -452,9 +549,16 @@ class MailSandbox:
     def _bounces(self, recipient: str) -> bool:
         return recipient.lower() in {address.lower() for address in self.faults.bounce}
 
-    def _bounce(self, raw: bytes, sender: str, recipient: str) -> None:
-        report = mime.delivery_report(
-            raw, sender=sender, recipient=recipient, hostname=self.hostname, now=datetime.now(UTC)
+    def _bounce(
+        self, raw: bytes, sender: str, recipient: str, message_id: str | None = None
+    ) -> None:
+        report = reports.delivery_report(
+            raw,
+            sender=sender,
+            recipient=recipient,
+            hostname=self.hostname,
+            now=datetime.now(UTC),
+            message_id=message_id,
         )
         self._deliver(report, sender)
 

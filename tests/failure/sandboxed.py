@@ -12,9 +12,9 @@ import uvicorn
 
 from agentmail_cp import settings
 from agentmail_cp.app import configure_logging, create_app, http_config
+from agentmail_cp.dev.hearing import hear
 from agentmail_cp.sandbox import MailSandbox
 from agentmail_cp.sandbox.faults import HEALTHY, Faults
-from tests.fix_app import ringing
 
 LOOK = 0.02
 PATIENCE = 0.5
@@ -35,7 +35,7 @@ async def _serve(folder: Path) -> None:
     configure_logging(loaded)
     sandbox = MailSandbox(loaded.domain, patience=PATIENCE)
     app = create_app(loaded, server=sandbox)
-    sandbox.on_bell = ringing(app)
+    hear(sandbox, app.state["doorbell"], app.state["resources"].db)
     async with sandbox.listening() as door:
         (folder / "smtp").write_text(str(door.port), encoding="utf-8")
         obeying = asyncio.create_task(_obey(sandbox, folder))
