@@ -196,7 +196,8 @@ def _blocks_in(part: Message, payload: object) -> Iterator[Message]:
     """
     encoding = str(part.get("Content-Transfer-Encoding", "")).strip().lower()
     if isinstance(payload, Message):
-        head, payload = payload, cast("object", payload.get_payload())
+        head = cast("Message[str, str]", payload)
+        payload = cast("object", head.get_payload())
         if encoding in _ENCODINGS and isinstance(payload, str):
             payload = "".join(f"{name}: {value}\n" for name, value in head.items()) + payload
         elif head.keys():
