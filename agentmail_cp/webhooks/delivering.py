@@ -71,6 +71,9 @@ RESOLVERS: Final = 32
 LOOK: Final = 1.0
 """Seconds between looks for retries whose time has come and for what dead workers left."""
 
+SOON: Final = timedelta(seconds=10)
+"""A pause up to which whoever noted it also wakes for it; longer ones may last `LOOK` longer."""
+
 CROWDED: Final = 0.1
 """Seconds between looks for attempts that have become slow, while there is no room for others."""
 
@@ -222,6 +225,9 @@ class Delivering:
         UNDERWAY.set(len(self._lanes))
         self._woken.set()
 
+    def _wake_in(self, seconds: float) -> None:
+        asyncio.get_running_loop().call_later(seconds, self._woken.set)
+
     def _begin(self, work: Awaitable[None]) -> None:
         task = asyncio.ensure_future(work)
         self._tasks.add(task)
@@ -288,6 +294,7 @@ class Delivering:
                 await rows.hold(tx, claims, timedelta(seconds=RECOVERY))
         for each in claims:
             self._leave(each)
+        self._wake_in(RECOVERY)
 
     async def _held_longer(self, claims: Sequence[Claim]) -> Sequence[Claim]:
         """Claims whose lease begins anew, without those that are somebody else's by now."""
@@ -315,8 +322,11 @@ class Delivering:
                 reason=kind,
                 status=outcome.status,
             )
-        self._done.append(Done(claim, outcome, _rng.random()))
+        done = Done(claim, outcome, _rng.random())
+        self._done.append(done)
         self._leave(claim)
+        if done.rest is not None and done.rest <= SOON:
+            self._wake_in(done.rest.total_seconds())
 
     async def _outcome(self, claim: Claim, body: bytes | None, *, kept: bool) -> Outcome:
         """Try once. Never raises, so that every attempt is recorded and none is for ever."""
