@@ -20,6 +20,7 @@ from bench.basics import create_inbox, mail, receive
 from bench.entrance import keys
 from bench.events import bursts, caught_up, told
 from bench.measuring import Figure, memory_of
+from bench.sockets import sockets
 from bench.whole import get_with_attachment, large, reply, search, threads
 from bench.world import running
 
@@ -36,6 +37,7 @@ PARTS = (
     told,
     bursts,
     caught_up,
+    sockets,
     create_inbox,
 )
 

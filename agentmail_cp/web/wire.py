@@ -10,6 +10,8 @@ Nothing is compressed: a compressor costs more memory than all the rest of a soc
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import resource
 from typing import Final, TypedDict
 
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
@@ -67,3 +69,13 @@ OPTIONS: Final[Options] = {
     "ws_ping_timeout": PING_PATIENCE,
     "ws_per_message_deflate": False,
 }
+
+
+def allow_many() -> None:
+    """Let this process hold as many open files as the system allows it: each socket is one, and a shell's
+    usual limit is 1,024.
+    """
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    # Some systems name a limit they do not grant.
+    with contextlib.suppress(ValueError, OSError):
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
