@@ -1,7 +1,7 @@
 """A victim whose every kind of thing is there, and attackers whose keys do not reach it.
 
-The victim is one inbox in one pod, with mail, a thread that was joined, a draft, keys, list entries and
-events. What it wrote holds `CANARY`; what its paths hold does not. `Stage.watch` compares every row and
+The victim is one inbox in one pod, with mail, a thread that was joined, a draft, keys, list entries, events
+and webhooks. What it wrote holds `CANARY`; what its paths hold does not. `Stage.watch` compares every row and
 every mailbox before and after a request: only what the attacker owns itself may differ.
 """
 
@@ -190,8 +190,7 @@ async def staged(service: Service) -> Stage:
                 *(inbox["inbox_id"], str(inbox_uuid), inbox["id"], str(pod_id), alias, CLIENT_ID),
                 *(message["message_id"], message["thread_id"], other["thread_id"]),
                 *(draft["draft_id"], draft["attachments"][0]["attachment_id"]),
-                *(each["api_key_id"] for each in by_scope.values()),
-                *(each["entry"] for each in by_scope.values()),
+                *(value for each in by_scope.values() for value in each.values()),
                 message["attachments"][0]["attachment_id"],
             }
         ),
@@ -274,6 +273,9 @@ async def doubled(stage: Stage) -> None:
         ):
             answer = await client.post(f"/v0{scope}{path}", json=body)
             assert answer.status_code == 201, answer.text
+        await delivered(stage.service, await made_webhook(stage.service, scope))
+    for each in stage.by_scope.values():
+        await delivered(stage.service, {"webhook_id": each["webhook_id"]})
 
 
 async def joined(service: Service, inbox: Json, message: Json) -> str:
@@ -292,7 +294,7 @@ async def joined(service: Service, inbox: Json, message: Json) -> str:
 async def of_scope(
     service: Service, scope: str, *, pod_id: UUID, inbox: Json, inbox_uuid: UUID
 ) -> dict[str, str]:
-    """A key and a list entry of the organisation, the pod or the inbox."""
+    """A key, a list entry and a webhook of the organisation, the pod or the inbox."""
     key = await tenants.key(
         service.db,
         service.organization_id,
@@ -307,7 +309,55 @@ async def of_scope(
         f"/v0{path}/lists/send/block", json={"entry": entry, "reason": CANARY}
     )
     assert answer.status_code == 201, answer.text
-    return {"api_key_id": str(key.api_key_id), "entry": entry}
+    webhook = await made_webhook(service, path)
+    return {
+        "api_key_id": str(key.api_key_id),
+        "entry": entry,
+        "webhook_id": webhook["webhook_id"],
+        "secret": webhook["secret"],
+        "delivery_id": await delivered(service, webhook),
+    }
+
+
+async def made_webhook(service: Service, scope: str) -> Json:
+    """A webhook of a scope, which is told of nothing that happens. What it is asked to deliver is refused
+    before there is any connection.
+    """
+    answer = await service.client.post(
+        f"/v0{scope}/webhooks",
+        json={
+            "url": f"https://{CANARY}.test/",
+            "event_types": ["domain.verified"],
+            "headers": {f"X-{CANARY}": CANARY},
+        },
+    )
+    assert answer.status_code == 201, answer.text
+    async with service.db.transaction() as tx:
+        await tx.execute(
+            "update webhook set url = 'http://127.0.0.1:9000/' || %(canary)s"
+            " where webhook_id = %(webhook_id)s",
+            {"canary": CANARY, "webhook_id": answer.json()["webhook_id"]},
+        )
+    return answer.json()
+
+
+async def delivered(service: Service, webhook: Json) -> str:
+    """Something that was delivered to a webhook, and what it answered."""
+    delivery = {"delivery_id": uuid4(), "webhook_id": webhook["webhook_id"], "canary": CANARY}
+    async with service.db.transaction() as tx:
+        await tx.execute(
+            "insert into delivery (delivery_id, organization_id, webhook_id, event_type, state,"
+            " attempts) select %(delivery_id)s, organization_id, webhook_id, 'domain.verified',"
+            " 'delivered', 1 from webhook where webhook_id = %(webhook_id)s",
+            delivery,
+        )
+        await tx.execute(
+            "insert into delivery_attempt (delivery_id, number, organization_id, at, duration_ms,"
+            " status, response) select delivery_id, 1, organization_id, now(), 5, 200, %(canary)s"
+            " from delivery where delivery_id = %(delivery_id)s",
+            delivery,
+        )
+    return str(delivery["delivery_id"])
 
 
 async def attackers(stage: Stage) -> dict[str, Attacker]:

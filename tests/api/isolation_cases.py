@@ -126,6 +126,12 @@ _DRAFT = f"{_DRAFTS}/{{draft_id}}"
 _MESSAGE = f"{_MESSAGES}/{{message_id}}"
 _THREAD = f"{_THREADS}/{{thread_id}}"
 _FILE = "/attachments/{attachment_id}"
+_WEBHOOKS = "/webhooks"
+_WEBHOOK = f"{_WEBHOOKS}/{{webhook_id}}"
+_DELIVERIES = f"{_WEBHOOK}/deliveries"
+_DELIVERY = f"{_DELIVERIES}/{{delivery_id}}"
+_SILENT = ["domain.verified"]
+"""Types that nothing causes here, so that nothing is delivered unasked."""
 
 CASES: tuple[Case, ...] = (
     *_below("o", "GET", "/auth/me", by=INBOX),
@@ -173,7 +179,8 @@ CASES: tuple[Case, ...] = (
     *_below("o", "PATCH", INBOX, "inbox_update", body=_said(display_name="New"), by=INBOX),
     *_below("p", "PATCH", INBOX, "inbox_update", body=_said(display_name="New")),
     *_below("op", "DELETE", INBOX, "inbox_delete", by=POD),
-    *_below("i", "GET", "/events", "message_read"),
+    *_below("opi", "GET", "/events", "message_read"),
+    *_below("i", "GET", "/events", "message_read", query="?after=start", note="log"),
     *_below("opi", "GET", _LISTS, "list_entry_read"),
     *_below("opi", "POST", _LISTS, "list_entry_create", body=_said(entry="new@lists.test")),
     *_below("opi", "GET", f"{_LISTS}/{{entry}}", "list_entry_read"),
@@ -184,6 +191,9 @@ CASES: tuple[Case, ...] = (
     *_below("i", "POST", f"{_MESSAGES}/batch-get", "message_read", body=_messages),
     *_below("i", "POST", f"{_MESSAGES}/batch-update", "message_update", body=_relabelled),
     *_below("i", "GET", f"{_MESSAGES}/search", "message_read", query=_WORDS),
+    *_below(
+        "i", "GET", f"{_MESSAGES}/wait", "message_read", query="since=2026-01-01&timeout=0"
+    ),
     *_below("i", "GET", _MESSAGE, "message_read"),
     *_below("i", "PATCH", _MESSAGE, "message_update", body=_LABEL),
     *_below("i", "DELETE", _MESSAGE, "message_delete"),
@@ -222,6 +232,29 @@ CASES: tuple[Case, ...] = (
     *_below("opi", "GET", _THREAD + _FILE, "message_read"),
     *_below("opi", "PATCH", _THREAD, "message_update", body=_LABEL),
     *_below("opi", "DELETE", _THREAD, "message_delete"),
+    *_below("opi", "GET", _WEBHOOKS, "webhook_read"),
+    *_below(
+        *("opi", "POST", _WEBHOOKS, "webhook_create"),
+        body=_said(url="https://hooks.test/new", event_types=_SILENT),
+    ),
+    *_below("opi", "GET", _WEBHOOK, "webhook_read"),
+    *_below("opi", "PATCH", _WEBHOOK, "webhook_update", body=_said(event_types=_SILENT)),
+    *_below("opi", "PUT", _WEBHOOK, "webhook_update", body=_said(event_types=_SILENT)),
+    *_below("opi", "DELETE", _WEBHOOK, "webhook_delete"),
+    *_below("opi", "GET", f"{_WEBHOOK}/headers", "webhook_read"),
+    *_below(
+        *("opi", "PATCH", f"{_WEBHOOK}/headers", "webhook_update"),
+        body=_said(headers={"X-New": "1"}),
+    ),
+    *_below("opi", "POST", f"{_WEBHOOK}/secret/rotate", "webhook_update", body=_said()),
+    *_below("opi", "POST", f"{_WEBHOOK}/test", "webhook_update", body=_said()),
+    *_below(
+        *("opi", "POST", f"{_WEBHOOK}/replay", "webhook_update"),
+        body=_said(since="2026-01-01T00:00:00Z"),
+    ),
+    *_below("opi", "GET", _DELIVERIES, "webhook_read"),
+    *_below("opi", "GET", _DELIVERY, "webhook_read"),
+    *_below("opi", "POST", f"{_DELIVERY}/resend", "webhook_update"),
 )
 
 HOSTED_ONLY: tuple[Case, ...] = tuple(

@@ -39,6 +39,7 @@ from tests.api.isolation import (
     changed,
     doubled,
     made_draft,
+    made_webhook,
     staged,
     together,
 )
@@ -201,7 +202,7 @@ def test_every_route_has_a_case() -> None:
 
 def test_every_permission_is_asked_for_somewhere() -> None:
     """One that nothing asks for keeps nobody from anything."""
-    later = {each for each in PERMISSIONS if each.startswith(("label_", "webhook_", "domain_"))}
+    later = {each for each in PERMISSIONS if each.startswith(("label_", "domain_"))}
     assert {each for case in CASES for each in case.needs} == PERMISSIONS - later
 
 
@@ -373,18 +374,21 @@ async def _made(stage: Stage, case: Case, name: str) -> dict[str, str]:
                 inbox_id=stage.inbox_uuid if case.scope == INBOX else None,
                 permissions=tenants.only(*case.needs),
             )
-            return {name: str(key.api_key_id)}
+            made = {name: str(key.api_key_id)}
         case "message_id" | "thread_id":
-            (one,) = await arrived(service, stage.inbox, a_mail(stage.inbox["email"], str(uuid4())))
-            return {name: one[name]}
+            mail = a_mail(stage.inbox["email"], str(uuid4()))
+            (made,) = await arrived(service, stage.inbox, mail)
         case "draft_id":
-            return {name: (await made_draft(service, stage.inbox))[name]}
+            made = await made_draft(service, stage.inbox)
+        case "webhook_id":
+            made = await made_webhook(service, case.scope.format(**stage.names))
         case "inbox_id":
-            return {name: (await tenants.inbox_in(service, stage.pod_id))[name]}
+            made = await tenants.inbox_in(service, stage.pod_id)
         case "pod_id":
-            return {name: str(await tenants.pod(service.db, service.organization_id))}
+            made = {name: str(await tenants.pod(service.db, service.organization_id))}
         case _:
             return {}
+    return {name: made[name]}
 
 
 async def test_the_right_key_with_one_permission_succeeds(still: Service) -> None:
@@ -410,6 +414,7 @@ WORDLESS = {
     "GET /v0/inboxes/{inbox_id}/events",
     "GET /v0/inboxes/{inbox_id}/messages/{message_id}/raw",
     *(case.name for case in CASES if case.needs == ("metrics_read",)),
+    *(case.name for case in CASES if case.path.endswith("/deliveries")),
 }
 """Answers that hold ids, numbers and links, but nothing that anybody wrote."""
 
@@ -522,15 +527,33 @@ async def test_a_client_id_of_somebody_else_gives_nothing_away(still_sandbox: Se
         f"/v0/inboxes/{stage.names['inbox_id']}/drafts",
         json={"client_id": CLIENT_ID, "text": CANARY},
     )
+    for scope in ("", f"/pods/{stage.pod_id}", f"/inboxes/{stage.names['inbox_id']}"):
+        made = await still_sandbox.client.post(
+            f"/v0{scope}/webhooks",
+            json={
+                "client_id": CLIENT_ID,
+                "url": f"https://{CANARY}.test/",
+                "event_types": ["domain.verified"],
+            },
+        )
+        assert made.status_code == 201, made.text
     everybody = await attackers(stage)
     statuses: dict[tuple[str, str], int] = {}
     for who, attacker in zip(everybody, together(everybody), strict=True):
         watch = await watching(stage, attacker)
-        for path in ("/v0/inboxes", "/v0/pods", "/v0/inboxes/{inbox_id}/drafts"):
+        for path in (
+            *("/v0/inboxes", "/v0/pods", "/v0/inboxes/{inbox_id}/drafts"),
+            *("/v0/webhooks", "/v0/inboxes/{inbox_id}/webhooks"),
+        ):
             case = Case(
                 method="POST",
                 path=path,
-                body=lambda _: {"name": "Mine", "client_id": CLIENT_ID},
+                body=lambda _: {
+                    "name": "Mine",
+                    "client_id": CLIENT_ID,
+                    "url": "https://hooks.test/",
+                    "event_types": ["domain.verified"],
+                },
                 by=POD,
             )
             answer = await watch.ask(case, attacker.names)
@@ -540,7 +563,13 @@ async def test_a_client_id_of_somebody_else_gives_nothing_away(still_sandbox: Se
         "/v0/inboxes": 201,
         "/v0/pods": 201,
         "/v0/inboxes/{inbox_id}/drafts": 201,
+        "/v0/webhooks": 201,
+        "/v0/inboxes/{inbox_id}/webhooks": 201,
     }
+    # Names are those of a scope: to the key of an inbox both paths are one.
+    webhooks = {each: status for each, status in statuses.items() if "webhooks" in each[1]}
+    assert webhooks.pop(("other inbox", "/v0/inboxes/{inbox_id}/webhooks")) == 200
+    assert set(webhooks.values()) == {201}
     assert statuses["other pod", "/v0/inboxes"] in {403, 404, 409}
     assert statuses["other inbox", "/v0/inboxes"] == 403
 
@@ -576,7 +605,10 @@ async def test_an_idempotency_key_of_somebody_else_gives_nothing_away(
 def new_ids(answer: httpx.Response) -> set[str]:
     """What an answer calls a thing that was made, and its secrets."""
     body: Json = answer.json()
-    made = ("inbox_id", "draft_id", "message_id", "thread_id", "api_key_id", "api_key", "pod_id")
+    made = (
+        *("inbox_id", "draft_id", "message_id", "thread_id", "api_key_id", "api_key", "pod_id"),
+        *("webhook_id", "secret", "delivery_id"),
+    )
     return {body[name] for name in made if body.get(name)} | {
         body.get("credentials", {}).get("password", str(uuid4()))
     }
