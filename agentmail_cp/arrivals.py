@@ -1,0 +1,150 @@
+"""Arrivals: the first message an inbox received after a moment, or after an event.
+
+What counts is when a message reached our log, not its Date header, which strangers write. The inbox's events
+are looked through in their order, from the oldest on, so that a message is found however many came after it.
+They are numbered under the inbox's lock and commit in that order: what was looked at once need not be looked
+at again. Reaches back as far as events are kept. Only reads, and owns no table.
+"""
+
+from __future__ import annotations
+
+from datetime import datetime, timedelta
+from typing import Final, LiteralString
+from uuid import UUID
+
+import msgspec
+
+from agentmail_cp import events
+from agentmail_cp.access import Reach
+from agentmail_cp.db import Tx, fetch_one, fetch_only
+from agentmail_cp.events import EventType
+from agentmail_cp.filing import Place
+from agentmail_cp.messages import COLUMNS, Message
+from agentmail_cp.threads import pattern
+
+RECEIVED: Final = frozenset(
+    {
+        EventType.MESSAGE_RECEIVED,
+        EventType.MESSAGE_RECEIVED_SPAM,
+        EventType.MESSAGE_RECEIVED_BLOCKED,
+        EventType.MESSAGE_RECEIVED_UNAUTHENTICATED,
+    }
+)
+"""The events of arrivals."""
+
+LONGEST_TRANSACTION: Final = timedelta(minutes=1)
+"""An event has the time at which its transaction began, a message the time at which it was written. So much
+later than its event a message may be.
+"""
+
+
+class Since(msgspec.Struct, frozen=True):
+    """Where to begin: behind the inbox's event of this number, and after this moment, if there is one."""
+
+    seq: int
+    at: datetime | None = None
+
+
+class Wanted(msgspec.Struct, frozen=True, kw_only=True):
+    """Which message is waited for: one whose sender and subject contain all these texts, in any case, and
+    that has one of these hiding masks.
+    """
+
+    masks: tuple[int, ...]
+    sender: tuple[str, ...] = ()
+    subject: tuple[str, ...] = ()
+
+
+class Arrival(Message, frozen=True, kw_only=True):
+    """A message, and the number of the event of its arrival."""
+
+    seq: int
+
+
+class _Seq(msgspec.Struct, frozen=True):
+    seq: int
+
+
+async def since_time(tx: Tx, place: Place, at: datetime) -> Since:
+    """After a moment; one that is still to come by the database's clock is now."""
+    return await fetch_only(
+        tx,
+        Since,
+        "select coalesce(max(seq), 0) as seq, least(%(at)s::timestamptz, now()) as at from event"
+        " where organization_id = %(organization_id)s and inbox_id = %(inbox_id)s"
+        " and created_at <= least(%(at)s::timestamptz, now()) - %(margin)s",
+        {
+            "organization_id": place.organization_id,
+            "inbox_id": place.inbox_id,
+            "at": at,
+            "margin": LONGEST_TRANSACTION,
+        },
+    )
+
+
+async def since_event(tx: Tx, reach: Reach, place: Place, event_id: UUID) -> Since:
+    """After an event that is within reach, of this inbox or another one.
+
+    Raises `Gone` when events after it have expired, or it is unknown.
+    """
+    position = await events.position_of(tx, reach, str(event_id))
+    own = Reach(place.organization_id, place.pod_id, place.inbox_id)
+    await events.after(tx, own, position, types=RECEIVED, limit=1)
+    last = await fetch_only(
+        tx,
+        _Seq,
+        "select coalesce(max(seq), 0) as seq from event where organization_id = %(organization_id)s"
+        " and inbox_id = %(inbox_id)s and position <= %(position)s",
+        {
+            "organization_id": place.organization_id,
+            "inbox_id": place.inbox_id,
+            "position": position,
+        },
+    )
+    return Since(last.seq)
+
+
+async def first(tx: Tx, place: Place, since: Since, wanted: Wanted) -> tuple[Arrival | None, Since]:
+    """The oldest message that is wanted, and where to go on: behind it, or behind all there was."""
+    newest = await fetch_only(
+        tx,
+        _Seq,
+        "select coalesce(max(seq), 0) as seq from event where organization_id = %(organization_id)s"
+        " and inbox_id = %(inbox_id)s",
+        {"organization_id": place.organization_id, "inbox_id": place.inbox_id},
+    )
+    found = None
+    if newest.seq > since.seq:
+        found = await _first(tx, place, since, wanted)
+    seq = found.seq if found else max(since.seq, newest.seq)
+    return found, Since(seq, since.at)
+
+
+async def _first(tx: Tx, place: Place, since: Since, wanted: Wanted) -> Arrival | None:
+    query: LiteralString = (
+        f"select {COLUMNS}, seq from (select organization_id, inbox_id, message_id, seq from event"
+        " where organization_id = %(organization_id)s and inbox_id = %(inbox_id)s"
+        " and seq > %(seq)s and type = any(%(types)s)) as arrived"
+        " join message using (organization_id, inbox_id, message_id)"
+        " where mask = any(%(masks)s::smallint[])"
+        " and created_at > coalesce(%(at)s::timestamptz, '-infinity')"
+    )
+    if wanted.sender:
+        query += " and sender ilike all(%(sender)s)"
+    if wanted.subject:
+        query += " and subject ilike all(%(subject)s)"
+    return await fetch_one(
+        tx,
+        Arrival,
+        query + " order by seq limit 1",
+        {
+            "organization_id": place.organization_id,
+            "inbox_id": place.inbox_id,
+            "seq": since.seq,
+            "at": since.at,
+            "types": [each.value for each in RECEIVED],
+            "masks": list(wanted.masks),
+            "sender": [pattern(each) for each in wanted.sender],
+            "subject": [pattern(each) for each in wanted.subject],
+        },
+    )
