@@ -48,6 +48,7 @@ class Making(msgspec.Struct, frozen=True):
 
 
 ENTRY = {"entry": "spam.test", "reason": "Noise"}
+HOOK = {"url": "https://hooks.test/", "event_types": ["domain.verified"]}
 MAKINGS = {
     "inbox": Making("/v0/inboxes", {"display_name": "A"}, "inbox_id", "inbox", private=True),
     "inbox of a pod": Making("/v0/pods/{pod}/inboxes", {}, "inbox_id", "inbox", private=True),
@@ -64,6 +65,9 @@ MAKINGS = {
     "entry of an inbox": Making(
         "/v0/inboxes/{inbox}/lists/receive/allow", ENTRY, "entry", "list_entry"
     ),
+    "webhook": Making("/v0/webhooks", HOOK, "webhook_id", "webhook"),
+    "webhook of a pod": Making("/v0/pods/{pod}/webhooks", HOOK, "webhook_id", "webhook"),
+    "webhook of an inbox": Making("/v0/inboxes/{inbox}/webhooks", HOOK, "webhook_id", "webhook"),
     "draft": Making(
         "/v0/inboxes/{inbox}/drafts", {"to": OUTSIDER, "text": "Hi"}, "draft_id", "draft"
     ),
@@ -150,6 +154,7 @@ async def rows(service: Service) -> list[Json]:
                 "select (select count(*) from inbox) as inboxes, (select count(*) from pod) as pods,"
                 " (select count(*) from api_key) as keys, (select count(*) from draft) as drafts,"
                 " (select count(*) from list_entry) as entries,"
+                " (select count(*) from webhook) as webhooks,"
                 " (select count(*) from idempotency_key) as claims"
             )
         ).fetchall()
@@ -229,6 +234,7 @@ async def test_known_by_its_client_id_it_is_answered_200_again(stage: Stage) -> 
         ("/v0/inboxes", {"client_id": "c"}),
         ("/v0/pods", {"client_id": "c"}),
         (MAKINGS["draft"].at(stage), {"client_id": "c", "text": "x"}),
+        ("/v0/webhooks", HOOK | {"client_id": "c"}),
     ):
         made = await post(stage, path, body, key=None)
         for replayed in (False, True):
@@ -259,7 +265,11 @@ async def test_many_at_once_make_one(stage: Stage, making: Making) -> None:
 
 async def test_another_body_is_a_conflict(stage: Stage) -> None:
     """A key used twice by mistake would swallow the second request."""
-    changed = {"inbox": {"username": "other"}, "draft": {"text": "Other"}}
+    changed = {
+        "inbox": {"username": "other"},
+        "draft": {"text": "Other"},
+        "webhook": HOOK | {"client_id": "other"},
+    }
     for key, making in each():
         await make(stage, making, key=key)
         body = changed.get(making.noun, {"name": "other", "entry": "other.test"})
@@ -324,14 +334,17 @@ async def test_an_odd_key_is_refused(stage: Stage, key: str) -> None:
 async def test_after_a_refusal_the_key_is_free(stage: Stage) -> None:
     """A client that mends its request would be told of a conflict with the broken one."""
     taken = {"username": stage.inbox["username"]}
-    for path, bad, status, good in (
-        ("/v0/inboxes", taken, 403, {"username": "free"}),
-        ("/v0/pods", {"name": ""}, 400, {"name": "Acme"}),
-        ("/v0/api-keys", {"expires_at": "2020-01-01T00:00:00Z"}, 400, {}),
-        ("/v0/lists/send/block", {"entry": "no domain"}, 400, ENTRY),
-        (MAKINGS["draft"].at(stage), {"to": "nobody"}, 400, {"to": OUTSIDER}),
+    for number, (path, bad, status, good) in enumerate(
+        (
+            ("/v0/inboxes", taken, 403, {"username": "free"}),
+            ("/v0/pods", {"name": ""}, 400, {"name": "Acme"}),
+            ("/v0/api-keys", {"expires_at": "2020-01-01T00:00:00Z"}, 400, {}),
+            ("/v0/lists/send/block", {"entry": "no domain"}, 400, ENTRY),
+            (MAKINGS["draft"].at(stage), {"to": "nobody"}, 400, {"to": OUTSIDER}),
+            ("/v0/webhooks", {"url": "nowhere"}, 400, HOOK),
+        )
     ):
-        key = f"k{len(path)}"
+        key = f"k{number}"
         assert (await post(stage, path, bad, key=key)).status_code == status, path
         made = await post(stage, path, good, key=key)
         assert made.status_code == 201, made.text
@@ -489,6 +502,75 @@ async def test_other_organizations_have_keys_of_their_own(stage: Stage) -> None:
     assert foreign.json()["pod_id"] != made.json()["pod_id"]
 
 
+# --- what is asked of something that is there
+
+WEBHOOKS = [making for making in MAKINGS.values() if making.noun == "webhook"]
+ASKED: dict[str, Json | None] = {
+    "/secret/rotate": None,
+    "/test": None,
+    "/replay": {"since": "2026-01-01T00:00:00Z"},
+    "/deliveries/{delivery_id}/resend": None,
+}
+"""Requests to a webhook whose repetition would do something twice."""
+
+
+async def quiet(stage: Stage, making: Making) -> tuple[str, str]:
+    """Where a webhook is that leads nowhere, and something that is to be delivered to it."""
+    made = (await make(stage, making, key=None)).json()
+    path = making.made_at(stage, made)
+    async with stage.service.db.transaction() as tx:
+        # An address that is refused before there is any connection.
+        await tx.execute("update webhook set url = 'http://127.0.0.1:9000/'")
+    return path, (await post(stage, f"{path}/test", key=None)).json()["delivery_id"]
+
+
+@pytest.mark.parametrize("making", WEBHOOKS, ids=lambda each: each.path)
+async def test_what_is_asked_of_a_webhook_is_done_once(stage: Stage, making: Making) -> None:
+    """A client that lost an answer would rotate the secret once more, or have an event delivered twice."""
+    path, delivery_id = await quiet(stage, making)
+    for number, (tail, body) in enumerate(ASKED.items()):
+        key, where = f"k{number}", path + tail.format(delivery_id=delivery_id)
+        first = await post(stage, where, body, key=key)
+        assert first.status_code == 201, first.text
+        before = await webhooks_now(stage)
+        again = await post(stage, where, body, key=key)
+        assert (again.status_code, again.headers[REPLAYED]) == (201, "true")
+        assert named(again) == named(first)
+        assert await webhooks_now(stage) == before
+        assert_conflict(await post(stage, path + "/test", {"event_type": "x"}, key=key))
+        blind = await other(stage, permissions=tenants.all_but("webhook_read"))
+        assert (await post(stage, where, body, key=key, by=blind)).status_code == 403
+
+
+def named(answer: httpx.Response) -> dict[str, object]:
+    """What an answer says of what was done, but not how far it is."""
+    told: Json = answer.json()
+    kept = ("webhook_id", "secret", "delivery_id", "count", "previous_secret_until")
+    return {name: told[name] for name in kept if name in told}
+
+
+async def webhooks_now(stage: Stage) -> list[Json]:
+    async with stage.service.db.reading() as tx:
+        return await (
+            await tx.execute(
+                "select webhook_id, secret, previous_secret, (select count(*) from delivery) as sent"
+                " from webhook order by webhook_id"
+            )
+        ).fetchall()
+
+
+async def test_what_was_asked_of_a_webhook_that_is_gone(stage: Stage) -> None:
+    """A late repetition would be answered with what is not there."""
+    path, delivery_id = await quiet(stage, MAKINGS["webhook"])
+    for number, (tail, body) in enumerate(ASKED.items()):
+        where = path + tail.format(delivery_id=delivery_id)
+        assert (await post(stage, where, body, key=f"k{number}")).status_code == 201
+    assert (await stage.service.client.delete(path)).status_code == 204
+    for number, (tail, body) in enumerate(ASKED.items()):
+        where = path + tail.format(delivery_id=delivery_id)
+        assert (await post(stage, where, body, key=f"k{number}")).status_code == 404
+
+
 # --- none is forgotten
 
 MAKE_NOTHING = {"messages.batch_get", "messages.batch_update"}
@@ -510,6 +592,7 @@ def test_every_request_that_makes_something_takes_the_key() -> None:
 def test_every_one_of_them_is_tried_here() -> None:
     """The tests above would not look at a new route."""
     tried = {shape(making.path) for making in MAKINGS.values()}
+    tried |= {shape(f"{making.path}/{{webhook_id}}{each}") for making in WEBHOOKS for each in ASKED}
     for path, item in description()["paths"].items():
         operation = item.get("post", {})
         if keyed(operation) and not {"messages", "send"} & set(path.split("/")):
