@@ -23,6 +23,7 @@ from agentmail_cp import app, cli, idempotency, inboxes, sending, settings
 from agentmail_cp.inboxes import creation
 from agentmail_cp.sending import attempt
 from agentmail_cp.stalwart import StalwartMailServer
+from agentmail_cp.webhooks import Delivering, claims
 
 Step = tuple[object, str, str]
 """Something a request does, and when it dies of it: before, during or after."""
@@ -50,7 +51,15 @@ ADOPTION: dict[str, Step] = {
     "adoption: during the password": (StalwartMailServer, "set_password", "during"),
     "adoption: after the password": (StalwartMailServer, "set_password", "after"),
 }
-STEPS = SEND | INBOX | ADOPTION
+DELIVERY: dict[str, Step] = {
+    "delivery: before the claim is committed": (claims, "events_of", "after"),
+    "delivery: after the claim": (Delivering, "_bodies", "before"),
+    "delivery: before the request": (Delivering, "_ask", "before"),
+    "delivery: during the request": (Delivering, "_ask", "during"),
+    "delivery: after the answer": (Delivering, "_ask", "after"),
+    "delivery: before the record is committed": (claims, "_judge", "after"),
+}
+STEPS = SEND | INBOX | ADOPTION | DELIVERY
 
 Doing = Callable[..., Awaitable[Any]]
 
