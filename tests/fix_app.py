@@ -28,8 +28,9 @@ from litestar.types import ASGIApp
 from agentmail_cp import access, dispatch, limits
 from agentmail_cp.app import AgentMail
 from agentmail_cp.db import Database
-from agentmail_cp.intake import Doorbell
-from agentmail_cp.mailserver import AccountId, MailServer
+from agentmail_cp.events import Feed
+from agentmail_cp.dev.hearing import hear
+from agentmail_cp.mailserver import MailServer
 from agentmail_cp.sandbox import MailSandbox
 from agentmail_cp.settings import Settings
 from agentmail_cp.stalwart import StalwartMailServer
@@ -64,6 +65,7 @@ class Service:
         url: str = "",
         stalwart: StalwartServer | None = None,
         settings: Settings | None = None,
+        feed: Feed | None = None,
     ) -> None:
         self.client = client
         self.db = db
@@ -75,6 +77,7 @@ class Service:
         self.url = url
         self.stalwart = stalwart
         self.settings = settings or settings_for(db.url)
+        self.feed = feed
 
     async def inbox(self, username: str | None = None, **fields: object) -> Json:
         """A new inbox."""
@@ -189,16 +192,6 @@ async def _live(app: AgentMail | Application, up: asyncio.Event, down: asyncio.E
         await down.wait()
 
 
-def ringing(app: AgentMail | Application) -> Callable[[AccountId], None]:
-    """What a sandbox calls to ring the application's doorbell."""
-    doorbell: Doorbell = app.state["doorbell"]
-
-    def ring(account: AccountId) -> None:
-        doorbell.announce([account], only_ring=True)
-
-    return ring
-
-
 @contextlib.asynccontextmanager
 async def serving(
     database_url: str,
@@ -231,6 +224,7 @@ async def serving(
                 url=porch.url if porch else "",
                 stalwart=stalwart,
                 settings=app.state["resources"].settings,
+                feed=app.state["feed"],
             )
 
 
