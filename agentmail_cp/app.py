@@ -178,20 +178,13 @@ def create_app(
     @contextlib.asynccontextmanager
     async def running(_app: Litestar) -> AsyncGenerator[None]:
         await db.open()
-        await feed.find_place()
-        loops = [
-            asyncio.create_task(jobs.for_ever("doorbell", doorbell.run)),
-            asyncio.create_task(jobs.for_ever("feed", feed.run)),
-            asyncio.create_task(jobs.for_ever("sockets", sockets.watch)),
-        ]
         try:
-            async with jobs.working(resources) if worker else contextlib.nullcontext():
+            async with (
+                _looping(doorbell, feed, sockets),
+                jobs.working(resources) if worker else contextlib.nullcontext(),
+            ):
                 yield
         finally:
-            feed.close()
-            for each in loops:
-                each.cancel()
-            await asyncio.gather(*loops, return_exceptions=True)
             await outbound.close()
             await db.close()
             if server is None:
@@ -217,6 +210,21 @@ def create_app(
             }
         ),
     )
+
+
+@contextlib.asynccontextmanager
+async def _looping(doorbell: Doorbell, feed: Feed, sockets: Sockets) -> AsyncGenerator[None]:
+    """What every process that serves does beside answering."""
+    await feed.find_place()
+    loops = {"doorbell": doorbell.run, "feed": feed.run, "sockets": sockets.watch}
+    tasks = [asyncio.create_task(jobs.for_ever(*each)) for each in loops.items()]
+    try:
+        yield
+    finally:
+        feed.close()
+        for each in tasks:
+            each.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
 
 
 def _routes(settings: Settings) -> list[ControllerRouterHandler]:
