@@ -19,7 +19,7 @@ import pytest
 import pytest_asyncio
 
 from agentmail_cp.dev.stalwart import HOST, LocalStalwart
-from agentmail_cp.stalwart import setup
+from agentmail_cp.stalwart import mtahook, setup
 from agentmail_cp.stalwart.hooks import DOORBELL_PATH
 from agentmail_cp.stalwart.jmap import Call, JmapClient, bearer, reference
 from tests.fix_front_door import FrontDoor
@@ -135,13 +135,14 @@ def needs_stalwart() -> None:
 async def stalwart(
     tmp_path_factory: pytest.TempPathFactory, front_door: FrontDoor
 ) -> AsyncGenerator[StalwartServer]:
-    """One Stalwart for the whole run, calling at the front door; tests must leave its settings as they
-    found them.
+    """One Stalwart for the whole run, ringing and asking at the front door; tests must leave its settings
+    as they found them.
     """
     needs_stalwart()
     folder = private_folder(tmp_path_factory)
     bell = setup.Doorbell(front_door.url + DOORBELL_PATH, BELL_SECRET, throttle=20)
-    async with LocalStalwart(folder, domain=DOMAIN, doorbell=bell) as process:
+    hook = mtahook.hook_at(front_door.url, BELL_SECRET)
+    async with LocalStalwart(folder, domain=DOMAIN, doorbell=bell, hook=hook) as process:
         server = StalwartServer(process)
         yield server
         await server.jmap.close()

@@ -47,7 +47,7 @@ def feedback_report(raw: bytes, *, sender: str, recipient: str, now: datetime) -
     domain = recipient.rpartition("@")[2]
     report = (
         "Feedback-Type: abuse\r\nUser-Agent: sandbox/1\r\nVersion: 1\r\n"
-        f"Original-Mail-From: <{sender}>\r\nOriginal-Rcpt-To: <{recipient}>\r\n"
+        f"Original-Mail-From: <{sender}>\r\nOriginal-Rcpt-To: <{recipient}>\r\n\r\n"
     )
     head = (
         f"Return-Path: <feedback@{domain}>\r\n"

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Generator
 
     from tests.contract.world import World
+    from tests.fix_front_door import FrontDoor
     from tests.fix_stalwart import StalwartServer
 
 
@@ -26,9 +27,9 @@ async def sandbox() -> AsyncGenerator[World]:
 
 
 @pytest_asyncio.fixture(scope="session")
-async def real(stalwart: StalwartServer) -> AsyncGenerator[World]:
+async def real(stalwart: StalwartServer, front_door: FrontDoor) -> AsyncGenerator[World]:
     """A real server."""
-    async with stalwart_world(stalwart) as made:
+    async with stalwart_world(stalwart, front_door) as made:
         yield made
 
 

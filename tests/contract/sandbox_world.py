@@ -10,12 +10,12 @@ import msgspec
 from agentmail_cp.mailserver import DocumentId, MailServer, Refusal, Relabel
 from agentmail_cp.sandbox import Faults, MailSandbox
 from tests.contract import witness
-from tests.contract.world import Client, World
+from tests.contract.world import Client, Heard, World
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator
+    from collections.abc import AsyncGenerator, Sequence
 
-    from agentmail_cp.mailserver import Account
+    from agentmail_cp.mailserver import Account, Enqueued, OutgoingEmail, Report
 
 PATIENCE = 0.1
 MAX_SIZE = 1_000_000
@@ -81,6 +81,31 @@ class _Backstage:
 
     def bouncing(self, recipient: str) -> Client:
         return self._with(Faults(bounce=frozenset({recipient})))
+
+    @asynccontextmanager
+    async def delaying(self, account: Account) -> AsyncGenerator[MailServer]:
+        async with self._with(Faults(delay=frozenset({account.address}))) as server:
+            yield server
+        self._sandbox.retry()
+
+    def complaining(self, email: OutgoingEmail) -> Client:
+        return self._with(Faults(complain=frozenset(email.recipients[:1])))
+
+    @asynccontextmanager
+    async def hearing(self) -> AsyncGenerator[Heard]:
+        heard = Heard(self._sandbox.ring)
+
+        async def learn(mail: Enqueued) -> None:
+            heard.enqueued.append(mail)
+
+        async def note(reports: Sequence[Report]) -> None:
+            heard.reports += reports
+
+        self._sandbox.on_queued, self._sandbox.on_report = learn, note
+        try:
+            yield heard
+        finally:
+            self._sandbox.on_queued = self._sandbox.on_report = None
 
 
 def _set_in(faults: Faults) -> set[str]:

@@ -4,22 +4,27 @@ from __future__ import annotations
 
 import asyncio
 from contextlib import asynccontextmanager
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 import msgspec
 
 from agentmail_cp.dev.stalwart import HOST
-from agentmail_cp.stalwart import StalwartMailServer
+from agentmail_cp.mailserver import Enqueued
+from agentmail_cp.sandbox.reports import feedback_report
+from agentmail_cp.stalwart import StalwartMailServer, hooks, mtahook
 from agentmail_cp.stalwart.ids import email_id
-from agentmail_cp.stalwart.jmap import JmapClient, bearer
+from agentmail_cp.stalwart.jmap import Call, JmapClient, bearer
 from agentmail_cp.stalwart.wanted import DEFAULT_MAIL_SIZE
 from tests.contract.witness import watched
-from tests.contract.world import Client, World
+from tests.contract.world import Client, Heard, World
+from tests.fix_proxy import port_of
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Awaitable, Callable
 
-    from agentmail_cp.mailserver import Account, DocumentId, MailServer
+    from agentmail_cp.mailserver import Account, DocumentId, MailServer, OutgoingEmail
+    from tests.fix_front_door import FrontDoor
     from tests.fix_stalwart import StalwartServer
 
 PATIENCE = 0.2
@@ -27,9 +32,9 @@ MAX_RECIPIENTS = 100
 
 
 @asynccontextmanager
-async def stalwart_world(stalwart: StalwartServer) -> AsyncGenerator[World]:
+async def stalwart_world(stalwart: StalwartServer, front_door: FrontDoor) -> AsyncGenerator[World]:
     """The run's Stalwart behind the real adapter."""
-    backstage = _Backstage(stalwart)
+    backstage = _Backstage(stalwart, front_door)
     async with backstage.client() as server:
         yield World(
             server,
@@ -42,8 +47,9 @@ async def stalwart_world(stalwart: StalwartServer) -> AsyncGenerator[World]:
 
 
 class _Backstage:
-    def __init__(self, stalwart: StalwartServer) -> None:
+    def __init__(self, stalwart: StalwartServer, front_door: FrontDoor) -> None:
         self._stalwart = stalwart
+        self._front_door = front_door
 
     async def add_stranger(self, address: str) -> None:
         await self._add_account(address, {})
@@ -122,6 +128,56 @@ class _Backstage:
         async with self.client() as server:
             yield server
 
+    @asynccontextmanager
+    async def delaying(self, account: Account) -> AsyncGenerator[MailServer]:
+        """Stalwart tries again what a full mailbox did not take."""
+        await self._set_quota(account, {"maxDiskQuota": 1})
+        try:
+            async with self.client() as server:
+                yield server
+        finally:
+            await self._set_quota(account, {})
+        to_account = {"filter": {"to": account.address}}
+        ids = (await self._stalwart.call("x:QueuedMessage/query", to_account))["ids"]
+        again = {each: {"nextRetry": "2020-01-01T00:00:00Z"} for each in ids}
+        await self._change("x:QueuedMessage/set", {"update": again})
+
+    @asynccontextmanager
+    async def complaining(self, email: OutgoingEmail) -> AsyncGenerator[MailServer]:
+        async with self.client() as server:
+            yield server
+        sender = email.sender.email
+        raw = feedback_report(
+            f"Message-ID: <{email.message_id}>".encode(),
+            sender=sender,
+            recipient=email.recipients[0],
+            now=datetime.now(UTC),
+        )
+        await asyncio.to_thread(self._deliver, raw, sender)
+
+    def _deliver(self, raw: bytes, to: str) -> None:
+        with self._stalwart.mx() as client:
+            client.sendmail("", [to], raw)
+
+    @asynccontextmanager
+    async def hearing(self) -> AsyncGenerator[Heard]:
+        async def ring() -> None:
+            await self._stalwart.jmap.call(Call("Bell/ring", {}, "0"))
+
+        heard = Heard(ring)
+
+        async def called(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            head, _, body = (await _message(reader)).partition(b"\r\n\r\n")
+            _hear(heard, head, body)
+            answer = mtahook.accept()
+            lines = f"HTTP/1.1 200 OK\r\nContent-Length: {len(answer)}\r\nConnection: close\r\n\r\n"
+            writer.write(lines.encode() + answer)
+            await writer.drain()
+
+        async with listening(called) as url:
+            with self._front_door.leading_to(port_of(url)):
+                yield heard
+
     async def _add_account(self, address: str, other: dict[str, Any]) -> None:
         name, _, domain = address.partition("@")
         account = {
@@ -173,6 +229,17 @@ class _Backstage:
                 writer.write(response)
         finally:
             to_server.close()
+
+
+def _hear(heard: Heard, head: bytes, body: bytes) -> None:
+    """A batch of events, or a mail of ours on its way."""
+    if hooks.DOORBELL_PATH.encode() in head:
+        bell = hooks.decode(body)
+        heard.reports += bell.reports
+        return
+    asked = mtahook.decode(body)
+    ids = [value.strip(" <>\r\n") for name, value in asked.headers if name == "Message-ID"]
+    heard.enqueued.append(Enqueued(asked.queue_id or 0, asked.sender or "", ids[0]))
 
 
 @asynccontextmanager

@@ -50,6 +50,9 @@ READS: dict[str, Callable[[MailServer, Account], Awaitable[object]]] = {
     "download": download,
     "blob_size": lambda server, account: server.blob_size(account.account_id, BlobId("any")),
     "raw_blob": lambda server, account: server.raw_blob(account.account_id, NO_DOCUMENT[0]),
+    "queue": lambda server, _: server.queue([1]),
+    "queued_by": lambda server, account: server.queued_by(account.address),
+    "complaints": lambda server, _: server.complaints(),
 }
 WRITES: dict[str, Callable[[MailServer, Account], Awaitable[object]]] = {
     "ensure_domain": lambda server, _: server.ensure_domain("another.test"),
@@ -73,6 +76,7 @@ WRITES: dict[str, Callable[[MailServer, Account], Awaitable[object]]] = {
         account.account_id, a_raw_mail(), folder=Folder.INBOX
     ),
     "upload": lambda server, account: server.upload(account.account_id, b"x", "text/plain"),
+    "forget_complaints": lambda server, _: server.forget_complaints(["b"]),
     "ring": lambda server, _: server.ring(),
 }
 CALLS = READS | WRITES

@@ -22,17 +22,20 @@ from agentmail_cp.mailserver import (
     Address,
     Changes,
     Cursor,
+    Enqueued,
     Mail,
     MailServer,
     MailServerError,
     MailServerRejected,
     NewAccount,
+    Outcome,
     OutgoingEmail,
     Refusal,
+    Report,
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Generator, Sequence
+    from collections.abc import Awaitable, Callable, Generator, Sequence
 
     from agentmail_cp.mailserver import DocumentId, MailContent, MailState
 
@@ -88,6 +91,45 @@ class Backstage(Protocol):
     def bouncing(self, recipient: str) -> Client:
         """Mail to this recipient is accepted and fails for good later."""
         ...
+
+    def delaying(self, account: Account) -> Client:
+        """Mail to this account has to wait, and is tried again when the context ends."""
+        ...
+
+    def complaining(self, email: OutgoingEmail) -> Client:
+        """The first recipient of this mail complains about it to its sender."""
+        ...
+
+    def hearing(self) -> AbstractAsyncContextManager[Heard]:
+        """Hear what the server tells of mail on its way."""
+        ...
+
+
+class Heard:
+    """What the server has told. `ring` makes it tell what it holds back."""
+
+    def __init__(self, ring: Callable[[], Awaitable[None]]) -> None:
+        self._ring = ring
+        self.enqueued: list[Enqueued] = []
+        self.reports: list[Report] = []
+
+    def queue_id(self, email: OutgoingEmail) -> int:
+        """The queue id of a mail: told before `submit` answers."""
+        (mail,) = (each for each in self.enqueued if each.message_id == email.message_id)
+        return mail.queue_id
+
+    async def report(self, email: OutgoingEmail, recipient: str, outcome: Outcome) -> Report:
+        """The report with this outcome, waited for."""
+        queue_id = self.queue_id(email)
+        deadline = time.monotonic() + ARRIVAL
+        while True:
+            for report in self.reports:
+                told = (report.queue_id, report.recipient, report.outcome)
+                if told == (queue_id, recipient, outcome):
+                    return report
+            assert time.monotonic() < deadline, f"not told; heard: {self.reports}"
+            await asyncio.sleep(0.02)
+            await self._ring()
 
 
 class World:
