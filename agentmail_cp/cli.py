@@ -17,7 +17,7 @@ from uuid import UUID
 import rich_click as click
 import uvloop
 
-from agentmail_cp import __version__, access, db, inboxes, limits, settings
+from agentmail_cp import __version__, access, db, inboxes, limits, lists, settings
 from agentmail_cp.access import Reach
 from agentmail_cp.db import Database, MigrationChanged, Tx
 from agentmail_cp.errors import AgentMailError
@@ -187,6 +187,46 @@ def org_limits_clear(name: str, organization: UUID | None) -> None:
             owner = await access.only_organization(tx, organization)
             await limits.clear_limit(tx, owner, name)
         click.echo(f"{name} of {owner} is the setting's: {getattr(loaded, name)}.")
+
+    run(action)
+
+
+@org.group("suppressions")
+def org_suppressions() -> None:
+    """Addresses an organisation may not write to any more: they are none, or complained."""
+
+
+@org_suppressions.command("list")
+@_ORG
+def org_suppressions_list(organization: UUID | None) -> None:
+    """List suppressed addresses, since when, after what, and why."""
+
+    async def action(loaded: Settings) -> None:
+        async with _database(loaded) as database, database.reading() as tx:
+            owner = await access.only_organization(tx, organization)
+            after = ""
+            while page := await lists.list_suppressed(tx, owner, after=after, limit=1_000):
+                for each in page:
+                    since = each.created_at.astimezone(UTC)
+                    click.echo(
+                        f"{each.entry}  {since:%Y-%m-%d}  {each.origin}  {each.reason or ''}"
+                    )
+                after = page[-1].entry
+
+    run(action)
+
+
+@org_suppressions.command("remove")
+@click.argument("address")
+@_ORG
+def org_suppressions_remove(address: str, organization: UUID | None) -> None:
+    """Let an organisation write to an address again."""
+
+    async def action(loaded: Settings) -> None:
+        async with _database(loaded) as database, database.transaction() as tx:
+            owner = await access.only_organization(tx, organization)
+            await lists.lift(tx, owner, address)
+        click.echo(f"{address} can be written to again.")
 
     run(action)
 

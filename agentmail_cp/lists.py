@@ -3,7 +3,8 @@
 Owns the table `list_entry`. An entry is an address or a bare domain, lower case with an IDNA domain, in the
 `allow` or the `block` list of one direction (`send`, `receive`, `reply`) of an organisation, a pod or an
 inbox. A domain means exactly that domain, none below it. Entries with an `origin` are suppressions, made
-by `suppress` after a bounce or a complaint: callers see them as `read_only` and cannot delete them.
+by `suppress` after a bounce or a complaint: callers see them as `read_only` and cannot delete them; the
+operator can (`lift`).
 `verdict` is the whole rule, and pure (docs/adr/lists.md says why it is this one); `verdicts` looks up what it
 needs in one statement. Which direction a mail belongs to, and what follows, `policy` decides. Changing a
 list never touches mail that was judged before.
@@ -226,6 +227,10 @@ _WHERE = (
     "organization_id = %(organization_id)s and scope_id = %(scope_id)s"
     " and direction = %(direction)s and list_type = %(list_type)s"
 )
+_SUPPRESSED = (
+    "organization_id = %(organization_id)s and scope_id = %(organization_id)s"
+    " and direction = 'send' and list_type = 'block' and origin is not null"
+)
 
 
 async def create(
@@ -314,6 +319,29 @@ async def suppress(
             "reason": addresses.tame(reason)[:LONGEST_REASON] if reason else None,
         },
     )
+
+
+async def list_suppressed(
+    tx: Tx, organization_id: UUID, *, after: str = "", limit: int
+) -> list[Entry]:
+    """The suppressions of an organisation by address, those behind `after`."""
+    return await fetch_all(
+        tx,
+        Entry,
+        f"select {_COLUMNS} from list_entry where {_SUPPRESSED} and entry > %(after)s"
+        " order by entry limit %(limit)s",
+        {"organization_id": organization_id, "after": after, "limit": limit},
+    )
+
+
+async def lift(tx: Tx, organization_id: UUID, address: str) -> None:
+    """Let an address be written to again. `NotFound` when it is not suppressed."""
+    lifted = await tx.execute(
+        f"delete from list_entry where {_SUPPRESSED} and entry = %(entry)s",
+        {"organization_id": organization_id, "entry": _as_stored(address)},
+    )
+    if not lifted.rowcount:
+        raise NotFound(f"{address} is not suppressed.", fix="List the suppressions to see who is.")
 
 
 async def list_page(
