@@ -12,7 +12,7 @@ from agentmail_cp.access import Reach
 from agentmail_cp.cli import main
 from agentmail_cp.db import Database
 from agentmail_cp.filing import Place
-from agentmail_cp.lists import Verdict
+from agentmail_cp.lists import Origin, Verdict
 from tests.db.mailbox import an_inbox
 
 ADA, BOB = "ada@elsewhere.test", "bob@elsewhere.test"
@@ -22,8 +22,9 @@ ADA, BOB = "ada@elsewhere.test", "bob@elsewhere.test"
 async def place(database: Database) -> Place:
     """An inbox of an organisation with two suppressions and an entry of its own."""
     place = await an_inbox(database)
+    origins: dict[str, Origin] = {BOB: "complaint", ADA: "bounce"}
     async with database.transaction() as tx:
-        for address, origin in ((BOB, "complaint"), (ADA, "bounce")):
+        for address, origin in origins.items():
             await lists.suppress(
                 tx, place.organization_id, address, origin=origin, reason=f"because of {address}"
             )
