@@ -70,7 +70,7 @@ def _fix(what: str) -> str:
 def _no_polling(_asked: Query) -> dict[str, Any]:
     raise Forbidden(
         "This server has no polling webhooks.",
-        fix="Read the log of events instead: GET /v0/events?after=…&wait=… needs no public URL either.",
+        fix="Read the log of events: GET /v0/events?after=…&wait=… needs no public URL either.",
     )
 
 
@@ -84,10 +84,12 @@ ARMOR: Final = f"{INBOX}/messages/{{message_id:str}}/agent-armor"
 EVENTS: Final = f"{INBOX}/calendar/events"
 FILES: Final = f"{INBOX}/files"
 
-_POLLING: Final[dict[str, tuple[Method, ...]]] = {
-    "": ("GET", "POST"),
-    "/{webhook_id:str}": ("GET", "DELETE"),
-}
+_POLLING: Final[tuple[tuple[str, Method, Answer], ...]] = (
+    ("", "GET", none_of("polling_webhooks")),
+    ("", "POST", _no_polling),
+    ("/{webhook_id:str}", "GET", missing("polling webhook")),
+    ("/{webhook_id:str}", "DELETE", missing("polling webhook")),
+)
 
 REFUSALS: Final = (
     Refusal("/accounts", ("GET",), none_of("accounts")),
@@ -123,9 +125,9 @@ REFUSALS: Final = (
     Refusal("/organizations/labs", ("GET",), _labs),
     Refusal("/organizations/labs", ("POST",), forbidden("Labs")),
     *(
-        Refusal(f"{scope}/webhooks/polling{tail}", methods, _no_polling)
+        Refusal(f"{scope}/webhooks/polling{tail}", (method,), answer)
         for scope in ("", POD, INBOX)
-        for tail, methods in _POLLING.items()
+        for tail, method, answer in _POLLING
     ),
     # Once public keys were made here; the words are no id of an API key.
     Refusal("/api-keys/public-keys", ("GET", "POST", "PATCH", "DELETE"), missing("public key")),

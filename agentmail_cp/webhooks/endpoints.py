@@ -274,20 +274,41 @@ async def list_page(
 
 def patched(current: Webhook, patch: WebhookPatch) -> Webhook:
     """The endpoint after a change. Enabled again, it has no past; disabled already, it keeps its reason.
-    Raises `Invalid` as `Names.of`. Pure.
+    Raises `Invalid` as `_filter`. Pure.
     """
+    pod_ids, inbox_ids = _filter(current, patch)
     enabled = current.enabled if patch.enabled is UNSET else patch.enabled
     moved = patch.url is not UNSET and patch.url != current.url
     return msgspec.structs.replace(
         current,
         url=current.url if patch.url is UNSET else patch.url,
         event_types=list(patch.event_types) or current.event_types,
-        pod_ids=patch.pods.of("pod_ids", current.pod_ids),
-        inbox_ids=patch.inboxes.of("inbox_ids", current.inbox_ids),
+        pod_ids=pod_ids,
+        inbox_ids=inbox_ids,
         enabled=enabled,
         disabled_reason=_reason(current, enabled=enabled),
         failing_since=None if moved or enabled != current.enabled else current.failing_since,
     )
+
+
+def _filter(current: Webhook, patch: WebhookPatch) -> tuple[list[UUID], list[UUID]]:
+    """The pods and inboxes a filter names after a change. Adding only adds: without a filter everything is
+    told already (contract of 2.0.18). Nor does removing add anything: an empty filter would let everything
+    pass, so that has to be said. Raises `Invalid`, also as `Names.of`.
+    """
+    pod_ids = patch.pods.of("pod_ids", current.pod_ids)
+    inbox_ids = patch.inboxes.of("inbox_ids", current.inbox_ids)
+    if patch.pods.put is not None or patch.inboxes.put is not None:
+        return pod_ids, inbox_ids
+    if not current.pod_ids and not current.inbox_ids:
+        return [], []
+    if not pod_ids and not inbox_ids:
+        raise Invalid(
+            "remove_inbox_ids" if current.inbox_ids else "remove_pod_ids",
+            "Nothing would be left of the filter, and without one everything is delivered.",
+            fix='Disable or delete the webhook, or say {"inbox_ids": null, "pod_ids": null}.',
+        )
+    return pod_ids, inbox_ids
 
 
 def _reason(current: Webhook, *, enabled: bool) -> DisabledReason | None:

@@ -226,6 +226,24 @@ async def test_filters_are_added_to_and_taken_from(service: Service) -> None:
     assert "inbox_ids" not in made
 
 
+async def test_adding_only_adds_and_removing_only_removes(service: Service) -> None:
+    """An endpoint that is told of everything would be told of one inbox alone, or the other way round."""
+    alice = (await service.inbox("alice"))["inbox_id"]
+    pod_id = str(await tenants.pod(service.db, service.organization_id))
+    made = await make(service.client)
+    changed = await change(service.client, made, add_inbox_ids=[alice], add_pod_ids=[pod_id])
+    assert {**changed, "updated_at": made["updated_at"]} == made
+    for kind, named in (("inbox_ids", [alice]), ("pod_ids", [pod_id])):
+        fields: Json = {kind: named}
+        held = await make(service.client, **fields)
+        path = f"{HOOKS}/{held['webhook_id']}"
+        emptied = await service.client.patch(path, json={f"remove_{kind}": named})
+        mistake(emptied, f"remove_{kind}", "INVALID_VALUE")
+        assert (await service.client.get(path)).json() == held
+        freed = await change(service.client, held, inbox_ids=None, pod_ids=None)
+        assert not {"inbox_ids", "pod_ids"} & freed.keys()
+
+
 async def test_removing_what_is_not_there_changes_nothing(service: Service) -> None:
     """Cleaning up twice would fail the second time."""
     made = await make(service.client)
@@ -293,10 +311,11 @@ async def test_inboxes_and_pods_take_theirs_with_them(anywhere: Service) -> None
     }
     assert set(left) == {each["webhook_id"] for each in (both, alone)}
     assert left[both["webhook_id"]]["disabled_reason"] == "deleted"
-    freed = await change(
-        service.client, alone, remove_inbox_ids=[address], enabled=True, add_inbox_ids=[]
+    bob = (await service.inbox("bob"))["inbox_id"]
+    moved = await change(
+        service.client, alone, remove_inbox_ids=[address], add_inbox_ids=[bob], enabled=True
     )
-    assert (freed["enabled"], freed.get("inbox_ids")) == (True, None)
+    assert (moved["enabled"], moved["inbox_ids"]) == (True, [bob])
 
 
 # --- headers
@@ -621,8 +640,6 @@ async def test_an_operator_can_open_networks(small: Service) -> None:
 
 async def test_polling_webhooks_are_refused_with_a_way_out(service: Service) -> None:
     """A program without a public URL would not know how to go on."""
-    inbox = await service.inbox("alice")
-    for scope in ("", f"/inboxes/{inbox['inbox_id']}"):
-        for method, tail in [("GET", ""), ("POST", ""), ("GET", "/x"), ("DELETE", "/x")]:
-            answer = await service.client.request(method, f"/v0{scope}/webhooks/polling{tail}")
-            assert "/v0/events" in fault(answer, 403, "forbidden")["fix"]
+    answer = await service.client.post(f"{HOOKS}/polling", json={"client_id": "x"})
+    assert "/v0/events" in fault(answer, 403, "forbidden")["fix"]
+    assert (await service.client.get(f"{HOOKS}/polling")).json()["polling_webhooks"] == []
