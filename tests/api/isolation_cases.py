@@ -191,9 +191,7 @@ CASES: tuple[Case, ...] = (
     *_below("i", "POST", f"{_MESSAGES}/batch-get", "message_read", body=_messages),
     *_below("i", "POST", f"{_MESSAGES}/batch-update", "message_update", body=_relabelled),
     *_below("i", "GET", f"{_MESSAGES}/search", "message_read", query=_WORDS),
-    *_below(
-        "i", "GET", f"{_MESSAGES}/wait", "message_read", query="since=2026-01-01&timeout=0"
-    ),
+    *_below("i", "GET", f"{_MESSAGES}/wait", "message_read", query="?since=2026-01-01&timeout=0"),
     *_below("i", "GET", _MESSAGE, "message_read"),
     *_below("i", "PATCH", _MESSAGE, "message_update", body=_LABEL),
     *_below("i", "DELETE", _MESSAGE, "message_delete"),
