@@ -332,7 +332,21 @@ async def serve(
     """Run the API, and the worker unless told otherwise, until SIGTERM or SIGINT."""
     wire.allow_many()
     app = create_app(settings, server=server, worker=worker)
-    await uvicorn.Server(http_config(app, settings)).serve()
+    await HttpServer(app, http_config(app, settings)).serve()
+
+
+class HttpServer(uvicorn.Server):
+    """uvicorn, which tells an application to stop only when every request is answered: those that wait for
+    events are answered as soon as it begins to wait for them.
+    """
+
+    def __init__(self, app: AgentMail, config: uvicorn.Config) -> None:
+        super().__init__(config)
+        self._feed: Feed = app.state["feed"]
+
+    async def shutdown(self, sockets: Any = None) -> None:
+        self._feed.close()
+        await super().shutdown(sockets)
 
 
 def http_config(app: AgentMail, settings: Settings) -> uvicorn.Config:

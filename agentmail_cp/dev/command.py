@@ -22,12 +22,11 @@ from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 import psycopg
-import uvicorn
 import uvloop
 
 from agentmail_cp import access, db
 from agentmail_cp import settings as service_settings
-from agentmail_cp.app import configure_logging, create_app, http_config
+from agentmail_cp.app import HttpServer, configure_logging, create_app, http_config
 from agentmail_cp.dev import mail as mail_servers
 from agentmail_cp.dev import pgbinaries
 from agentmail_cp.dev.errors import DevError
@@ -234,7 +233,7 @@ async def _put_key_in_place(settings: Settings, key: str) -> None:
         await database.close()
 
 
-class _Server(uvicorn.Server):
+class _Server(HttpServer):
     """uvicorn without its signal handlers: the signal that ends the service ends all the rest too."""
 
     @contextmanager
@@ -250,7 +249,7 @@ async def _serve(mail: Mail, door: socket.socket, announce: Callable[[], None]) 
         hear(mail.server, app.state["doorbell"], app.state["resources"].db)
     config = http_config(app, mail.settings)
     config.timeout_graceful_shutdown = STOP_PATIENCE
-    server = _Server(config)
+    server = _Server(app, config)
     serving = asyncio.ensure_future(server.serve(sockets=[door]))
     try:
         await _wait_for_answer(mail.settings.port, serving)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+import contextlib
+from collections.abc import Awaitable, Callable, Generator, Mapping
 from time import monotonic
 from uuid import uuid4
 
@@ -11,12 +12,14 @@ import httpx
 import pytest
 
 from agentmail_cp import events
+from agentmail_cp.app import HttpServer, create_app, http_config
 from agentmail_cp.events import Feed
 from agentmail_cp.mailserver import Folder
 from agentmail_cp.sandbox import Faults, MailSandbox
 from tests import tenants
 from tests.api.mailbox import arrive, at, ok, path_of, put, restricted
-from tests.fix_app import Json, Service, a_mail, serving, until
+from tests.fix_app import Json, Service, a_mail, serving, settings_for, until
+from tests.fix_process import free_port
 
 EVERYWHERE = "/v0/events"
 
@@ -347,15 +350,48 @@ async def test_who_leaves_is_waited_for_no_longer(sandbox_service: Service) -> N
     await subscribed(sandbox_service, 0)
 
 
-async def test_a_stopping_service_answers_whoever_waits(service: Service) -> None:
+class Unsignalled(HttpServer):
+    @contextlib.contextmanager
+    def capture_signals(self) -> Generator[None]:
+        """Ctrl-C stays pytest's."""
+        yield
+
+
+async def test_a_stopping_service_answers_whoever_waits(
+    database_url: str, sandbox_server: tuple[MailSandbox, int]
+) -> None:
     """An update must not take a minute, nor cost anybody their place."""
-    waiting = asyncio.create_task(log(service, after="now", wait=60))
-    await subscribed(service, 1)
-    begun = monotonic()
-    feed_of(service).close()
-    page = await waiting
-    assert monotonic() - begun < 2
+    settings = settings_for(database_url, port=free_port())
+    app = create_app(settings, server=sandbox_server[0])
+    server = Unsignalled(app, http_config(app, settings))
+    serving = asyncio.create_task(server.serve())
+    await until(_began(server), bool)
+    key = await tenants.key(
+        app.state["resources"].db, await tenants.organization(app.state["resources"].db)
+    )
+    async with httpx.AsyncClient(base_url=settings.base_url, headers=key.headers) as client:
+        waiting = asyncio.create_task(client.get(f"{EVERYWHERE}?wait=60", timeout=60))
+        await until(_waits(app.state["feed"]), bool)
+        begun = monotonic()
+        server.should_exit = True
+        page = (await waiting).json()
+    await serving
+    assert monotonic() - begun < 3
     assert (page["count"], page["next_cursor"]) == (0, "start")
+
+
+def _began(server: HttpServer) -> Callable[[], Awaitable[bool]]:
+    async def look() -> bool:
+        return server.started
+
+    return look
+
+
+def _waits(feed: Feed) -> Callable[[], Awaitable[bool]]:
+    async def look() -> bool:
+        return feed.subscribers > 0
+
+    return look
 
 
 async def test_a_wait_is_one_request(
