@@ -19,5 +19,6 @@ pytest_plugins = [
     "tests.fix_proxy",
     "tests.fix_tenant_sql",
     "tests.fix_app",
+    "tests.fix_remote",
     "tests.fix_sdk",
 ]

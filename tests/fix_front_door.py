@@ -52,6 +52,15 @@ class FrontDoor(ThreadingHTTPServer):
         finally:
             self.target = None
 
+    @contextlib.contextmanager
+    def closed(self) -> Generator[None]:
+        """Answer for nobody while the context is open: what Stalwart says then is lost."""
+        target, self.target = self.target, None
+        try:
+            yield
+        finally:
+            self.target = target
+
 
 class _Visit(BaseHTTPRequestHandler):
     def do_POST(self) -> None:
@@ -105,7 +114,9 @@ class Porch:
             self.app = None
 
 
-class _Http(uvicorn.Server):
+class Http(uvicorn.Server):
+    """A server in the tests' own event loop."""
+
     @contextlib.contextmanager
     def capture_signals(self) -> Generator[None]:
         """Ctrl-C stays pytest's."""
@@ -136,7 +147,7 @@ async def porch() -> AsyncGenerator[Porch]:
         access_log=False,
         **wire.OPTIONS,
     )
-    server = _Http(config)
+    server = Http(config)
     task = asyncio.create_task(server.serve())
     while not server.started:
         assert not task.done(), "the porch did not open"

@@ -11,7 +11,9 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import uuid
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator, Mapping
+from itertools import repeat
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -23,7 +25,8 @@ from aiosmtpd.smtp import SMTP, Envelope, Session
 from agentmail_cp.dev.stalwart import HOST, LocalStalwart
 from agentmail_cp.stalwart import mtahook, setup
 from agentmail_cp.stalwart.hooks import DOORBELL_PATH
-from tests.fix_front_door import FrontDoor
+from tests.fix_app import Service, serving_on_stalwart
+from tests.fix_front_door import FrontDoor, Porch
 from tests.fix_stalwart import (
     BELL_SECRET,
     DOMAIN,
@@ -133,7 +136,6 @@ class InNamespace(LocalStalwart):
         return connected
 
 
-
 async def joined(one: Stream, other: Stream) -> None:
     """Pass bytes on in both directions until one side has enough, or the tests end."""
     with contextlib.suppress(OSError, asyncio.CancelledError):
@@ -174,7 +176,7 @@ class FarStalwart(StalwartServer):
 
     async def send_everything_to(self, port: int) -> None:
         """Mail for other domains goes to the remote server, and is tried again soon: every second, for
-        six; delays are told after two.
+        four; delays are told after one.
         """
         relay = {
             "@type": "Relay",
@@ -193,8 +195,8 @@ class FarStalwart(StalwartServer):
         schedule = await self.id_of("MtaDeliverySchedule", name="remote")
         patch = {
             "retry": _every(1_000),
-            "notify": _every(2_000),
-            "expiry": {"@type": "Ttl", "expire": 6_000},
+            "notify": _every(1_000),
+            "expiry": {"@type": "Ttl", "expire": 4_000},
         }
         await self.change("x:MtaDeliverySchedule/set", {"update": {schedule: patch}})
         await self.change("x:Action/set", {"create": {"new": {"@type": "ReloadSettings"}}})
@@ -209,6 +211,20 @@ class FarStalwart(StalwartServer):
 
 def _every(milliseconds: int) -> dict[str, Any]:
     return {"@type": "Custom", "intervals": {"0": {"duration": milliseconds}}}
+
+
+class FarService(msgspec.Struct, frozen=True):
+    """A service, the remote server its mail goes to, and the door at which its Stalwart calls."""
+
+    service: Service
+    remote: Remote
+    front_door: FrontDoor
+
+    def recipient(self, *refusals: str, always: str | None = None) -> str:
+        """A fresh address at the remote server, which is refused so: at each attempt, or always."""
+        address = f"{uuid.uuid4().hex[:12]}@{REMOTE}"
+        self.remote.refusals[address] = repeat(always) if always else iter(refusals)
+        return address
 
 
 @pytest_asyncio.fixture(scope="session")
@@ -239,3 +255,12 @@ async def far_stalwart(
                 await server.send_everything_to(door.getsockname()[1])
                 yield server
                 await server.jmap.close()
+
+
+@pytest_asyncio.fixture
+async def far_service(
+    database_url: str, far_stalwart: FarStalwart, front_door: FrontDoor, porch: Porch
+) -> AsyncGenerator[FarService]:
+    """The service on that Stalwart."""
+    async with serving_on_stalwart(database_url, far_stalwart, front_door, porch) as service:
+        yield FarService(service, far_stalwart.remote, front_door)

@@ -32,7 +32,7 @@ DNS, HEADER, NO_SUCH_NAME = 53, 12, b"\x81\x83"
 
 
 class NoNamespace(Exception):
-    """This machine does not let us make one. The message says why."""
+    """None can be made on this machine. The message says why."""
 
 
 class _Wish(msgspec.Struct):
@@ -96,7 +96,15 @@ class Namespace:
         options = ["--map-root-user"] if user else []
         with theirs:
             self._holder = subprocess.Popen(
-                ["unshare", "--net", *options, sys.executable, "-m", __name__, str(theirs.fileno())],
+                [
+                    "unshare",
+                    "--net",
+                    *options,
+                    sys.executable,
+                    "-m",
+                    __name__,
+                    str(theirs.fileno()),
+                ],
                 pass_fds=[theirs.fileno()],
                 stderr=subprocess.PIPE,
             )

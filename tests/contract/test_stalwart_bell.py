@@ -11,6 +11,7 @@ import pytest
 import pytest_asyncio
 
 from agentmail_cp.dev.stalwart import LocalStalwart
+from agentmail_cp.mailserver import Report
 from agentmail_cp.stalwart import hooks
 from agentmail_cp.stalwart.jmap import Call
 from agentmail_cp.stalwart.setup import Doorbell
@@ -35,6 +36,7 @@ class Porch:
     def __init__(self) -> None:
         self.bells: asyncio.Queue[hooks.Bell] = asyncio.Queue()
         self.unsigned = 0
+        self.answers = b"204 No Content"
 
     async def answer(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         head = (await reader.readuntil(b"\r\n\r\n")).decode("ascii").split("\r\n")
@@ -46,7 +48,8 @@ class Porch:
         body = await reader.readexactly(int(fields["content-length"]))
         self.unsigned += not hooks.is_signed(body, signature, SECRET)
         self.bells.put_nowait(hooks.decode(body))
-        writer.write(b"HTTP/1.1 204 No Content\r\nConnection: close\r\n\r\n")
+        lines = b"HTTP/1.1 %s\r\nContent-Length: 0\r\nConnection: close\r\n\r\n" % self.answers
+        writer.write(lines)
         writer.close()
 
     async def hears(self, account_id: str) -> bool:
@@ -165,3 +168,30 @@ def _deliver(server: StalwartServer, mailbox: Mailbox) -> None:
     message["From"], message["To"], message["Subject"] = "a@out.test", mailbox.address, "Hello"
     with server.mx() as client:
         client.send_message(message)
+
+
+async def test_what_is_not_taken_comes_again_until_it_is(
+    ringing: StalwartServer, porch: tuple[Porch, int]
+) -> None:
+    """Reports are told nowhere else: while our database is away, Stalwart keeps them."""
+    mailbox, keeper = await ringing.new_mailbox(), porch[0]
+    keeper.answers = b"503 Service Unavailable"
+    try:
+        await asyncio.to_thread(_deliver, ringing, mailbox)
+        for _ in range(3):
+            refused = await reported(keeper, mailbox.address)
+    finally:
+        keeper.answers = b"204 No Content"
+    taken = await reported(keeper, mailbox.address)
+    assert taken == refused
+    await keeper.quiet()
+
+
+async def reported(keeper: Porch, recipient: str) -> Report:
+    """The next report about this recipient."""
+    async with asyncio.timeout(PATIENCE):
+        while True:
+            bell = await keeper.bells.get()
+            for report in bell.reports:
+                if report.recipient == recipient:
+                    return report
