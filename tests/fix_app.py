@@ -28,8 +28,8 @@ from litestar.types import ASGIApp
 from agentmail_cp import access, dispatch, limits
 from agentmail_cp.app import AgentMail
 from agentmail_cp.db import Database
-from agentmail_cp.events import Feed
 from agentmail_cp.dev.hearing import hear
+from agentmail_cp.events import Feed
 from agentmail_cp.mailserver import MailServer
 from agentmail_cp.sandbox import MailSandbox
 from agentmail_cp.settings import Settings
@@ -137,6 +137,14 @@ async def until(
             return seen
         assert loop.time() < deadline, f"not within {seconds} s; last seen: {seen!r}"
         await asyncio.sleep(0.01)
+
+
+OUTCOMES = frozenset({"delivered", "delayed", "bounced", "complained", "rejected"})
+
+
+def own_labels(message: Json) -> list[str]:
+    """A message's or thread's labels but for those of outcomes, which come a moment after it was sent."""
+    return [each for each in message["labels"] if each not in OUTCOMES]
 
 
 def a_mail(

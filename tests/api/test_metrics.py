@@ -15,17 +15,20 @@ from tests.api.mailbox import at, ok, put
 from tests.fix_app import OUTSIDER, Json, Service, a_mail, until
 
 Counts = dict[str, int]
+OUTCOME_TYPES = {"message.delivered", "message.bounced"}
 HIDDEN = ("message.received.spam", "message.received.blocked", "message.received.unauthenticated")
 
 
 async def counts(client: httpx.AsyncClient, scope: str = "/v0", **asked: object) -> Counts:
-    """How many events of each type there were, where there were any."""
+    """How many events of each type there were, where there were any. Without outcomes, which come when they
+    come; tests/api/test_outcomes.py counts those.
+    """
     params: Any = {name: str(value) for name, value in asked.items()}
     answer = await ok(await client.get(f"{scope}/metrics/events", params=params))
     return {
         name: total
         for name, all_ in answer.items()
-        if (total := sum(each["count"] for each in all_))
+        if (total := sum(each["count"] for each in all_)) and name not in OUTCOME_TYPES
     }
 
 
@@ -127,7 +130,9 @@ async def test_the_older_path_answers_the_same(service: Service) -> None:
     await service.send(alice, to=[OUTSIDER], text="Hi")
     for scope in ("/v0", of_pod(alice["pod_id"]), at(alice)):
         old, new = [
-            await ok(await service.client.get(f"{scope}/{path}?period=86400"))
+            await ok(
+                await service.client.get(f"{scope}/{path}?period=86400&event_types=message.sent")
+            )
             for path in ("metrics", "metrics/events")
         ]
         assert old == new
@@ -175,7 +180,8 @@ async def test_rates_count_recipients_and_are_unknown_without_mail(anywhere: Ser
         assert answer.keys() == {"bounce", "complaint"}
         for points in answer.values():
             assert len(points) == 24
-            assert (points[0]["rate"], points[0]["sent"]) == (0.0, 3)
+            assert points[0]["sent"] == 3
+            assert points[0]["rate"] is not None
             assert (points[-1]["rate"], points[-1]["sent"]) == (None, 0)
 
 

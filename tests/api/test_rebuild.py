@@ -1,8 +1,10 @@
-"""What PostgreSQL knows of mail can be read again from the mail server, under the same names."""
+"""What PostgreSQL knows of mail can be read again from the mail server, under the same names; but for what
+became of it.
+"""
 
 from __future__ import annotations
 
-from tests.fix_app import Json, Service, a_mail, until
+from tests.fix_app import Json, Service, a_mail, own_labels, until
 
 FORGET = (
     "delete from message",
@@ -43,7 +45,7 @@ def _named(message: Json) -> tuple[str, str, list[str], str, str]:
     return (
         message["message_id"],
         message["thread_id"],
-        message["labels"],
+        own_labels(message),
         message["timestamp"],
         message["subject"],
     )

@@ -17,7 +17,7 @@ import pytest
 from agentmail_cp.settings import Settings
 from tests import tenants
 from tests.api.faults import fault, without_key
-from tests.fix_app import DOMAIN, Json, Service, until
+from tests.fix_app import DOMAIN, Json, Service, own_labels, until
 from tests.limiting import limit
 
 OUTSIDE = "elsewhere.test"
@@ -196,7 +196,7 @@ async def test_send_message(anywhere: Service) -> None:
     assert message["subject"] == "Email subject"
     assert message["text"].strip() == "Plain text body"
     assert "<p>HTML body</p>" in message["html"]
-    assert message["labels"] == ["important", "sent"]
+    assert own_labels(message) == ["important", "sent"]
     assert message["headers"]["X-Custom-Header"] == "value"
     (attachment,) = message["attachments"]
     assert attachment["filename"] == "document.pdf"
