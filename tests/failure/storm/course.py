@@ -165,7 +165,7 @@ async def _open(world: World, watch: Watch, ledger: Ledger) -> bool:
     return any(
         one["status"] in {"queued", "delayed"}
         for each in shown.values()
-        for one in each["deliveries"]
+        for one in each.get("deliveries", ())
     )
 
 
@@ -202,7 +202,9 @@ async def _reckon(world: World, watch: Watch, ledger: Ledger, figures: dict[str,
         verdict.endpoints(events, watch.endpoints),
         verdict.listener(events, watch.listener.heard),
     )
-    statuses = Counter(one["status"] for each in shown.values() for one in each["deliveries"])
+    statuses = Counter(
+        one["status"] for each in shown.values() for one in each.get("deliveries", ())
+    )
     return Report(
         {
             "accepted from outside": len(ledger.accepted),

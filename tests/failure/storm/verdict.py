@@ -67,7 +67,9 @@ def outcomes(
     for kind, counts in (("delivered", delivered), ("bounced", bounced)):
         yield from (f"{each} {kind} {count} times" for each, count in counts.items() if count > 1)
     for each in ledger.sent:
-        statuses = {one["address"]: one["status"] for one in shown[each.message_id]["deliveries"]}
+        statuses = {
+            one["address"]: one["status"] for one in shown[each.message_id].get("deliveries", ())
+        }
         for to in each.recipients:
             told = bounced if to == OUTSIDE else delivered
             came = told[each.message_id, to]
