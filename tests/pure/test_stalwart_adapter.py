@@ -28,6 +28,7 @@ from agentmail_cp.mailserver import (
     MailServerUnavailable,
     MailState,
     NewAccount,
+    QueueStatus,
     Refusal,
     Relabel,
     Stored,
@@ -693,3 +694,26 @@ async def test_an_old_version_that_may_be_there_keeps_the_new_one(server: MailSe
     assert isinstance(outcome, MailServerUnavailable)
     assert outcome.reached
     assert destroyed == [["h"]] * tries
+
+
+async def test_mail_that_waits_is_read_from_the_queue() -> None:
+    """Found by its envelope id alone when nobody heard which mail the queue id belongs to."""
+    found = await played("queueing")
+    first, second = found["queued"]
+    assert found["asked"] == {first.queue_id: first, second.queue_id: second}
+    assert found["nothing"] == {}
+    assert found["of part"] == ()
+    assert (first.sender, first.message_id) == ("ada@agents.test", "a+b=c@agents.test")
+    assert second.message_id is None
+    waiting, there = first.recipients["full@agents.test"], first.recipients["bob@agents.test"]
+    assert (waiting.status, there.status) == (QueueStatus.DELAYED, QueueStatus.DELIVERED)
+    assert waiting.code == "4.3.0"
+    assert waiting.expires is not None
+
+
+async def test_complaints_are_read_and_forgotten() -> None:
+    found = await played("queueing")
+    (complaint,) = found["complaints"]
+    assert (complaint.kind, complaint.sender) == ("abuse", "a@x")
+    assert (complaint.message_id, complaint.recipients) == (None, ("b@y",))
+    assert found["left"] == ()

@@ -28,6 +28,7 @@ from agentmail_cp.mailserver import (
     OutgoingEmail,
     Relabel,
 )
+from agentmail_cp.sandbox.reports import feedback_report
 from agentmail_cp.stalwart import StalwartMailServer, setup
 from agentmail_cp.stalwart.jmap import Call, GetAnswer, JmapClient, SetAnswer
 
@@ -385,6 +386,32 @@ async def wire(client: JmapClient, _: Stage) -> Results:
     return found
 
 
+async def queueing(client: JmapClient, stage: Stage) -> Results:
+    """A mailbox without room, so that mail to it waits; and a complaint to the postmaster."""
+    server = StalwartMailServer(client)
+    ada = await server.create_account(NewAccount("ada@agents.test"))
+    bob = await server.create_account(NewAccount("bob@agents.test"))
+    full = await server.create_account(NewAccount("full@agents.test"))
+    await server.create_account(NewAccount("postmaster@agents.test"))
+    no_room = {"update": {full.account_id: {"quotas": {"maxDiskQuota": 1}}}}
+    await client.call(Call("x:Account/set", no_room, "0"))
+    email = letter(ada.address, bob.address, full.address, message_id="a+b=c@agents.test")
+    await server.submit(ada.account_id, email)
+    await server.submit(ada.account_id, letter(ada.address, full.address, message_id="x" * 200))
+    complaint = feedback_report(b"Message-ID: <m@x>", sender="A@x", recipient="b@y", now=WHEN)
+    await stage.deliver(complaint, "postmaster@agents.test")
+    await stage.settle()
+    found: Results = {"queued": await server.queued_by("ADA@agents.test")}
+    found["asked"] = await server.queue([mail.queue_id for mail in found["queued"]] + [7])
+    found["nothing"] = await server.queue([])
+    found["of part"] = await server.queued_by("da@agents.test")
+    found["complaints"] = await server.complaints()
+    await server.forget_complaints([found["complaints"][0].complaint_id, "b"])
+    await server.forget_complaints([])
+    found["left"] = await server.complaints()
+    return found
+
+
 SCENARIOS: dict[str, Scenario] = {
     "accounts": accounts,
     "stale_ids": stale_ids,
@@ -392,6 +419,7 @@ SCENARIOS: dict[str, Scenario] = {
     "receiving": receiving,
     "drafts": drafts,
     "searching": searching,
+    "queueing": queueing,
     "wire": wire,
 }
 
