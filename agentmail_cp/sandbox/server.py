@@ -74,7 +74,7 @@ NO_MAILBOX = "550 5.1.2 Mailbox does not exist."
 CHUNK = 65_536
 
 DELAYED = QueuedRecipient(
-    status=QueueStatus.DELAYED, code="4.3.1", diagnostic="Mailbox quota exceeded."
+    status=QueueStatus.DELAYED, code="4.3.0", diagnostic="Mailbox over quota."
 )
 FAILED = QueuedRecipient(
     status=QueueStatus.FAILED, code="5.1.1", diagnostic="The mailbox does not exist."
