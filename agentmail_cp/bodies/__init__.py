@@ -72,6 +72,7 @@ from agentmail_cp.bodies.messages import (
     UpdateMessage,
     UpdateMessageResponse,
     message,
+    message_delivery,
     message_item,
     message_without_content,
 )
@@ -243,6 +244,7 @@ __all__ = [
     "inbox_event",
     "list_entry",
     "message",
+    "message_delivery",
     "message_item",
     "message_without_content",
     "organization",

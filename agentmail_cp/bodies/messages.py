@@ -9,7 +9,7 @@ from uuid import UUID
 
 import msgspec
 
-from agentmail_cp import codes, extract, links, messages
+from agentmail_cp import codes, extract, links, messages, recipients
 from agentmail_cp.bodies.attachments import AttachmentItem, attachment_items
 from agentmail_cp.bodies.sends import Texts
 from agentmail_cp.mailserver import Attachment, MailContent
@@ -56,8 +56,22 @@ class ExtractedLink(msgspec.Struct, kw_only=True):
     confidence: float
 
 
+class MessageDelivery(msgspec.Struct, omit_defaults=True, kw_only=True):
+    """Where a sent message stands at one recipient. `unknown`: the mail server told nothing, and will not.
+    `code` is an enhanced status code (RFC 3463) or an SMTP reply code.
+    """
+
+    address: str
+    status: recipients.Status
+    code: str | None = None
+    diagnostic: str | None = None
+    updated_at: datetime
+
+
 class Message(MessageItem, omit_defaults=True, kw_only=True):
-    """A whole message. Its codes and links are the surest first."""
+    """A whole message. Its codes and links are the surest first; `deliveries` has one that was sent and is
+    asked for by itself.
+    """
 
     extracted_codes: list[ExtractedCode]
     extracted_links: list[ExtractedLink]
@@ -66,6 +80,7 @@ class Message(MessageItem, omit_defaults=True, kw_only=True):
     html: str | None = None
     extracted_text: str | None = None
     extracted_html: str | None = None
+    deliveries: list[MessageDelivery] | None = None
     headers: dict[str, str] | None = None
 
 
@@ -153,6 +168,11 @@ def message_fields(
         "in_reply_to": row.in_reply_to,
         "references": row.references or None,
     }
+
+
+def message_delivery(standing: recipients.Recipient) -> MessageDelivery:
+    """Where a message stands at a recipient."""
+    return MessageDelivery(**msgspec.structs.asdict(standing))
 
 
 def message_without_content(row: messages.Message, address: str) -> Message:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from litestar import Controller, delete, get, patch, post
 from litestar.params import FromPath, JSONBody
 
-from agentmail_cp import bodies, edits, inboxes, labels, messages, pages
+from agentmail_cp import bodies, edits, inboxes, labels, messages, pages, recipients
 from agentmail_cp.access import Principal
 from agentmail_cp.contents import attached, read
 from agentmail_cp.db import Tx
@@ -81,10 +81,11 @@ class Messages(Controller):
         async with db.reading() as tx:
             inbox = await inboxes.get(tx, caller.reach, restore(inbox_id))
             row = await _find(tx, caller, inbox, message_id)
-        whole = await read(db, server, inbox, [row])
-        if not whole:
-            raise NotFound("There is no such message.")
-        return whole[0]
+            standings = await _standings(tx, row)
+        for message in await read(db, server, inbox, [row]):
+            message.deliveries = [bodies.message_delivery(each) for each in standings] or None
+            return message
+        raise NotFound("There is no such message.")
 
     @patch(
         "/{message_id:str}",
@@ -233,6 +234,18 @@ async def _find(tx: Tx, caller: Principal, inbox: Inbox, message_id: str) -> mes
         inbox_id=inbox.inbox_id,
         candidates=message_id_candidates(restore(message_id)),
         masks=visible_to(caller),
+    )
+
+
+async def _standings(tx: Tx, row: messages.Message) -> list[recipients.Recipient]:
+    """Where a message that was sent stands at its recipients."""
+    if row.direction == "received":
+        return []
+    return await recipients.of(
+        tx,
+        organization_id=row.organization_id,
+        inbox_id=row.inbox_id,
+        message_id=row.message_id,
     )
 
 
