@@ -123,6 +123,9 @@ class WebhookPatch(msgspec.Struct, frozen=True, kw_only=True):
     pods: Names = Names()
     inboxes: Names = Names()
 
+    def __repr__(self) -> str:
+        return f"WebhookPatch(enabled={self.enabled})"
+
 
 class Made(msgspec.Struct, frozen=True):
     """An endpoint, and whether this call made it."""

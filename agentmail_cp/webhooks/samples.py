@@ -55,6 +55,8 @@ def _received(event_type: EventType) -> Fields:
         "html": f"<p>{_TEXT}</p>",
         "extracted_text": _TEXT,
         "extracted_html": f"<p>{_TEXT}</p>",
+        "extracted_codes": [],
+        "extracted_links": [],
     }
     thread = {
         "senders": [_PERSON],

@@ -10,8 +10,10 @@ import pytest
 
 from agentmail_cp import bodies
 from agentmail_cp.access import ApiKey, NewApiKey
+from agentmail_cp.events import EventType
 from agentmail_cp.inboxes import Created, Inbox
 from agentmail_cp.settings import SECRETS, Settings
+from agentmail_cp.webhooks import NewWebhook, Webhook, WebhookPatch
 from tests.fix_app import settings_for
 
 CANARY = "postgresql://canary-3c1f"
@@ -49,6 +51,30 @@ INBOX = Inbox(
 SETTINGS: Settings = msgspec.structs.replace(settings_for(CANARY), **dict.fromkeys(SECRETS, CANARY))
 MADE = Created(INBOX, CANARY)
 TOLD = bodies.credentials(MADE, SETTINGS, "localhost")
+WEBHOOK = Webhook(
+    webhook_id=ID,
+    organization_id=ID,
+    pod_id=None,
+    inbox_id=None,
+    url=f"https://hooks.test/{CANARY}",
+    event_types=[EventType.MESSAGE_RECEIVED],
+    pod_ids=[],
+    inbox_ids=[],
+    headers={"X-Token": CANARY},
+    client_id=None,
+    secret=CANARY,
+    previous_secret=CANARY,
+    previous_until=NOW,
+    enabled=True,
+    disabled_reason=None,
+    disabled_at=None,
+    failing_since=None,
+    created_at=NOW,
+    updated_at=NOW,
+)
+NEW_WEBHOOK = NewWebhook(
+    url=f"https://hooks.test/{CANARY}", event_types=[], headers={"X-Token": CANARY}
+)
 
 
 @pytest.mark.parametrize(
@@ -60,6 +86,13 @@ TOLD = bodies.credentials(MADE, SETTINGS, "localhost")
         TOLD,
         bodies.inbox(INBOX, TOLD),
         bodies.created_api_key(NewApiKey(KEY, CANARY), None),
+        WEBHOOK,
+        NEW_WEBHOOK,
+        WebhookPatch(url=f"https://hooks.test/{CANARY}"),
+        bodies.webhook(WEBHOOK, {}),
+        bodies.CreateWebhook(url=CANARY, headers={"X-Token": CANARY}),
+        bodies.UpdateWebhook(url=CANARY),
+        bodies.UpdateWebhookHeaders(headers={"X-Token": CANARY}),
     ],
     ids=lambda holder: type(holder).__name__,
 )

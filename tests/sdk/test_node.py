@@ -51,7 +51,7 @@ def test_quick_start(installed: Path, live: Live) -> None:
 
 
 @pytest.mark.timeout(120)
-@pytest.mark.parametrize("script", ["endpoints.mjs", "tenants.mjs"])
+@pytest.mark.parametrize("script", ["endpoints.mjs", "tenants.mjs", "webhooks.mjs"])
 def test_every_call_there_is(installed: Path, live_anywhere: Live, script: str) -> None:
     """What works in Python could fail in JavaScript, where unions are held to strictly."""
     live = live_anywhere
