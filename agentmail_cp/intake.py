@@ -52,6 +52,9 @@ LONGEST_BACKOFF = timedelta(minutes=5)
 RECOVERY = 1.0
 """Seconds to wait when the database or the mail server is away."""
 
+LISTENING = 2.0
+"""Seconds in which reports are read before a batch is written: less than a claim lasts."""
+
 SWEEP_LOOK = 0.25
 """Seconds between looks for inboxes nobody rang for."""
 
@@ -295,11 +298,7 @@ class Intake:
             answers = await self._server.changes(
                 [Cursor(claim.account_id, claim.state) for claim in claims]
             )
-            heard = {
-                claim.account_id: await self._listen_to(claim, answer.present)
-                for claim in claims
-                if isinstance(answer := answers[claim.account_id], Changes)
-            }
+            heard = await self._listen_to_all(claims, answers)
         except MailServerUnavailable:
             async with self._db.transaction() as tx:
                 await _release(tx, claims)
@@ -307,6 +306,7 @@ class Intake:
         except MailServerError as error:
             await self._read_alone(claims, error)
             return
+        claims = await self._unheard_go_back(claims, heard)
         await self._write(claims, answers, heard)
         if any(isinstance(each, Changes) and each.more for each in answers.values()):
             self._woken.set()
@@ -322,6 +322,30 @@ class Intake:
             return
         async with self._db.transaction() as tx:
             await _postpone(tx, claims[0], error)
+
+    async def _listen_to_all(
+        self, claims: Sequence[Claim], answers: Mapping[AccountId, Changes | MailServerError]
+    ) -> dict[AccountId, Heard]:
+        """What mails report of others, for as many inboxes as there is time for while they are claimed."""
+        deadline = monotonic() + LISTENING
+        heard: dict[AccountId, Heard] = {}
+        for claim in claims:
+            answer = answers[claim.account_id]
+            mails = answer.present if isinstance(answer, Changes) else ()
+            telling = any(mail.report for mail in mails)
+            if not telling or not heard or monotonic() < deadline:
+                heard[claim.account_id] = await self._listen_to(claim, mails)
+        return heard
+
+    async def _unheard_go_back(
+        self, claims: Sequence[Claim], heard: Mapping[AccountId, Heard]
+    ) -> list[Claim]:
+        """Give back what there was no time for; the rest."""
+        late = [claim for claim in claims if claim.account_id not in heard]
+        if late:
+            async with self._db.transaction() as tx:
+                await _release(tx, late)
+        return [claim for claim in claims if claim.account_id in heard]
 
     async def _listen_to(self, claim: Claim, mails: Sequence[Mail]) -> Heard:
         """What mails report of others, for those that are written next."""
@@ -577,7 +601,7 @@ async def _postpone(tx: Tx, claim: Claim, error: Exception) -> None:
 
 
 async def _release(tx: Tx, claims: Sequence[Claim]) -> None:
-    """Give claims back unread: the mail server as a whole is away."""
+    """Give claims back unread: the mail server as a whole is away, or there was no time for them."""
     await tx.execute(
         "with held as (select inbox_id from inbox_sync where inbox_id = any(%(inboxes)s)"
         " order by inbox_id for update)"

@@ -55,6 +55,7 @@ FOR_EVERY_TENANT = {
     "outcomes/record.queued": "Stalwart names senders, whose addresses are unique in all",
     "outcomes/record.note": "Stalwart names senders, whose addresses are unique in all",
     "outcomes/settlement._DUE": "one worker tells what became of mail of all tenants",
+    "outcomes/settlement.next_due": "one worker tells what became of mail of all tenants",
     "outcomes/settlement._wait": "takes note of what it took over all tenants",
     "outcomes/settlement._forget": "takes note of what it took over all tenants",
     "outcomes/watching._OWNER": "a complaint names the sender, whose address is unique in all",

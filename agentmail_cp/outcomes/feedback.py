@@ -9,7 +9,7 @@ labels nor lists are asked.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from types import MappingProxyType
 from typing import Final
 
@@ -39,6 +39,9 @@ Told = Mapping[DocumentId, Feedback]
 
 NOTHING_TOLD: Final[Told] = MappingProxyType({})
 
+AT_ONCE: Final = 16
+"""Mails that are read at the same time."""
+
 _OWN: Final = frozenset({Folder.SENT, Folder.DRAFTS})
 
 
@@ -53,8 +56,15 @@ async def listen(
         return NOTHING_TOLD
     async with db.reading() as tx:
         fresh = set(claiming) - await _met(tx, place, claiming)
-    found = {each: await _read(server, account_id, each) for each in sorted(fresh)}
-    return {each: feedback for each, feedback in found.items() if feedback is not None}
+    told: dict[DocumentId, Feedback] = {}
+    for some in _batched(sorted(fresh)):
+        found = await asyncio.gather(*(_read(server, account_id, each) for each in some))
+        told |= {each: said for each, said in zip(some, found, strict=True) if said is not None}
+    return told
+
+
+def _batched(every: Sequence[DocumentId]) -> Iterator[Sequence[DocumentId]]:
+    return (every[start : start + AT_ONCE] for start in range(0, len(every), AT_ONCE))
 
 
 class _Document(msgspec.Struct, frozen=True):

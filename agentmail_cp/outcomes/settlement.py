@@ -19,7 +19,7 @@ import structlog
 from prometheus_client import Counter
 
 from agentmail_cp import events, labels, lists, messages, recipients
-from agentmail_cp.db import Database, Tx, fetch_all
+from agentmail_cp.db import Database, Tx, fetch_all, fetch_only
 from agentmail_cp.events import EventType, NewEvent
 from agentmail_cp.filing import Place
 from agentmail_cp.lists import Origin
@@ -160,7 +160,8 @@ async def _apply(tx: Tx, due: Sequence[_Due]) -> set[_Suppression]:
     waiting = [each for each in due if there and each.message_id not in sent and not each.late]
     news = [each.news(each.message_id) for each in due if each.message_id in sent]
     suppressed = await _tell(tx, place, sent, news)
-    await _wait(tx, waiting)
+    if waiting:
+        await _wait(tx, waiting)
     await _forget(tx, set(due) - set(waiting))
     return suppressed
 
@@ -311,6 +312,23 @@ async def _forget(tx: Tx, done: Iterable[_Due]) -> None:
         "delete from outcome_report where report_id = any(%(report_ids)s)",
         {"report_ids": [each.report_id for each in done]},
     )
+
+
+class _Pause(msgspec.Struct, frozen=True):
+    seconds: float
+
+
+async def next_due(db: Database, *, most: float) -> float:
+    """Seconds until a report that waits is due, or until somebody should look all the same."""
+    async with db.reading() as tx:
+        found = await fetch_only(
+            tx,
+            _Pause,
+            "select least(%(most)s::float, coalesce(extract(epoch from min(due_at) - now()), %(most)s))"
+            "::float as seconds from outcome_report",
+            {"most": most},
+        )
+    return max(0.0, found.seconds)
 
 
 async def sent(

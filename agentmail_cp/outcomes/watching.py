@@ -36,7 +36,7 @@ from agentmail_cp.mailserver import (
     Report,
 )
 from agentmail_cp.outcomes.record import note, queued, tell
-from agentmail_cp.outcomes.settlement import UNRECORDED, apply_due
+from agentmail_cp.outcomes.settlement import UNRECORDED, apply_due, next_due
 from agentmail_cp.outcomes.states import News, whom
 from agentmail_cp.recipients import Waiting
 
@@ -48,8 +48,11 @@ LEASE: Final = timedelta(seconds=60)
 """How long a worker may take to ask about a batch before another does."""
 
 AT_ONCE: Final = 100
-LOOK: Final = 0.2
-"""Seconds between two looks for reports that were not due when they were written."""
+LOOK: Final = 5.0
+"""Seconds after which somebody looks although nothing was announced and nothing is due."""
+
+SHORTEST: Final = 0.02
+"""Seconds between two looks: what is due may be in another worker's hands."""
 
 ASKING: Final = 5.0
 """Seconds between two looks for recipients to ask about."""
@@ -296,10 +299,10 @@ class Watching:
     async def _tell(self) -> None:
         while True:
             self._woken.clear()
-            pause = LOOK
             try:
                 while await apply_due(self._db):
                     pass
+                pause = max(SHORTEST, await next_due(self._db, most=LOOK))
             except Unavailable:
                 pause = RECOVERY
             except Exception:

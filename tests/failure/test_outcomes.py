@@ -10,7 +10,7 @@ from collections.abc import Sequence
 import pytest
 import pytest_asyncio
 
-from agentmail_cp import events, lists, outcomes
+from agentmail_cp import events, intake, lists, outcomes
 from agentmail_cp.events import Event, EventType
 from agentmail_cp.inboxes import inbox_uuid
 from agentmail_cp.mailserver import Enqueued, MailServerUnavailable, Report
@@ -185,6 +185,26 @@ async def test_a_bounce_that_cannot_be_read_yet_is_no_message(world: World, meth
     await tell(world)
     assert await told(world, inbox) == [(sent["message_id"], "bounced", GONE)]
     assert len(await world.messages(inbox)) == 1
+
+
+async def test_a_flood_of_bounces_is_read_bit_by_bit(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A batch that takes longer to read than a claim lasts would be read again and again."""
+    monkeypatch.setattr(intake, "LISTENING", 0.0)
+    boxes = [await world.inbox(f"agent{number}") for number in range(3)]
+    for number, box in enumerate(boxes):
+        gone = f"gone{number}@elsewhere.test"
+        world.sandbox.faults = Faults(bounce=frozenset({gone}))
+        await world.post(box, to=[gone])
+    for _ in range(4):
+        async with world.db.transaction() as tx:
+            await tx.execute("update inbox_sync set due_at = now() where due_at is not null")
+        await world.read()
+    await tell(world)
+    for box in boxes:
+        assert [each[1] for each in await told(world, box)] == ["bounced"]
+        assert len(await world.messages(box)) == 1
 
 
 async def test_a_reader_that_dies_with_a_bounce_in_hand_loses_nothing(world: World) -> None:
