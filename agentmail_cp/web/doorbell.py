@@ -39,7 +39,8 @@ async def ring(
         raise Invalid("body", str(error)) from None
     doorbell.announce(bell.accounts, only_ring=bell.only_ring)
     if bell.reports or bell.enqueued:
-        async with db.transaction() as tx:
+        # One by one: what is written twice has no effect, and a batch that fails half-way comes again.
+        async with db.reading() as tx:
             await outcomes.queued(tx, *bell.enqueued)
             await outcomes.note(tx, bell.reports)
 
