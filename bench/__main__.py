@@ -17,6 +17,7 @@ import msgspec
 import uvloop
 
 from bench.basics import create_inbox, mail, receive
+from bench.deliveries import deliveries
 from bench.entrance import keys
 from bench.events import bursts, caught_up, told
 from bench.measuring import Figure, memory_of
@@ -37,6 +38,7 @@ PARTS = (
     told,
     bursts,
     caught_up,
+    deliveries,
     sockets,
     create_inbox,
 )

@@ -24,7 +24,7 @@ number = count(1)
 
 class Figure(msgspec.Struct):
     """One row of the table. `raw` and `ours` are milliseconds; ours is p50 and p99. `added_mb` is what
-    our process took on in memory, where that was looked at.
+    our process took on in memory, `rate` how many a second, where that was looked at.
     """
 
     name: str
@@ -33,6 +33,7 @@ class Figure(msgspec.Struct):
     ours: float
     p99: float
     added_mb: float | None = None
+    rate: float | None = None
 
     @property
     def line(self) -> str:
@@ -127,6 +128,12 @@ def memory_of(process: int, kind: str = "VmRSS") -> float:
     status = Path(f"/proc/{process}/status").read_text(encoding="ascii")
     (line,) = [each for each in status.splitlines() if each.startswith(kind)]
     return int(line.split()[1]) / 1000
+
+
+def processor_of(process: int) -> float:
+    """Seconds of a processor that a process has used so far."""
+    fields = Path(f"/proc/{process}/stat").read_text(encoding="ascii").rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
 def forget_peak(process: int) -> None:

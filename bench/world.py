@@ -28,7 +28,7 @@ DOMAIN = "agents.test"
 @contextlib.asynccontextmanager
 async def running(folder: Path) -> AsyncGenerator[Target]:
     """Everything, on loopback."""
-    port = _free_port()
+    port = free_port()
     postgres = LocalPostgres(folder / "postgres", durable=True)
     postgres.start()
     doorbell = Doorbell(f"http://127.0.0.1:{port}{DOORBELL_PATH}", "bench-secret", 20)
@@ -104,7 +104,8 @@ async def _until_healthy(api: httpx.AsyncClient) -> None:
     raise SystemExit("The service did not become healthy.")
 
 
-def _free_port() -> int:
+def free_port() -> int:
+    """A port nobody listens on."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return probe.getsockname()[1]
