@@ -10,15 +10,17 @@ A socket is accepted for a live key, and then is
   1009 (too large a frame), 1011 (no pong) and 1012. Never 1000, after which the Node SDK does not come back.
 
 Several subscriptions of a socket add up, and each event is told once, in order, complete (`payloads`). While
-database or mail server are away it waits. A reader may be slow: one event is in its hands, the others are
-rows of the log. What is told, and up to where, is decided in `wishes`.
+database or mail server are away it waits. One event is in a reader's hands, the others are rows of the log or
+of the feed's thousand; if those are full because we are slow, the socket catches up again. What is told, and
+up to where, is decided in `wishes`.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Generator, Sequence
+from time import monotonic
 from typing import Any, Final, Never, TypeVar, cast
 
 import structlog
@@ -41,6 +43,7 @@ from agentmail_cp.events import (
     Feed,
     Overrun,
     Subscribed,
+    Subscription,
 )
 from agentmail_cp.web import frames
 from agentmail_cp.web.frames import Subscribe
@@ -69,6 +72,9 @@ MOST_WISHES: Final = 32
 
 MOST_ERRORS: Final = 32
 """Frames of one socket that are answered with an error."""
+
+BLOCKED: Final = 0.005
+"""Seconds from which handing a frame over counts as waiting for its reader."""
 
 GOODBYE: Final = 5.0
 """Seconds a reader has to take the frame that says why its socket ends."""
@@ -106,7 +112,8 @@ class Socket:
         self._turn = asyncio.Lock()
         """Held by whoever tells events, so that those of the log and of the feed keep their order."""
         self._hearing = contextlib.ExitStack()
-        self._subscription: events.Subscription | None = None
+        self._subscription: Subscription | None = None
+        self._pace = _Pace()
         self._tasks = asyncio.TaskGroup()
         self._talking: asyncio.Task[Any] | None = None
         self._over: Ended | None = None
@@ -128,10 +135,15 @@ class Socket:
         """End it if its key, or its reader's patience, has. `caller` is what the key amounts to now."""
         if caller is None or not self._may_go_on(caller):
             self._end(Ended(*REVOKED))
-        elif self._subscription is not None and self._subscription.overrun:
+        elif self._is_left_behind:
             self._end(Ended(*OVERRUN))
         else:
             self._caller = caller
+
+    @property
+    def _is_left_behind(self) -> bool:
+        heard = self._subscription
+        return heard is not None and heard.overrun and self._pace.reader_is_slow
 
     def _may_go_on(self, caller: Principal) -> bool:
         try:
@@ -234,54 +246,89 @@ class Socket:
                 pass
 
     def _join(self, wish: Wish) -> None:
-        wanted = wish.wanted
         wish.live = True
         if self._subscription is not None:
-            self._subscription.also(
-                types=wanted.types, inbox_ids=wanted.inbox_ids, pod_ids=wanted.pod_ids
-            )
-            return
-        self._subscription = self._hearing.enter_context(
+            _also(self._subscription, wish.wanted)
+        else:
+            self._subscription = self._listen()
+            self._tasks.create_task(self._follow())
+
+    def _listen(self) -> Subscription:
+        """Hear from the feed of what live wishes want."""
+        self._hearing.close()
+        first, *others = [each.wanted for each in self._wishes.live]
+        subscription = self._hearing.enter_context(
             self._home.feed.subscribe(
-                wanted.reach,
-                types=wanted.types,
-                inbox_ids=wanted.inbox_ids,
-                pod_ids=wanted.pod_ids,
+                first.reach,
+                types=first.types,
+                inbox_ids=first.inbox_ids,
+                pod_ids=first.pod_ids,
             )
         )
-        self._tasks.create_task(self._follow(self._subscription))
+        for each in others:
+            _also(subscription, each)
+        return subscription
 
     async def _tell_page(self, wish: Wish) -> bool:
         """Tell one page of the log; whether there may be more."""
-        wanted = wish.wanted
-        page = await self._patiently(
+        page = await self._page(wish.wanted, wish.read)
+        await self._tell([each for each in page if self._wishes.from_log(wish, each)])
+        return len(page) == PAGE
+
+    async def _page(self, wanted: Subscribed, position: int) -> list[Event]:
+        return await self._patiently(
             lambda tx: events.after(
                 tx,
                 wanted.reach,
-                wish.read,
+                position,
                 types=wanted.types,
                 inbox_ids=wanted.inbox_ids,
                 pod_ids=wanted.pod_ids,
                 limit=PAGE,
             )
         )
-        await self._tell([each for each in page if self._wishes.from_log(wish, each)])
-        return len(page) == PAGE
 
-    async def _follow(self, subscription: events.Subscription) -> Never:
-        while True:
+    async def _follow(self) -> Never:
+        while self._subscription is not None:
             try:
-                heard = await subscription.take(PAGE)
+                heard = await self._subscription.take(PAGE)
             except Overrun:
-                raise Ended(*OVERRUN) from None
+                await self._start_over()
             except Closed:
-                raise Ended(*STOPPING) from None
-            async with self._turn:
-                await self._tell([each for each in heard if self._wishes.from_feed(each)])
+                break
+            else:
+                async with self._turn:
+                    await self._tell([each for each in heard if self._wishes.from_feed(each)])
+                if len(heard) < PAGE:
+                    self._pace.start()
+        raise Ended(*STOPPING)
+
+    async def _start_over(self) -> None:
+        """The feed went too far ahead. If that is not the reader's doing, go on with the log: mail that was
+        held up arrives faster than it can be read from the mail server.
+        """
+        if self._pace.reader_is_slow:
+            raise Ended(*OVERRUN)
+        async with self._turn:
+            while await self._tell_instead():
+                pass
+            self._subscription = self._listen()
+            while await self._tell_instead():
+                pass
+        self._pace.start()
+
+    async def _tell_instead(self) -> bool:
+        """Tell one page of what the feed would have brought; whether there may be more."""
+        page = await self._page(self._wishes.live_wanted, self._wishes.behind)
+        await self._tell([each for each in page if self._wishes.from_feed(each)])
+        return len(page) == PAGE
 
     async def _tell(self, due: Sequence[Event]) -> None:
         for place, event in enumerate(due):
-            await self._send(await self._payload(event, due[place + 1 :]))
+            with self._pace.making():
+                text = await self._payload(event, due[place + 1 :])
+            with self._pace.sending():
+                await self._send(text)
 
     async def _payload(self, event: Event, following: Sequence[Event]) -> str:
         while True:
@@ -295,6 +342,37 @@ class Socket:
             await self._client.send_text(text)
         except (OSError, WebSocketDisconnect):
             raise Ended from None
+
+
+class _Pace:
+    """Whose time it takes to tell events, ours or the reader's, since the reader was last up to date."""
+
+    def __init__(self) -> None:
+        self.start()
+        self._since: float | None = None
+
+    def start(self) -> None:
+        self._ours = self._theirs = 0.0
+
+    @contextlib.contextmanager
+    def making(self) -> Generator[None]:
+        began = monotonic()
+        yield
+        self._ours += monotonic() - began
+
+    @contextlib.contextmanager
+    def sending(self) -> Generator[None]:
+        began = self._since = monotonic()
+        yield
+        self._since = None
+        spent = monotonic() - began
+        # Less than this nobody waited for a client.
+        self._theirs += spent if spent > BLOCKED else 0.0
+
+    @property
+    def reader_is_slow(self) -> bool:
+        waiting = monotonic() - self._since if self._since is not None else 0.0
+        return self._theirs + waiting > self._ours
 
 
 class Sockets:
@@ -342,6 +420,10 @@ async def live(
 ) -> None:
     """Events as they happen."""
     await sockets.serve(socket, caller)
+
+
+def _also(subscription: Subscription, wanted: Subscribed) -> None:
+    subscription.also(types=wanted.types, inbox_ids=wanted.inbox_ids, pod_ids=wanted.pod_ids)
 
 
 def _why(group: ExceptionGroup[Exception]) -> Ended:

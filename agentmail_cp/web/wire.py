@@ -12,9 +12,11 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import resource
-from typing import Final, TypedDict
+from typing import Any, Final, TypedDict
 
+from uvicorn.config import Config
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
+from uvicorn.server import ServerState
 
 LARGEST_FRAME: Final = 65_536
 """Bytes a client may send at once: room for the longest subscription."""
@@ -34,6 +36,17 @@ LINGER_AT_STOP: Final = 2.0
 
 class SocketProtocol(WebSocketsSansIOProtocol):
     """One connection. Whatever ends it, its transport is gone some seconds later."""
+
+    def __init__(
+        self,
+        config: Config,
+        server_state: ServerState,
+        app_state: dict[str, Any],
+        _loop: asyncio.AbstractEventLoop | None = None,
+    ) -> None:
+        super().__init__(config, server_state, app_state, _loop)
+        # Where the log is at DEBUG it would write down every header and frame, keys and mails included.
+        self.conn.debug = False
 
     def shutdown(self) -> None:
         super().shutdown()

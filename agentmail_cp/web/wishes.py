@@ -4,16 +4,18 @@ A reader may wish for several things; what two wishes have in common is told onc
 position of the log. What lies behind it is read from the log first, then the wish is `live`: what is
 published from then on comes from the feed. Both ways may bring the same event, and the log may be ahead of
 the feed, so each event is asked about here before it is told. From the feed events come in the order of
-positions, and from the log, too, for each wish.
+positions, and from the log, too, for each wish. A reader the feed has left behind goes on with the log in the
+feed's place, until it is near the end again.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from uuid import UUID
 
 import msgspec
 
-from agentmail_cp.events import Event, Subscribed
+from agentmail_cp.events import Event, EventType, Subscribed
 
 
 class Wish(msgspec.Struct, eq=False):
@@ -57,20 +59,45 @@ class Wishes:
         place = _place(event)
         wish.read = place
         others = [each for each in self._all if each is not wish and _has(each, event)]
-        if place in self._ahead or any(place <= self._told_up_to(each) for each in others):
+        if any(place <= self._told_up_to(each) for each in others):
             return False
         if place > self._heard and any(each.live for each in others):
             self._ahead.add(place)
         return True
 
     def from_feed(self, event: Event) -> bool:
-        """Whether an event the feed brings is to be told; it counts as told then."""
+        """Whether an event the feed brings, or the log in its place, is to be told; it counts as told
+        then.
+        """
         place = _place(event)
-        self._heard = max(self._heard, place)
+        if place <= self._heard:
+            return False
+        self._heard = place
         if place in self._ahead:
             self._ahead.remove(place)
             return False
         return any(each.live and place > each.read and _has(each, event) for each in self._all)
+
+    @property
+    def live(self) -> list[Wish]:
+        return [each for each in self._all if each.live]
+
+    @property
+    def behind(self) -> int:
+        """The position up to which every live wish has been told of everything."""
+        return min(self._told_up_to(each) for each in self.live)
+
+    @property
+    def live_wanted(self) -> Subscribed:
+        """At least all that live wishes want, as one."""
+        wanted = [each.wanted for each in self.live]
+        named = all(each.inbox_ids or each.pod_ids for each in wanted)
+        return Subscribed(
+            reach=wanted[0].reach,
+            types=frozenset[EventType]().union(*(each.types for each in wanted)),
+            inbox_ids=frozenset[UUID]().union(*(each.inbox_ids for each in wanted if named)),
+            pod_ids=frozenset[UUID]().union(*(each.pod_ids for each in wanted if named)),
+        )
 
     def _told_up_to(self, wish: Wish) -> int:
         return max(wish.read, self._heard) if wish.live else wish.read
