@@ -6,7 +6,7 @@ import json
 from collections.abc import AsyncGenerator, Callable, Coroutine
 from datetime import UTC, datetime, timedelta
 from functools import partial
-from typing import Any
+from typing import Any, LiteralString
 from unittest.mock import patch
 from uuid import UUID
 
@@ -14,10 +14,24 @@ import pytest
 import pytest_asyncio
 from psycopg import AsyncConnection
 
-from agentmail_cp import access, db, filing, intake, limits, messages, metrics, threads
+from agentmail_cp import (
+    access,
+    arrivals,
+    db,
+    filing,
+    inboxes,
+    intake,
+    limits,
+    messages,
+    metrics,
+    threads,
+)
 from agentmail_cp.access import Reach, keys
+from agentmail_cp.arrivals import Since, Wanted
 from agentmail_cp.db import Database, Tx
 from agentmail_cp.events import log
+from agentmail_cp.filing import Place
+from agentmail_cp.inboxes import inbox
 from agentmail_cp.intake import Intake
 from agentmail_cp.mailserver import DocumentId
 from agentmail_cp.messages import MessageFilter
@@ -124,6 +138,12 @@ async def plans(tx: Tx, ask: Callable[[], Coroutine[Any, Any, object]]) -> list[
         nodes.extend(flat((json.loads(answer) if isinstance(answer, str) else answer)[0]["Plan"]))
         return []
 
+    async def explained_row(
+        tx: Tx, kind: type[Any], query: LiteralString, parameters: dict[str, Any]
+    ) -> object:
+        await explained(tx, kind, query, parameters)
+        return await db.fetch_one(tx, kind, query, parameters)
+
     with (
         patch.object(messages, "fetch_all", explained),
         patch.object(threads, "fetch_all", explained),
@@ -133,6 +153,9 @@ async def plans(tx: Tx, ask: Callable[[], Coroutine[Any, Any, object]]) -> list[
         patch.object(counting, "fetch_all", explained),
         patch.object(keys, "fetch_all", explained),
         patch.object(limits, "fetch_only", explained),
+        patch.object(inbox, "fetch_all", explained),
+        patch.object(arrivals, "fetch_one", explained_row),
+        patch.object(arrivals, "fetch_only", explained_row),
     ):
         await ask()
     assert nodes
@@ -225,6 +248,23 @@ async def page_of_a_thread(tx: Tx) -> object:
         limit=20,
         page_token=None,
     )
+
+
+async def test_telling_of_events_and_waiting_for_mail_read_what_they_name(tx: Tx) -> None:
+    """A payload is made for each event and consumer, and whoever waits looks again at each mail."""
+    names = {
+        messages.Named(ORGANIZATION, INBOX, f"<{number}@elsewhere.test>") for number in (1, 501)
+    }
+    place = Place(INBOX, ORGANIZATION, UUID(int=2), "agents.test")
+    wanted = Wanted(masks=(0,), sender=("ada",), subject=("nowhere",))
+    for ask in (
+        partial(messages.get_named, tx, names),
+        partial(threads.get_each, tx, {(ORGANIZATION, UUID(int=0x1000))}),
+        partial(inboxes.get_of_all, tx, {(ORGANIZATION, INBOX)}),
+        partial(arrivals.since_time, tx, place, datetime.now(UTC) - timedelta(minutes=5)),
+        partial(arrivals.first, tx, place, Since(39_000, None), wanted),
+    ):
+        assert_quick(await plans(tx, ask))
 
 
 @pytest.mark.parametrize("ascending", [False, True])
