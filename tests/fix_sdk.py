@@ -34,6 +34,9 @@ HOST = "127.0.0.1"
 PATIENCE = 15.0
 """Seconds a server may take to start or to stop."""
 
+BESIDE_RECEIVERS = {"outbound_allow": "127.0.0.0/8"}
+"""Webhooks may lead to this machine, as with `make dev`."""
+
 MailServerMaker = Callable[[], AbstractAsyncContextManager[tuple[MailServer, int]]]
 """Opens a mail server and says at which port it takes mail from outside."""
 
@@ -166,7 +169,9 @@ def running_on_stalwart(
         await server.close()
 
     with (
-        running(database_url, mail_server, stalwart_webhook_secret=BELL_SECRET) as live,
+        running(
+            database_url, mail_server, stalwart_webhook_secret=BELL_SECRET, **BESIDE_RECEIVERS
+        ) as live,
         front_door.leading_to(port_of(live.base_url)),
     ):
         yield live
@@ -195,5 +200,5 @@ def live_anywhere(request: pytest.FixtureRequest) -> Live:
 @pytest.fixture
 def live(database_url: str) -> Generator[Live]:
     """The service on the sandbox, behind a port."""
-    with running(database_url, on_sandbox) as found:
+    with running(database_url, on_sandbox, **BESIDE_RECEIVERS) as found:
         yield found

@@ -28,7 +28,7 @@ _VALUE = re.compile(r"[\x20-\x7e\t]*")
 _RESERVED: Final = frozenset(
     {
         *("accept-encoding", "connection", "content-encoding", "content-length", "content-type"),
-        *("expect", "host", "keep-alive", "te", "trailer", "transfer-encoding", "upgrade"),
+        *("expect", "host", "keep-alive", "trailer", "transfer-encoding", "upgrade"),
     }
 )
 _RESERVED_PREFIXES: Final = ("svix-", "webhook-", "proxy-")

@@ -81,6 +81,7 @@ def test_the_defaults_in_the_guide_are_those_of_the_settings() -> None:
         ("CHANGELOG.md", "recipients a day of an organisation ({:,})", "sends_per_day"),
         ("CHANGELOG.md", "mails an hour into one thread ({:,})", "thread_sends_per_hour"),
         ("docs/guide/lists.md", "room for {:,} entries", "list_entries_per_organization"),
+        ("docs/guide/webhooks.md", "may have {:,} (", "webhooks_per_organization"),
     ],
 )
 def test_a_number_in_a_sentence_is_the_default(place: str, text: str, name: str) -> None:
