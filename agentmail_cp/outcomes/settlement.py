@@ -8,6 +8,7 @@ known; it waits, longer each time.
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from itertools import groupby
@@ -184,36 +185,54 @@ async def _sent(tx: Tx, place: Place, message_ids: Iterable[str]) -> list[_Sent]
 async def _tell(
     tx: Tx, place: Place, sent: Mapping[str, _Sent], news: Sequence[News]
 ) -> set[_Suppression]:
-    """What the news change about messages that are in the index."""
+    """What the news change about messages that are in the index. Written for all of them at once, as the
+    inbox's lock is held.
+    """
     whose = {"organization_id": place.organization_id, "inbox_id": place.inbox_id}
     every = await recipients.of_messages(tx, **whose, message_ids=sent.keys())
-    suppressed: set[_Suppression] = set()
-    for message_id, message in sent.items():
-        standings = [each for each in every if each.message_id == message_id]
-        taken = steps(standings, [each for each in news if each.message_id == message_id])
-        if not taken:
-            continue
-        await recipients.move(tx, **whose, standings=_last(taken))
-        await events.append(tx, **whose, events=told(message, taken))
-        gained, lost = labels_after(standings, taken)
-        await _label(tx, place, message, gained, lost)
-        suppressed |= set(_to_suppress(place, standings, taken))
-        for step in taken:
+    changed = [
+        _Changed(message, standings, taken)
+        for message in sent.values()
+        if (standings := [each for each in every if each.message_id == message.message_id])
+        and (taken := steps(standings, [n for n in news if n.message_id == message.message_id]))
+    ]
+    if not changed:
+        return set()
+    await recipients.move(tx, **whose, standings=[now for each in changed for now in each.now])
+    new = [event for each in changed for event in told(each.message, each.taken)]
+    await events.append(tx, **whose, events=new)
+    await _label(tx, place, changed)
+    for each in changed:
+        for step in each.taken:
             TOLD.labels(step.now.status).inc()
-    return suppressed
+    return {one for each in changed for one in _to_suppress(place, each.standings, each.taken)}
 
 
-def _last(taken: Iterable[Step]) -> list[Standing]:
-    return list({step.now.address: step.now for step in taken}.values())
+class _Changed(msgspec.Struct, frozen=True):
+    """A message something became of: where it stood, and what happened."""
+
+    message: _Sent
+    standings: list[Standing]
+    taken: list[Step]
+
+    @property
+    def now(self) -> list[Standing]:
+        return list({step.now.address: step.now for step in self.taken}.values())
+
+    @property
+    def change(self) -> labels.Change:
+        gained, lost = labels_after(self.standings, self.taken)
+        return labels.Change(frozenset(gained), frozenset(lost))
 
 
-async def _label(
-    tx: Tx, place: Place, message: _Sent, gained: Iterable[str], lost: Iterable[str]
-) -> None:
+async def _label(tx: Tx, place: Place, changed: Iterable[_Changed]) -> None:
     """The mail server does not have these labels: they are kept."""
-    change = labels.Change(frozenset(gained), frozenset(lost))
-    kept = {message.document_id: change.add}
-    await messages.relabel(tx, place, [message.document_id], change, kept)
+    alike: defaultdict[labels.Change, list[DocumentId]] = defaultdict(list)
+    for each in changed:
+        alike[each.change].append(each.message.document_id)
+    for change, document_ids in alike.items():
+        kept = dict.fromkeys(document_ids, change.add)
+        await messages.relabel(tx, place, document_ids, change, kept)
 
 
 def told(message: _Sent, taken: Sequence[Step]) -> list[NewEvent]:
@@ -357,7 +376,8 @@ async def sent(
         inbox_id=place.inbox_id,
         events=[_rejection(message, refused)],
     )
-    await _label(tx, place, message, {"rejected"}, ())
+    rejected = labels.Change(frozenset({"rejected"}), frozenset())
+    await messages.relabel(tx, place, [document_id], rejected, {document_id: rejected.add})
     gone = [_handed_in(filed.message_id, each) for each in refused]
     dead = {_suppression(place, each, "reject") for each in gone if _is_dead(place, each)}
     await _suppress(tx, dead)
