@@ -199,6 +199,30 @@ async def test_an_unknown_cursor_is_gone_and_the_oldest_is_named(service: Servic
         assert "after=start" in body["fix"]
 
 
+async def test_an_event_of_somebody_else_is_a_cursor_nobody_knows(service: Service) -> None:
+    """Whether it is, and when it happened, could be tried out."""
+    victim = await service.inbox("ada")
+    await arrive(service, victim, a_mail(victim["email"]))
+    event = (await complete(service, 1))["events"][0]["event_id"]
+    other = await tenants.organization(service.db)
+    pod = await tenants.pod(service.db, service.organization_id)
+    for key in (
+        await tenants.key(service.db, other),
+        await tenants.key(service.db, service.organization_id, pod_id=pod),
+    ):
+        unknown, known = [
+            await tenants.client(service, key).get(EVERYWHERE, params={"after": cursor})
+            for cursor in (str(uuid4()), event)
+        ]
+        assert known.status_code == unknown.status_code == 410
+        assert told_apart(known) == told_apart(unknown)
+
+
+def told_apart(answer: httpx.Response) -> Json:
+    """What an answer says but for the id of its request."""
+    return {name: value for name, value in answer.json().items() if name != "request_id"}
+
+
 async def test_an_expired_cursor_is_gone(service: Service) -> None:
     inbox = await service.inbox("ada")
     await arrive(service, inbox, *(a_mail(inbox["email"], f"{number}") for number in range(3)))
