@@ -5,11 +5,13 @@ from __future__ import annotations
 import json
 import warnings
 from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
 from email.message import EmailMessage
-from uuid import UUID
+from uuid import UUID, uuid4
 
 import pytest
 from agentmail import (
+    DomainVerifiedEvent,
     MessageBouncedEvent,
     MessageComplainedEvent,
     MessageDeliveredEvent,
@@ -49,6 +51,7 @@ MODELS: dict[EventType, type] = {
     EventType.MESSAGE_BOUNCED: MessageBouncedEvent,
     EventType.MESSAGE_COMPLAINED: MessageComplainedEvent,
     EventType.MESSAGE_REJECTED: MessageRejectedEvent,
+    EventType.DOMAIN_VERIFIED: DomainVerifiedEvent,
 }
 
 
@@ -193,6 +196,38 @@ async def test_what_became_of_a_message_is_told_from_the_log(service: Service) -
     assert isinstance(service.server, MailSandbox)
     service.server.faults = Faults(down=True)
     assert [each["event_type"] for each in await render(service, *told)] == list(FACTS)
+
+
+async def test_a_domain_that_was_verified_is_told_as_its_event_has_it(service: Service) -> None:
+    """It is about no message, so nothing is looked up."""
+    domain = {
+        "domain_id": "acme.test",
+        "domain": "acme.test",
+        "status": "VERIFIED",
+        "feedback_enabled": True,
+        "subdomains_enabled": False,
+        "tracking_enabled": False,
+        "records": [{"type": "TXT", "name": "acme.test", "value": "v=spf1", "status": "VALID"}],
+        "updated_at": "2026-11-21T08:15:00Z",
+        "created_at": "2026-11-21T08:15:00Z",
+    }
+    event = Event(
+        event_id=uuid4(),
+        organization_id=service.organization_id,
+        pod_id=uuid4(),
+        inbox_id=uuid4(),
+        seq=1,
+        position=1,
+        type=EventType.DOMAIN_VERIFIED,
+        thread_id=None,
+        message_id=None,
+        document_id=None,
+        recipients=1,
+        facts=domain,
+        created_at=datetime.now(UTC),
+    )
+    (body,) = await render(service, event)
+    assert body["domain"] == domain
 
 
 async def test_a_message_deleted_before_it_was_told_is_told_without_its_words(

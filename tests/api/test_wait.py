@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import AsyncGenerator, Mapping, Sequence
+from copy import copy
 from typing import Any
 
 import httpx
@@ -19,7 +20,7 @@ from agentmail_cp.mailserver import AccountId, DocumentId, Folder, MailContent
 from agentmail_cp.sandbox import Faults, MailSandbox
 from tests.api.faults import fault, mistake
 from tests.api.mailbox import arrive, at, path_of, put, restricted, rows
-from tests.fix_app import Json, Service, a_mail, until
+from tests.fix_app import Json, Service, a_mail, serving, until
 
 LONG_AGO = "2026-01-01T00:00:00Z"
 
@@ -56,6 +57,10 @@ class Waits:
 
     def note(self, feed: Feed) -> None:
         self.feeds.add(feed)
+
+    async def open(self) -> int:
+        """How many are subscribed to what happens."""
+        return sum(each.subscribers for each in self.feeds)
 
     @contextlib.asynccontextmanager
     async def waiting(
@@ -245,6 +250,33 @@ async def test_a_wait_ends_when_the_service_stops(service: Service, waits: Waits
         answer = await task
     fault(answer, 503)
     assert answer.headers["retry-after"] == "1"
+
+
+async def test_mail_that_another_replica_hears_of_ends_the_wait(
+    service: Service, waits: Waits
+) -> None:
+    """The bell rings there; here is who waits."""
+    inbox = await service.inbox("far")
+    async with (
+        waits.waiting(service, inbox) as task,
+        # The last service that is started is the one the sandbox rings at.
+        serving(service.db.url, service.server, sweep_interval=60.0),
+    ):
+        await service.deliver(a_mail(inbox["email"], "From afar"))
+        assert await subject_of(await task) == "From afar"
+
+
+async def test_a_wait_ends_when_its_client_leaves(sandbox_service: Service, waits: Waits) -> None:
+    """Clients that hang up and ask again would add up to a crowd that nobody waits with."""
+    inbox = await sandbox_service.inbox("impatient")
+    async with httpx.AsyncClient(
+        base_url=sandbox_service.url, headers=sandbox_service.client.headers
+    ) as client:
+        over_http = copy(sandbox_service)
+        over_http.client = client
+        async with waits.waiting(over_http, inbox):
+            assert await waits.open() > 0
+    await until(waits.open, lambda count: count == 0)
 
 
 async def test_the_mail_server_away_is_said(service: Service) -> None:

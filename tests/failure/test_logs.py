@@ -43,6 +43,8 @@ WRITTEN = {
     "header": "canary-header-b7d2",
     "draft": "canary-draft-9a31",
     "search": "canary-search-6611",
+    "one-time code": "QX7Z-81VK",
+    "action link": "canary-link-3a3a",
     "unknown key": "canary-unknown-key-2040",
 }
 """What neither log nor database may hold."""
@@ -58,6 +60,13 @@ KEPT = {
     "idempotency key": "canary-once-4c4c",
 }
 """What the database may hold, and the log may not."""
+
+FITTING = f"subject={KEPT['subject']}&from={KEPT['correspondent']}"
+ASKED = (
+    f"Your verification code is {WRITTEN['one-time code']}. Verify your address:"
+    f" https://elsewhere.test/verify?token={WRITTEN['action link']}"
+)
+"""What an agent waits for."""
 
 LONG = f"{PREVIEW} {'words ' * 50}"
 """What the preview is cut out of: what comes after it is beyond 200 characters."""
@@ -218,7 +227,7 @@ def from_outside(to: str) -> EmailMessage:
     mail = a_mail(
         to,
         KEPT["subject"],
-        f"{LONG}{WRITTEN['body']}",
+        f"{LONG}{WRITTEN['body']}. {ASKED}",
         From=f"{person} <{person}@elsewhere.test>",
         X_Canary=WRITTEN["header"],
     )
@@ -293,10 +302,16 @@ async def correspond(here: Scene, inbox: Json, at: str) -> None:
         here.secrets[f"link of {path}"] = url.rpartition("/")[2]
         downloaded = await here.live.client.get(urlsplit(url).path)
         assert downloaded.status_code == 200, downloaded.text
+    waited = await here.done("GET", f"{at}/messages/wait?since=2026-01-01&{FITTING}")
+    assert waited["extracted_codes"][0]["code"] == WRITTEN["one-time code"]
+    assert WRITTEN["action link"] in waited["extracted_links"][0]["url"]
+    assert (await here.ask("GET", f"{at}/messages/wait?since={KEPT['name']}")).status_code == 400
+    told = await here.done("GET", "/events?after=start")
+    assert WRITTEN["body"] in str(told)
     words = quote(f"{WRITTEN['search']} {WRITTEN['body']}")
     for path in (f"{at}/messages/search", f"{at}/threads/search", "/inboxes/search"):
         await here.done("GET", f"{path}?q={words}")
-    await here.done("GET", f"{at}/messages?subject={KEPT['subject']}&from={KEPT['correspondent']}")
+    await here.done("GET", f"{at}/messages?{FITTING}")
     await here.done("PATCH", message, add_labels=[KEPT["label"]], remove_labels=["unread"])
     await here.done("POST", f"{message}/reply", text=f"{LONG}{WRITTEN['body']}")
     await here.done("POST", f"{message}/reply-all", html=f"{LONG}<b>{WRITTEN['html']}</b>")
@@ -370,6 +385,8 @@ async def try_everything(here: Scene, inbox: Json, at: str) -> None:
         ("GET", f"{at}/messages", {}),
         ("GET", f"{at}/messages/search?q={WRITTEN['search']}", {}),
         ("GET", f"{at}/threads", {}),
+        ("GET", f"{at}/messages/wait?since=2026-01-01&timeout=0&{FITTING}", {}),
+        ("GET", "/events?after=start", {}),
     ):
         answer = await here.ask(method, path, **options)
         assert answer.status_code in {200, 201, 503}, f"{method} {path}: {answer.text}"
