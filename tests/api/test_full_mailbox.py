@@ -70,7 +70,7 @@ async def read_from_scratch(service: Service, inbox: Json) -> None:
 
 
 async def labelled(service: Service, inbox: Json) -> dict[str, list[str]]:
-    return {each["subject"]: each["labels"] for each in await service.messages(inbox)}
+    return {each["subject"]: own_labels(each) for each in await service.messages(inbox)}
 
 
 async def filtered(service: Service, inbox: Json, kind: str, label: str) -> list[str]:
