@@ -15,11 +15,11 @@ COMPLETE = re.compile(
     r"^/v0/(inboxes/\{inbox_id\}/|pods/\{pod_id\}/|)(threads|drafts|api-keys|lists|metrics|webhooks)\b"
     r"|^/v0/inboxes/\{inbox_id\}/(messages|events)\b"
     r"|^/v0/(pods/\{pod_id\}/|)inboxes(/search|/\{inbox_id\})?$"
-    r"|^/v0/(pods(/\{pod_id\})?|organizations|auth/me)$"
+    r"|^/v0(/(pods(/\{pod_id\})?|organizations|auth/me))?$"
 )
-"""Paths of what is complete: the mail API, and what keeps many tenants apart."""
+"""Paths of what is complete: the mail API, events, and what keeps many tenants apart."""
 
-SUCCESSES = {200, 201, 204}
+SUCCESSES = {101, 200, 201, 204}
 Result = Literal["works", "polite refusal", "not yet"]
 
 HEAD = """\

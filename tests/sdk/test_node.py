@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import shutil
 import subprocess
+from asyncio.subprocess import PIPE, Process
 from pathlib import Path
 from typing import Literal
 
@@ -12,6 +14,10 @@ import msgspec
 import pytest
 
 from agentmail_cp.web.paths import normalise
+from tests.failure import sandboxed
+from tests.failure.real import running
+from tests.fix_app import DOMAIN
+from tests.fix_process import ServiceProcess
 from tests.fix_sdk import Live
 from tests.sdk.endpoints import endpoint_of, note
 
@@ -51,7 +57,43 @@ def test_quick_start(installed: Path, live: Live) -> None:
 
 
 @pytest.mark.timeout(120)
-@pytest.mark.parametrize("script", ["endpoints.mjs", "tenants.mjs", "webhooks.mjs"])
+async def test_its_socket_comes_back_after_a_restart(
+    installed: Path, database_url: str, tmp_path: Path
+) -> None:
+    """An agent would hear of nothing any more after our next release: it gives up after code 1000."""
+    settings = {"database_url": database_url, "domain": DOMAIN, "domain_shared": False}
+    service = ServiceProcess(tmp_path, settings, program=sandboxed.program(tmp_path))
+    async with service:
+        here = await running(service, database_url)
+        node = await asyncio.create_subprocess_exec(
+            *("node", "reconnect.mjs", service.url, here.key), cwd=installed, stdout=PIPE
+        )
+        service.closing.push_async_callback(_end, node)
+        assert await _line(node) == "subscribed"
+        await service.terminate()
+        assert await _line(node) == "closed 1012"
+        await service.start()
+        while (line := await _line(node)) != "subscribed":
+            assert line.startswith("closed")
+        inbox = await here.inbox()
+        await here.post(inbox, to="nobody@elsewhere.test")
+        assert await _line(node) == "told message.sent"
+        assert await node.wait() == 0
+
+
+async def _line(node: Process) -> str:
+    assert node.stdout is not None
+    return (await asyncio.wait_for(node.stdout.readline(), 30)).decode().strip()
+
+
+async def _end(node: Process) -> None:
+    if node.returncode is None:
+        node.kill()
+    await node.wait()
+
+
+@pytest.mark.timeout(120)
+@pytest.mark.parametrize("script", ["endpoints.mjs", "live.mjs", "tenants.mjs", "webhooks.mjs"])
 def test_every_call_there_is(installed: Path, live_anywhere: Live, script: str) -> None:
     """What works in Python could fail in JavaScript, where unions are held to strictly."""
     live = live_anywhere
