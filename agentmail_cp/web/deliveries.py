@@ -79,6 +79,7 @@ class _Deliveries(Controller):
         operation_id=called("webhooks", "resend"),
         guards=[needs("webhook_update")],
         responses=ERRORS,
+        status_code=200,
     )
     async def resend(
         self,
@@ -98,14 +99,15 @@ class _Deliveries(Controller):
                 again = webhooks.get_delivery(tx, webhook, named)
                 return answered(claim, bodies.delivery(await idempotency.replay(again)))
             found = await webhooks.resend(tx, webhook, named)
-            await idempotency.complete(tx, claim, found.delivery_id)
-        return answered(claim, bodies.delivery(found))
+            await idempotency.complete(tx, claim, found.delivery_id, new=False)
+        return answered(claim, bodies.delivery(found), new=False)
 
     @post(
         "/replay",
         operation_id=called("webhooks", "replay"),
         guards=[needs("webhook_update")],
         responses=ERRORS,
+        status_code=200,
     )
     async def replay(
         self,
@@ -127,14 +129,16 @@ class _Deliveries(Controller):
                 done = msgspec.json.decode(claim.made.resource_id, type=Replayed)
             else:
                 done = await webhooks.replay(tx, webhook, await _replay(tx, webhook, data))
-                await idempotency.complete(tx, claim, msgspec.json.encode(done).decode())
-        return answered(claim, bodies.replayed(webhook, done))
+                named = msgspec.json.encode(done).decode()
+                await idempotency.complete(tx, claim, named, new=False)
+        return answered(claim, bodies.replayed(webhook, done), new=False)
 
     @post(
         "/test",
         operation_id=called("webhooks", "test"),
         guards=[needs("webhook_update")],
         responses=ERRORS,
+        status_code=200,
     )
     async def test(
         self,
@@ -155,8 +159,8 @@ class _Deliveries(Controller):
                 return answered(claim, bodies.delivery(await idempotency.replay(again)))
             event_type = _wanted_by(webhook, wanted.event_type, caller)
             found = await webhooks.send_test(tx, webhook, event_type)
-            await idempotency.complete(tx, claim, found.delivery_id)
-        return answered(claim, bodies.delivery(found))
+            await idempotency.complete(tx, claim, found.delivery_id, new=False)
+        return answered(claim, bodies.delivery(found), new=False)
 
 
 _OF = "/webhooks/{webhook_id:str}"

@@ -211,6 +211,7 @@ class _Webhooks(Controller):
         operation_id=called("webhooks", "rotate_secret"),
         guards=[needs("webhook_update")],
         responses=ERRORS,
+        status_code=200,
     )
     async def rotate_secret(
         self,
@@ -229,9 +230,9 @@ class _Webhooks(Controller):
             found = await find(tx, within.reach, webhook_id, lock=True)
             if not claim.made:
                 found = await webhooks.rotate(tx, found, _overlap(wanted.overlap_seconds))
-                await idempotency.complete(tx, claim, found.webhook_id)
+                await idempotency.complete(tx, claim, found.webhook_id, new=False)
             shown = await _shown(tx, found)
-        return answered(claim, shown)
+        return answered(claim, shown, new=False)
 
 
 class InboxWebhooks(_Webhooks):
