@@ -196,10 +196,11 @@ async def _wanted(
     if wanted.inbox_ids or wanted.pod_ids:
         query += " and (inbox_id = any(%(inbox_ids)s) or pod_id = any(%(pod_ids)s))"
     if masks is not None:
+        # No `exists`, which would be made a join with every message there is.
         query += (
-            " and exists (select from message where message.inbox_id = event.inbox_id"
+            " and (select mask from message where message.inbox_id = event.inbox_id"
             " and message.organization_id = %(organization_id)s"
-            " and message.message_id = event.message_id and mask = any(%(masks)s::smallint[]))"
+            " and message.message_id = event.message_id limit 1) = any(%(masks)s::smallint[])"
         )
     return await fetch_all(
         tx,

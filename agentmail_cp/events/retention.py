@@ -51,10 +51,10 @@ _REMEMBER: Final[LiteralString] = (
 )
 
 _EXPIRE: Final[LiteralString] = (
-    "with old as (select event_id from event where created_at < now() - %(days)s * interval '1 day'"
-    " and (position is not null or number is null) order by created_at limit %(batch)s),"
-    " removed as (delete from event using old where event.event_id = old.event_id"
-    " returning event.inbox_id, event.organization_id, event.pod_id, event.event_id, event.position),"
+    "with removed as (delete from event where event_id = any(array("
+    "select event_id from event where created_at < now() - %(days)s * interval '1 day'"
+    " and (position is not null or number is null) order by created_at limit %(batch)s))"
+    " returning inbox_id, organization_id, pod_id, event_id, position),"
     f" remembered as ({_REMEMBER})"
     " select count(*) as count from removed"
 )

@@ -29,7 +29,7 @@ from agentmail_cp import (
 from agentmail_cp.access import Reach, keys
 from agentmail_cp.arrivals import Since, Wanted
 from agentmail_cp.db import Database, Tx
-from agentmail_cp.events import log
+from agentmail_cp.events import Subscribed, log, publishing, reading, retention
 from agentmail_cp.filing import Place
 from agentmail_cp.inboxes import inbox
 from agentmail_cp.intake import Intake
@@ -79,12 +79,13 @@ select thread_id, organization_id, pod_id, inbox_id,
     array_agg(distinct mask), '{}', '{}', count(*), 1000, false, '', max("timestamp"), min("timestamp")
 from message group by 1, 2, 3, 4;
 insert into event (event_id, organization_id, pod_id, inbox_id, seq, type, message_id, facts,
-    created_at)
+    created_at, position)
 select gen_random_uuid(), organization_id, lpad(to_hex(2 + document_id % 5), 32, '0')::uuid, inbox_id,
     document_id,
     case when random() < 0.01 then 'label.added' else (array['message.received', 'message.sent',
         'message.bounced', 'message.complained'])[1 + document_id % 4] end,
-    message_id, '{"label": "x"}', now() - document_id * interval '3 min' from message;
+    message_id, '{"label": "x"}', now() - document_id * interval '3 min',
+    row_number() over (order by document_id desc) from message;
 insert into api_key (api_key_id, organization_id, pod_id, inbox_id, name, prefix, hash, created_at)
 select gen_random_uuid(), organization_id, lpad(to_hex(2 + n % 5), 32, '0')::uuid,
     case when n % 5 = 0 then inbox_id end, 'key', 'inai_', sha256(convert_to(address || n, 'UTF8')),
@@ -149,6 +150,10 @@ async def plans(tx: Tx, ask: Callable[[], Coroutine[Any, Any, object]]) -> list[
         patch.object(threads, "fetch_all", explained),
         patch.object(intake, "fetch_all", explained),
         patch.object(log, "fetch_all", explained),
+        patch.object(reading, "fetch_all", explained),
+        patch.object(reading, "fetch_one", explained_row),
+        patch.object(publishing, "fetch_all", explained),
+        patch.object(publishing, "fetch_only", explained_row),
         patch.object(ranking, "fetch_all", explained),
         patch.object(counting, "fetch_all", explained),
         patch.object(keys, "fetch_all", explained),
@@ -233,6 +238,42 @@ async def event_page(tx: Tx, masks: tuple[int, ...] | None) -> object:
     return await log.list_labels(
         tx, organization_id=ORGANIZATION, inbox_id=INBOX, masks=masks, limit=20, page_token=None
     )
+
+
+@pytest.mark.parametrize(
+    "reach",
+    [
+        Reach(ORGANIZATION),
+        Reach(ORGANIZATION, UUID(int=3)),
+        Reach(ORGANIZATION, UUID(int=3), INBOX),
+    ],
+    ids=["organization", "pod", "inbox"],
+)
+async def test_readers_of_the_log_read_what_is_before_them(tx: Tx, reach: Reach) -> None:
+    """Every reader asks again with each event, also those of one quiet inbox among thousands."""
+    wanted = Subscribed(reach=reach)
+    for position in (1, 39_000):
+        place = reading.Place(position, "")
+        for masks in (None, (0,)):
+            ask = partial(reading.page, tx, wanted, place, limit=50, masks=masks)
+            assert_quick(await plans(tx, ask))
+    assert_quick(await plans(tx, partial(reading.newest, tx, reach)))
+
+
+async def test_events_are_published_followed_and_forgotten_by_their_indexes(tx: Tx) -> None:
+    """With each event that is written, whatever was written in all the time before."""
+    for ask in (
+        partial(publishing.publish, tx, limit=500),
+        partial(publishing.published_since, tx, 39_000, limit=500),
+        partial(publishing.newest_position, tx),
+        partial(publishing.oldest_unpublished, tx),
+    ):
+        assert_quick(await plans(tx, ask))
+    parameters = {"days": 80, "batch": 1000, "expires": True}
+    cursor = await tx.execute(f"explain (format json) {retention._EXPIRE}", parameters)  # pyright: ignore[reportPrivateUsage]
+    row = await cursor.fetchone()
+    assert row is not None
+    assert_quick(flat(row["QUERY PLAN"][0]["Plan"]))
 
 
 async def page_of_a_thread(tx: Tx) -> object:
