@@ -195,6 +195,7 @@ class Delivering:
         events: Mapping[UUID, Event] = {}
         try:
             async with self._db.transaction() as tx:
+                await rows.hurry(tx)
                 await rows.record(tx, done)
                 if room.fast or room.failing:
                     claims = await rows.claim(tx, room)
