@@ -13,8 +13,7 @@ from collections.abc import Iterable
 
 import msgspec
 
-from agentmail_cp.codes import words
-from agentmail_cp.codes.rating import rate
+from agentmail_cp.codes.rating import Vocabulary, rate
 from agentmail_cp.codes.shapes import candidates
 
 MAX_INPUT = 64 * 1024
@@ -65,9 +64,8 @@ def _of(text: str) -> list[Code]:
     seen = list(candidates(text))
     if not seen:
         return []
-    folded = text.casefold()
-    speaks = any(each in folded for each in words.STRONG)
-    rated = [(each, rate(each, speaks=speaks)) for each in seen]
+    known = Vocabulary.of(text)
+    rated = [(each, rate(each, known)) for each in seen]
     explained = any(rating.confidence >= SURE for _, rating in rated)
     return [
         Code(each.typed, round(rating.confidence, 2))

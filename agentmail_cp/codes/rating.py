@@ -41,6 +41,27 @@ class Rating(msgspec.Struct, frozen=True):
     named: bool
 
 
+class Vocabulary(msgspec.Struct, frozen=True):
+    """The words of a mail that tell something of its numbers, so that the others need not be looked for
+    around each.
+    """
+
+    codes: tuple[str, ...]
+    other: tuple[str, ...]
+    offers: tuple[str, ...]
+    speaks: bool
+
+    @classmethod
+    def of(cls, text: str) -> Vocabulary:
+        """Those that stand in a text, as parts of words too."""
+        folded = text.casefold()
+        strong, weak, other, offers = (
+            tuple(word for word in each if word in folded)
+            for each in (words.STRONG, words.WEAK, words.OTHER, words.OFFERS)
+        )
+        return cls((*strong, *weak), other, offers, speaks=bool(strong))
+
+
 class _Label(msgspec.Struct, frozen=True):
     """A word that says what a number is, and what stands between the two."""
 
@@ -58,24 +79,23 @@ class _Label(msgspec.Struct, frozen=True):
 
 
 _STRONG = frozenset(words.STRONG)
-_OF_CODES = (*words.STRONG, *words.WEAK)
 _COMPOUNDS = frozenset({"code", "codes", "kod", "kode", "koodi", "kód"})
 _SYLLABLES = "\u0900"
 """From here on words stand without blanks between them."""
 
 
-def rate(seen: Seen, *, speaks: bool) -> Rating:
-    """Rate a candidate of a mail that does or does not speak of one-time codes anywhere."""
-    other = _last(seen.before, words.OTHER)
-    before, after = _before(seen.before, other), _after(seen.after)
+def rate(seen: Seen, known: Vocabulary) -> Rating:
+    """Rate a candidate of a mail with these words."""
+    other = _last(seen.before, known.other)
+    before, after = _before(seen.before, known, other), _after(seen.after, known)
     labels = [each for each in (before, after) if each is not None]
     if other is not None and _names(other) and not _nearer(before, after, other):
         return Rating(0.1, named=False)
     score = max((_told(each, alone=seen.alone) for each in labels), default=0.0)
     if not score and seen.alone:
-        score = 0.8 if speaks else 0.3
+        score = 0.8 if known.speaks else 0.3
     named = seen.alone or any(each.near for each in labels)
-    return Rating(_shaped(seen, score, labels), named=named)
+    return Rating(_shaped(seen, score, labels, known), named=named)
 
 
 def _nearer(before: _Label | None, after: _Label | None, other: _Label) -> bool:
@@ -100,12 +120,12 @@ def _told(label: _Label, *, alone: bool) -> float:
     return 0.5 if label.strong else 0.35
 
 
-def _shaped(seen: Seen, score: float, labels: Sequence[_Label]) -> float:
+def _shaped(seen: Seen, score: float, labels: Sequence[_Label], known: Vocabulary) -> float:
     """The confidence of something of this shape: the less it looks like a code, the more it has to be
     announced.
     """
     strong = any(each.strong for each in labels)
-    if not strong and any(each in seen.before or each in seen.after for each in words.OFFERS):
+    if not strong and any(each in seen.before or each in seen.after for each in known.offers):
         return min(score, _NOT_ONE)
     announced = any(each.tight for each in labels) or (seen.alone and score >= _ANNOUNCED)
     if seen.typed.isdigit():
@@ -119,9 +139,9 @@ def _shaped(seen: Seen, score: float, labels: Sequence[_Label]) -> float:
     return score - 0.1 if announced else 0.0
 
 
-def _before(text: str, other: _Label | None) -> _Label | None:
+def _before(text: str, known: Vocabulary, other: _Label | None) -> _Label | None:
     """The last word for a code that is no part of the name of something else."""
-    found = _last(text, _OF_CODES)
+    found = _last(text, known.codes)
     if found is None or other is None:
         return found
     end, end_of_other = len(text) - len(found.gap), len(text) - len(other.gap)
@@ -144,10 +164,10 @@ def _last(text: str, vocabulary: Sequence[str]) -> _Label | None:
     return _Label(best, gap, tight=bool(_BETWEEN.fullmatch(gap)))
 
 
-def _after(text: str) -> _Label | None:
+def _after(text: str, known: Vocabulary) -> _Label | None:
     """The first word for a code in what follows, unless it is part of the name of something else."""
-    word, start = _first(text, _OF_CODES)
-    other, start_of_other = _first(text, words.OTHER)
+    word, start = _first(text, known.codes)
+    other, start_of_other = _first(text, known.other)
     inside = start_of_other <= start and start + len(word) <= start_of_other + len(other)
     if not word or inside:
         return None

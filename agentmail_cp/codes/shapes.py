@@ -32,6 +32,7 @@ _TIMES = "年|月|日|分|秒|時|时|小时|天|년|월|일|분|초|시간"
 _SHAPES = re.compile(
     rf"""
     (?<![0-9A-Za-z])
+    (?=[0-9(+$€£¥₩₽]|[A-Z]{{2}}|[A-Za-z]{{0,12}}(?:[0-9:.-]|\ ?[0-9]))
     (?:
         (?:https?://|www\.)[^\s<>]{{1,4096}}
       | \+\d[\d\ ().\-/\u00a0]{{6,20}}\d
@@ -60,7 +61,9 @@ _SHAPES = re.compile(
     """,
     re.VERBOSE,
 )
-"""What is no code is matched before, so that no part of it is taken for one."""
+"""What is no code is matched before, so that no part of it is taken for one. Most words fail at the first look
+ahead.
+"""
 
 _WIDE = str.maketrans("０１２３４５６７８９－：", "0123456789-:")
 _FRAME = " \t\r\u00a0*_-–—|:：\"'«»„“”‘’「」『』【】[](){}<>#.,•·=~`"
