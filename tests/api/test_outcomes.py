@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncGenerator
 from typing import Any
 
@@ -13,7 +14,9 @@ from agentmail_cp import events, outcomes
 from agentmail_cp.events import Event, EventType
 from agentmail_cp.inboxes import inbox_uuid
 from agentmail_cp.sandbox import Faults, MailSandbox
-from tests.fix_app import DOMAIN, Json, Service, a_mail, serving, until
+from tests.fix_app import DOMAIN, Json, Service, a_mail, serving, serving_on_stalwart, until
+from tests.fix_front_door import FrontDoor, Porch
+from tests.fix_stalwart import Mailbox, StalwartServer
 
 ABOUT_SENT = {
     EventType.MESSAGE_SENT,
@@ -96,6 +99,29 @@ async def test_a_send_that_all_refuse_tells_nothing(anywhere: Service) -> None:
     )
     assert answer.status_code == 403
     assert await told(anywhere, alice) == []
+
+
+@pytest.mark.stalwart
+async def test_mail_a_script_hands_in_is_told_of_too(
+    database_url: str, stalwart: StalwartServer, front_door: FrontDoor, porch: Porch
+) -> None:
+    """What became of mail would be known of the API's alone."""
+    async with serving_on_stalwart(
+        database_url, stalwart, front_door, porch, submission_copy_delay=0.1
+    ) as service:
+        alice, bob = await service.inbox("alice"), await service.inbox("bob")
+        mailbox = Mailbox("", alice["email"], alice["credentials"]["password"])
+        mail = a_mail(bob["email"], "By hand", From=alice["email"], Message_ID="<own@script.test>")
+
+        def hand_in() -> None:
+            with stalwart.submission(mailbox) as client:
+                client.send_message(mail)
+
+        await asyncio.to_thread(hand_in)
+        first, second = await told_of_sent(service, alice, 2)
+        assert (first.type, second.type) == (EventType.MESSAGE_SENT, EventType.MESSAGE_DELIVERED)
+        assert second.message_id == "<own@script.test>"
+        assert await labels(service, alice, "<own@script.test>") == ["delivered", "sent"]
 
 
 async def test_labels_of_outcomes_are_the_servers(service: Service) -> None:
