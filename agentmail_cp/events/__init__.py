@@ -37,6 +37,7 @@ from agentmail_cp.events.reading import (
     page,
     place_of,
     position_of,
+    visible,
 )
 from agentmail_cp.events.retention import erase, expire
 
@@ -74,4 +75,5 @@ __all__ = [
     "position_of",
     "publish",
     "published_since",
+    "visible",
 ]

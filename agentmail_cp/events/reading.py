@@ -27,7 +27,7 @@ START: Final = "start"
 NOW: Final = "now"
 """The cursor behind the newest event."""
 
-SCAN: Final = 5000
+SCAN: Final = 2000
 """Events within reach that are looked at for one page, wanted or not."""
 
 COLUMNS: Final[LiteralString] = (
@@ -110,8 +110,10 @@ async def after(
     inbox_ids: Iterable[UUID] = (),
     pod_ids: Iterable[UUID] = (),
     limit: int,
+    masks: Sequence[int] | None = None,
 ) -> list[Event]:
     """Events behind a position in their order: what `Subscribed` of the same words wants, at most `limit`.
+    `masks` are those of `page`.
 
     Raises `Gone` with the oldest event's id where some behind the position have expired.
     """
@@ -121,7 +123,7 @@ async def after(
     found: list[Event] = []
     place = Place(position, START)
     while True:
-        more = await page(tx, wanted, place, limit=limit - len(found))
+        more = await page(tx, wanted, place, limit=limit - len(found), masks=masks)
         found += more.events
         if more.ended or len(found) == limit:
             return found
@@ -155,6 +157,39 @@ async def page(
     if end is None:
         return Page(found, place, ended=True)
     return Page(found, Place(end.position, str(end.event_id)), ended=end.count < SCAN)
+
+
+async def visible(
+    tx: Tx, organization_id: UUID, events: Sequence[Event], masks: Sequence[int]
+) -> list[Event]:
+    """Those of an organisation's events that are of messages with one of these hiding masks now: what `page`
+    would show of them.
+    """
+    rows = await fetch_all(
+        tx,
+        _Seen,
+        "select event_id from event where organization_id = %(organization_id)s"
+        f" and event_id = any(%(event_ids)s){_VISIBLE}",
+        {
+            "organization_id": organization_id,
+            "event_ids": [event.event_id for event in events],
+            "masks": list(masks),
+        },
+    )
+    seen = {row.event_id for row in rows}
+    return [event for event in events if event.event_id in seen]
+
+
+class _Seen(msgspec.Struct, frozen=True):
+    event_id: UUID
+
+
+# No `exists`, which would be made a join with every message there is.
+_VISIBLE: Final[LiteralString] = (
+    " and (select mask from message where message.inbox_id = event.inbox_id"
+    " and message.organization_id = %(organization_id)s"
+    " and message.message_id = event.message_id limit 1) = any(%(masks)s::smallint[])"
+)
 
 
 class _End(msgspec.Struct, frozen=True):
@@ -196,12 +231,7 @@ async def _wanted(
     if wanted.inbox_ids or wanted.pod_ids:
         query += " and (inbox_id = any(%(inbox_ids)s) or pod_id = any(%(pod_ids)s))"
     if masks is not None:
-        # No `exists`, which would be made a join with every message there is.
-        query += (
-            " and (select mask from message where message.inbox_id = event.inbox_id"
-            " and message.organization_id = %(organization_id)s"
-            " and message.message_id = event.message_id limit 1) = any(%(masks)s::smallint[])"
-        )
+        query += _VISIBLE
     return await fetch_all(
         tx,
         Event,

@@ -12,8 +12,9 @@ import httpx
 import pytest
 
 from agentmail_cp import events
+from agentmail_cp.access import Reach
 from agentmail_cp.app import HttpServer, create_app, http_config
-from agentmail_cp.events import Feed
+from agentmail_cp.events import Event, EventType, Feed
 from agentmail_cp.mailserver import Folder
 from agentmail_cp.sandbox import Faults, MailSandbox
 from tests import tenants
@@ -273,6 +274,19 @@ async def test_a_key_kept_from_hidden_mail_is_told_nothing_of_it(service: Servic
         page = await _page(service, f"{path}?after=start", poor)
         assert told(page) == [("message.received", good["message_id"])]
         assert page["next_cursor"] == everything["next_cursor"]
+    assert [str(each.message_id) for each in await visible(service)] == [good["message_id"]]
+
+
+async def visible(service: Service) -> list[Event]:
+    """Of all events those that whoever follows them may be told without any permission."""
+    organization_id, types = service.organization_id, frozenset(EventType)
+    async with service.db.reading() as tx:
+        log = await events.after(tx, Reach(organization_id), 0, types=types, limit=100)
+        assert log
+        shown = await events.visible(tx, organization_id, log, (0,))
+        read = await events.after(tx, Reach(organization_id), 0, types=types, limit=100, masks=(0,))
+    assert shown == read
+    return shown
 
 
 async def test_label_events_can_be_asked_for_alone(service: Service) -> None:
