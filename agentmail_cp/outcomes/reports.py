@@ -19,7 +19,7 @@ from typing import cast
 import msgspec
 
 from agentmail_cp import addresses, filing
-from agentmail_cp.outcomes.states import LONGEST_DIAGNOSTIC, Outcome, enhanced
+from agentmail_cp.outcomes.states import COMPLAINTS, LONGEST_DIAGNOSTIC, Outcome, enhanced
 
 MOST_READ = 512 * 1024
 """Bytes of a mail that are looked at: a report comes before the mail that it returns."""
@@ -51,8 +51,6 @@ _RETURNED = {
     *("message/rfc822-headers", "message/global-headers"),
 }
 _ENCODINGS = {"base64", "quoted-printable"}
-_PRAISE = {"not-spam"}
-"""Feedback that is no complaint (RFC 6430)."""
 
 
 class Claim(msgspec.Struct, frozen=True, kw_only=True):
@@ -98,8 +96,8 @@ def _read(mail: Message) -> Feedback | None:
 
 
 def _parts(mail: Message) -> Iterator[Message]:
-    """The mail's own parts, not those of a mail inside it."""
-    if not mail.is_multipart() or mail.get_content_maintype() != "multipart":
+    """The report's own parts: what people send on is a report inside a mail of theirs."""
+    if not mail.is_multipart() or mail.get_content_type() != "multipart/report":
         return
     payload: object = mail.get_payload()
     for part in cast("list[object]", payload)[:MOST_PARTS]:
@@ -150,7 +148,7 @@ def _code(status: str | None, said: str) -> str | None:
 def _complaints(fields: Message) -> Iterator[Claim]:
     """A complaint (RFC 5965 section 3). Many hide who complains."""
     kind = (_field(fields, "Feedback-Type") or "other").lower()
-    if kind in _PRAISE:
+    if kind not in COMPLAINTS:
         return
     given = [
         address

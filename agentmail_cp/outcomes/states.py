@@ -127,6 +127,11 @@ def labels_after(standings: Iterable[Standing], taken: Sequence[Step]) -> tuple[
     return gained, set()
 
 
+COMPLAINTS: Final = frozenset({"abuse", "fraud", "virus", "opt-out", "opt-out-list", "other"})
+"""Kinds of feedback that complain (RFC 5965); `not-spam` is praise, and `auth-failure` (RFC 6591) is about
+signatures.
+"""
+
 Kind = Literal["Permanent", "Transient"]
 
 _CODE = re.compile(r"(?<![\d.])([245])\.(\d{1,3})\.(\d{1,3})(?![\d.])")

@@ -37,7 +37,7 @@ from agentmail_cp.mailserver import (
 )
 from agentmail_cp.outcomes.record import note, queued, tell
 from agentmail_cp.outcomes.settlement import UNRECORDED, apply_due, next_due
-from agentmail_cp.outcomes.states import News, whom
+from agentmail_cp.outcomes.states import COMPLAINTS, News, whom
 from agentmail_cp.recipients import Waiting
 
 log = structlog.stdlib.get_logger(__name__)
@@ -57,11 +57,10 @@ SHORTEST: Final = 0.02
 ASKING: Final = 5.0
 """Seconds between two looks for recipients to ask about."""
 
-COMPLAINTS: Final = 60.0
+LISTENING: Final = 60.0
 """Seconds between two looks for complaints."""
 
 RECOVERY: Final = 2.0
-PRAISE: Final = frozenset({"not-spam"})
 
 _SAYS: Final[Mapping[QueueStatus, Outcome]] = {
     QueueStatus.DELAYED: Outcome.DELAYED,
@@ -240,7 +239,7 @@ class _Owner(msgspec.Struct, frozen=True):
 
 
 async def _complain(tx: Tx, complaint: Complaint) -> None:
-    if complaint.kind in PRAISE or complaint.message_id is None or complaint.sender is None:
+    if complaint.kind not in COMPLAINTS or not complaint.message_id or not complaint.sender:
         return
     owners = await fetch_all(tx, _Owner, _OWNER, {"sender": complaint.sender.lower()})
     for owner in owners:
@@ -320,7 +319,7 @@ class Watching:
                     pass
                 if monotonic() >= complaints_at:
                     await take_complaints(self._db, self._server)
-                    complaints_at = monotonic() + COMPLAINTS
+                    complaints_at = monotonic() + LISTENING
             except (Unavailable, MailServerError) as error:
                 log.warning("outcome.waiting", reason=type(error).__name__)
             except Exception:

@@ -500,6 +500,7 @@ async def test_a_complaint_is_told_once_and_forgotten(mailing: Mailing) -> None:
     "fields",
     [
         {"kind": "not-spam"},
+        {"kind": "auth-failure"},
         {"message_id": None},
         {"message_id": "other@agents.test"},
         {"sender": None},

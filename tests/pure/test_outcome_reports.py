@@ -187,6 +187,10 @@ def test_a_complaint_that_hides_who_complains() -> None:
         report(FAILED, returned="Message-ID: <>\r\n"),
         report(FAILED, status_type="text/plain"),
         complaint("Feedback-Type: not-spam\r\nOriginal-Rcpt-To: <ada@x.test>"),
+        complaint("Feedback-Type: auth-failure\r\nOriginal-Rcpt-To: <ada@x.test>"),
+        report(FAILED).replace(b"multipart/report", b"multipart/mixed"),
+        b"Content-Type: multipart/mixed; boundary=a\r\n\r\n--a\r\n\r\nLook:\r\n"
+        b"--a\r\nContent-Type: message/rfc822\r\n\r\n" + report(FAILED) + b"\r\n--a--\r\n",
         b"Content-Type: multipart/report; boundary=b\r\n" * 60 + b"\r\n" + report(FAILED),
     ],
 )
