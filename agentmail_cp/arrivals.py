@@ -2,8 +2,8 @@
 
 What counts is when a message reached our log, not its Date header, which strangers write. The inbox's events
 are looked through in their order, from the oldest on, so that a message is found however many came after it.
-They are numbered under the inbox's lock and commit in that order: what was looked at once need not be looked
-at again. Reaches back as far as events are kept. Only reads, and owns no table.
+They are numbered under the inbox's lock and commit in that order: whoever heard of one has seen all before
+it, and need not look at them again. Reaches back as far as events are kept. Only reads, and owns no table.
 """
 
 from __future__ import annotations
@@ -104,23 +104,8 @@ async def since_event(tx: Tx, reach: Reach, place: Place, event_id: UUID) -> Sin
     return Since(last.seq)
 
 
-async def first(tx: Tx, place: Place, since: Since, wanted: Wanted) -> tuple[Arrival | None, Since]:
-    """The oldest message that is wanted, and where to go on: behind it, or behind all there was."""
-    newest = await fetch_only(
-        tx,
-        _Seq,
-        "select coalesce(max(seq), 0) as seq from event where organization_id = %(organization_id)s"
-        " and inbox_id = %(inbox_id)s",
-        {"organization_id": place.organization_id, "inbox_id": place.inbox_id},
-    )
-    found = None
-    if newest.seq > since.seq:
-        found = await _first(tx, place, since, wanted)
-    seq = found.seq if found else max(since.seq, newest.seq)
-    return found, Since(seq, since.at)
-
-
-async def _first(tx: Tx, place: Place, since: Since, wanted: Wanted) -> Arrival | None:
+async def first(tx: Tx, place: Place, since: Since, wanted: Wanted) -> Arrival | None:
+    """The oldest message that is wanted."""
     query: LiteralString = (
         f"select {COLUMNS}, seq from (select organization_id, inbox_id, message_id, seq from event"
         " where organization_id = %(organization_id)s and inbox_id = %(inbox_id)s"

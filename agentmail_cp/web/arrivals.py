@@ -18,7 +18,7 @@ from litestar.params import FromPath
 
 from agentmail_cp import arrivals, bodies, events, inboxes
 from agentmail_cp.access import Principal
-from agentmail_cp.arrivals import RECEIVED, Since, Wanted
+from agentmail_cp.arrivals import RECEIVED, Arrival, Since, Wanted
 from agentmail_cp.contents import read
 from agentmail_cp.db import Database, Tx
 from agentmail_cp.errors import Invalid, Unavailable
@@ -134,19 +134,27 @@ class _Wait(msgspec.Struct, frozen=True):
     async def _follow(
         self, heard: Subscription, since: Since, deadline: float
     ) -> bodies.Message | None:
+        last = since.seq
         while True:
-            async with self.db.reading() as tx:
-                row, since = await arrivals.first(tx, self.inbox.place, since, self.wanted)
+            row = await self._look(since)
             if row is not None:
                 # Gone from the mail server by now, perhaps: then the next one.
                 for message in await read(self.db, self.server, self.inbox, [row]):
                     return message
-                continue
-            async with asyncio.timeout_at(deadline):
-                while (await _last(heard)) <= since.seq:
-                    pass
+                last = row.seq
+            since = Since(max(since.seq, last), since.at)
+            if row is None:
+                async with asyncio.timeout_at(deadline):
+                    last = await _next(heard, since.seq)
+
+    async def _look(self, since: Since) -> Arrival | None:
+        async with self.db.reading() as tx:
+            return await arrivals.first(tx, self.inbox.place, since, self.wanted)
 
 
-async def _last(heard: Subscription) -> int:
-    """The number of the last event heard of."""
-    return max(event.seq for event in await heard.take(_AT_ONCE))
+async def _next(heard: Subscription, seq: int) -> int:
+    """The number of the last event heard of, once it is behind this one."""
+    while True:
+        last = max(event.seq for event in await heard.take(_AT_ONCE))
+        if last > seq:
+            return last
