@@ -76,6 +76,8 @@ def things(live: Live) -> Things:
         sent = make(f"{at}/messages/send", **mail)
         draft = make(f"{at}/drafts", **mail)
         make(f"{at}/lists/receive/block", entry="real@lists.test")
+        # Nobody listens there.
+        hook = make(f"{at}/webhooks", url="http://127.0.0.1:1025/", event_types=["domain.verified"])
         return Things(
             {
                 "inbox_id": inbox["inbox_id"],
@@ -88,6 +90,8 @@ def things(live: Live) -> Things:
                 "direction": "receive",
                 "type": "block",
                 "entry": "real@lists.test",
+                "webhook_id": hook["webhook_id"],
+                "delivery_id": make(f"{at}/webhooks/{hook['webhook_id']}/test")["delivery_id"],
             },
             {
                 "organization": live.api_key,

@@ -20,7 +20,7 @@ from schemathesis import GenerationMode
 
 from tests.api.fuzzing import OPERATIONS, at_random, nothing_unhandled, things, try_out
 from tests.fix_pg import empty
-from tests.fix_sdk import Live, on_sandbox, running
+from tests.fix_sdk import BESIDE_RECEIVERS, Live, on_sandbox, running
 
 # The service runs in a thread of this process and draws random numbers while hypothesis watches.
 pytestmark = pytest.mark.filterwarnings(
@@ -41,7 +41,7 @@ async def shared_url(migrated_url: str) -> AsyncGenerator[str]:
 @pytest.fixture(scope="module")
 def shared(shared_url: str) -> Generator[Live]:
     """One service for all operations."""
-    with running(shared_url, on_sandbox) as found:
+    with running(shared_url, on_sandbox, **BESIDE_RECEIVERS) as found:
         yield found
 
 
