@@ -16,7 +16,15 @@ create table delivery (
     failures integer not null default 0,
     created_at timestamptz not null default now(),
     updated_at timestamptz not null default now()
-) with (fillfactor = 70);
+)
+-- Every claim walks past what was done since the index was last cleaned. The table is large with what is done
+-- for long, of which PostgreSQL would by default wait for a fifth to change, and then leave the indexes alone.
+with (
+    fillfactor = 70,
+    autovacuum_vacuum_threshold = 20000,
+    autovacuum_vacuum_scale_factor = 0.002,
+    vacuum_index_cleanup = on
+);
 create unique index delivery_event_key on delivery (webhook_id, event_id);
 create index delivery_due on delivery (webhook_id, due_at, number) where state = 'pending';
 create index delivery_log on delivery (webhook_id, number desc);

@@ -92,6 +92,11 @@ _PENDING: LiteralString = (
     " from pending where pending.webhook_id is not null)"
 )
 
+_UNDONE: LiteralString = "state not in ('delivered', 'failed')"
+"""That a delivery is pending, in words that do not invite PostgreSQL to look for it among all that are, by
+their index, instead of by its own key.
+"""
+
 _CLAIM: LiteralString = (
     f"with {_PENDING}, endpoint as (select webhook.webhook_id, failing_since is not null as failing"
     " from pending join webhook using (webhook_id) where enabled and webhook_id <> all(%(slow)s)),"
@@ -105,14 +110,14 @@ _CLAIM: LiteralString = (
     # Every endpoint's first before any endpoint's second.
     " queue as (select delivery_id, failing, row_number()"
     " over (partition by failing order by place, due_at) as turn from open),"
-    " chosen as (select delivery.delivery_id, failing from delivery join queue using (delivery_id)"
-    " where turn <= case when failing then %(failing)s else %(fast)s end and state = 'pending'"
-    " and (claimed_until is null or claimed_until <= now())"
-    " for update of delivery skip locked)"
+    " chosen as (select delivery_id from delivery where delivery_id = any(array("
+    "select delivery_id from queue where turn <= case when failing then %(failing)s else %(fast)s end))"
+    f" and {_UNDONE} and (claimed_until is null or claimed_until <= now())"
+    " for update skip locked)"
     " update delivery set claimed_until = clock_timestamp() + %(lease)s from chosen, webhook"
     " where delivery.delivery_id = chosen.delivery_id and webhook.webhook_id = delivery.webhook_id"
     " returning delivery.delivery_id, delivery.organization_id, delivery.webhook_id, event_id,"
-    " event_type, failures, claimed_until, url, headers, failing,"
+    " event_type, failures, claimed_until, url, headers, failing_since is not null as failing,"
     " case when previous_until > now() then array[secret, previous_secret]"
     " else array[secret] end as secrets, number"
 )
@@ -127,19 +132,19 @@ async def hurry(tx: Tx) -> None:
 
 async def claim(tx: Tx, room: Room) -> list[Claim]:
     """Take deliveries that are due, in about the order in which they were made."""
-    claims = await fetch_all(
-        tx,
-        Claim,
-        _CLAIM,
-        {
-            "slow": list(room.slow),
-            "at_once": AT_ONCE,
-            "fast": min(room.fast, BATCH),
-            "failing": min(room.failing, BATCH),
-            "lease": LEASE,
-        },
-    )
+    claims = await fetch_all(tx, Claim, _CLAIM, wanted(room))
     return sorted(claims, key=lambda each: each.number)
+
+
+def wanted(room: Room) -> dict[str, object]:
+    """What a claim is limited to."""
+    return {
+        "slow": list(room.slow),
+        "at_once": AT_ONCE,
+        "fast": min(room.fast, BATCH),
+        "failing": min(room.failing, BATCH),
+        "lease": LEASE,
+    }
 
 
 async def events_of(tx: Tx, claims: Iterable[Claim]) -> dict[UUID, Event]:
@@ -163,7 +168,7 @@ async def hold(tx: Tx, claims: Sequence[Claim], lease: timedelta = LEASE) -> lis
         _Held,
         "update delivery set claimed_until = clock_timestamp() + %(lease)s"
         " from unnest(%(ids)s::uuid[], %(leases)s::timestamptz[]) as mine (delivery_id, lease)"
-        " where delivery.delivery_id = mine.delivery_id and state = 'pending'"
+        f" where delivery.delivery_id = mine.delivery_id and {_UNDONE}"
         " and claimed_until = mine.lease returning delivery.delivery_id, claimed_until",
         {**_identified(claims), "lease": lease},
     )
@@ -195,7 +200,7 @@ _RECORD: LiteralString = (
     " written as (update delivery set state = outcome, claimed_until = null,"
     " due_at = now() + coalesce(rest, '0'), attempts = attempts + 1,"
     " failures = failures + case when outcome = 'delivered' then 0 else 1 end, updated_at = now()"
-    " from told where delivery_id = id and state = 'pending' and claimed_until = lease"
+    f" from told where delivery_id = id and {_UNDONE} and claimed_until = lease"
     " returning delivery_id, organization_id, attempts)"
     " insert into delivery_attempt (delivery_id, number, organization_id, at, duration_ms, status,"
     " error, response) select delivery_id, attempts, organization_id, at, duration_ms, status,"

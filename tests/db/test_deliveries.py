@@ -8,7 +8,7 @@ from datetime import timedelta
 import pytest
 
 from agentmail_cp import webhooks
-from agentmail_cp.db import Database
+from agentmail_cp.db import Database, Tx
 from agentmail_cp.webhooks import DisabledReason, Failure, Webhook
 from agentmail_cp.webhooks import claims as rows
 from agentmail_cp.webhooks.attempts import Outcome
@@ -16,6 +16,7 @@ from agentmail_cp.webhooks.claims import Claim
 from agentmail_cp.webhooks.delivering import TIMEOUT
 from agentmail_cp.webhooks.lanes import AT_ONCE, Room
 from tests.db.endpoints import (
+    EMPTY,
     SENT_BACK,
     TAKEN,
     an_endpoint,
@@ -294,3 +295,42 @@ async def test_old_deliveries_are_forgotten_with_their_attempts(database: Databa
     async with database.reading() as tx:
         row = await (await tx.execute("select count(*) as left from delivery_attempt")).fetchone()
     assert row == {"left": 0}
+
+
+@pytest.mark.parametrize("state", ["pending", "delivered"])
+async def test_a_claim_does_not_read_what_waits_for_others(database: Database, state: str) -> None:
+    """An endpoint that was away for days has a backlog, and every delivery begins with a claim."""
+    place = await an_inbox(database)
+    webhook, well = await an_endpoint(database, place), await an_endpoint(database, place)
+    async with database.transaction(patience=30) as tx:
+        await tx.execute(
+            "insert into delivery (delivery_id, organization_id, webhook_id, event_id, event_type,"
+            " state) select gen_random_uuid(), %(organization_id)s, %(webhook_id)s,"
+            " gen_random_uuid(), 'message.sent', %(state)s from generate_series(1, 20000)",
+            {
+                "organization_id": place.organization_id,
+                "webhook_id": webhook.webhook_id,
+                "state": state,
+            },
+        )
+        await tx.execute(
+            "update webhook set failing_since = now() where webhook_id = %s", [webhook.webhook_id]
+        )
+    async with database.reading() as tx:
+        await tx.execute("vacuum (analyze) delivery")
+    await happen(database, place, 1)
+    async with database.transaction() as tx:
+        read = await blocks_read(tx)
+    assert read < 200
+    assert [each.webhook_id for each in await claim(database)].count(well.webhook_id) == 1
+
+
+async def blocks_read(tx: Tx) -> int:
+    """How many blocks of 8 kB a claim looks at; what it claims is rolled back."""
+    with_cost = "explain (analyze, buffers, format json) " + rows._CLAIM  # pyright: ignore[reportPrivateUsage]
+    async with tx.transaction(force_rollback=True):
+        cursor = await tx.execute(with_cost, rows.wanted(EMPTY))
+        row = await cursor.fetchone()
+    assert row is not None
+    plan = row["QUERY PLAN"][0]["Plan"]
+    return plan["Shared Hit Blocks"] + plan["Shared Read Blocks"]
