@@ -271,6 +271,7 @@ WITHOUT_KEY = {
     "/openapi.json/{path}": "Litestar's other name of it",
     "/stalwart/doorbell": "the mail server has a secret of its own",
     "/stalwart/hook": "the mail server has a secret of its own",
+    "/stalwart/queued": "the mail server has a secret of its own",
     "/v0/downloads/{token}": "whoever holds a signed link may follow it",
 }
 """Paths that take no API key, and why."""

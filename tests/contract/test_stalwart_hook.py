@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import smtplib
+import uuid
 from collections.abc import AsyncGenerator
 from typing import Any
 
@@ -12,10 +13,12 @@ import pytest
 import pytest_asyncio
 
 from agentmail_cp.dev.stalwart import LocalStalwart
-from agentmail_cp.stalwart import mtahook, setup
+from agentmail_cp.mailserver import MailServer, NewAccount
+from agentmail_cp.stalwart import StalwartMailServer, mtahook, setup
 from agentmail_cp.stalwart.jmap import Call, JmapClient, bearer
 from agentmail_cp.stalwart.mtahook import Question
 from agentmail_cp.stalwart.setup import Wanted
+from tests.contract.world import an_email
 from tests.fix_stalwart import (
     DOMAIN,
     Mailbox,
@@ -30,12 +33,16 @@ SECRET = "between the two of us"
 
 
 class Clerk:
-    """Who is asked: an HTTP server that keeps the questions and gives one answer to all."""
+    """Who is asked: an HTTP server that keeps the questions and gives one answer to all. `told` is what it
+    hears of mail that this service hands in. While `busy` it answers nobody.
+    """
 
     def __init__(self) -> None:
         self.questions: list[Question] = []
+        self.told: list[Question] = []
         self.strangers = 0
         self.answer = mtahook.accept()
+        self.busy = False
 
     async def connected(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         head = (await reader.readuntil(b"\r\n\r\n")).decode("ascii").split("\r\n")
@@ -43,7 +50,10 @@ class Clerk:
         lower = {name.lower(): value for name, value in fields.items()}
         body = await reader.readexactly(int(lower["content-length"]))
         self.strangers += not mtahook.is_ours(lower.get("authorization"), SECRET)
-        self.questions.append(mtahook.decode(body))
+        known = self.told if mtahook.QUEUED_PATH in head[0] else self.questions
+        known.append(mtahook.decode(body))
+        while self.busy:  # noqa: ASYNC110 -- a test looks no more often
+            await asyncio.sleep(0.05)
         length = f"Content-Length: {len(self.answer)}\r\nConnection: close\r\n\r\n"
         writer.write(f"HTTP/1.1 200 OK\r\n{length}".encode() + self.answer)
         writer.close()
@@ -74,6 +84,7 @@ async def server(asked: tuple[StalwartServer, Clerk]) -> StalwartServer:
 async def clerk(asked: tuple[StalwartServer, Clerk]) -> Clerk:
     """The clerk, who has heard nothing yet."""
     asked[1].questions.clear()
+    asked[1].told.clear()
     asked[1].answer = mtahook.accept()
     return asked[1]
 
@@ -163,6 +174,47 @@ async def test_an_answer_that_is_none_lets_the_client_try_again(
 
 
 @pytest_asyncio.fixture
+async def ours(server: StalwartServer) -> AsyncGenerator[MailServer]:
+    """The server as this service uses it."""
+    adapter = StalwartMailServer(JmapClient(server.url, bearer(server.key)))
+    yield adapter
+    await adapter.close()
+
+
+async def test_a_send_of_ours_is_told_with_its_queue_id(ours: MailServer, clerk: Clerk) -> None:
+    """The only place where Stalwart says which mail a queue id belongs to."""
+    alice, bob = [await ours.create_account(NewAccount(new_address())) for _ in range(2)]
+    email = an_email(alice, bob.address)
+    await ours.submit(alice.account_id, email)
+    (told,) = clerk.told
+    assert (clerk.questions, clerk.strangers) == ([], 0)
+    assert (told.stage, told.login, told.sender) == ("data", alice.address, alice.address)
+    assert told.queue_id
+    assert ("Message-ID", f" <{email.message_id}>\r\n") in told.headers
+
+
+@pytest.mark.parametrize("trouble", ["nonsense", "silence"])
+async def test_a_send_of_ours_goes_on_whatever_becomes_of_the_telling(
+    ours: MailServer, clerk: Clerk, trouble: str
+) -> None:
+    """The worker sends scheduled drafts while the API is away; two seconds are all it may take."""
+    alice, bob = [await ours.create_account(NewAccount(new_address())) for _ in range(2)]
+    clerk.answer = b"what?"
+    clerk.busy = trouble == "silence"
+    try:
+        async with asyncio.timeout(5):
+            submitted = await ours.submit(alice.account_id, an_email(alice, bob.address))
+    finally:
+        clerk.busy = False
+    assert not submitted.refused_by_all
+    assert len(clerk.told) == 1
+
+
+def new_address() -> str:
+    return f"agent-{uuid.uuid4().hex[:12]}@{DOMAIN}"
+
+
+@pytest_asyncio.fixture
 async def settings(own_stalwart: LocalStalwart) -> AsyncGenerator[JmapClient]:
     """Our credential's connection to a server whose settings may be spoiled."""
     client = JmapClient(own_stalwart.url, bearer(own_stalwart.key))
@@ -170,31 +222,38 @@ async def settings(own_stalwart: LocalStalwart) -> AsyncGenerator[JmapClient]:
     await client.close()
 
 
-async def the_hook(client: JmapClient) -> dict[str, Any]:
+HOOKS = ("X-Agentmail-Hook", "X-Agentmail-Queued")
+
+
+async def the_hooks(client: JmapClient) -> list[dict[str, Any]]:
+    """The one for mail clients first."""
     call = Call("x:MtaHook/get", {"ids": None}, "0")
-    (hook,) = (await client.call(call))["0"].into(dict[str, Any])["list"]
-    return hook
+    found = (await client.call(call))["0"].into(dict[str, Any])["list"]
+    return sorted(found, key=lambda hook: HOOKS.index(*hook["httpHeaders"]))
 
 
-async def test_the_hook_follows_the_settings_and_its_drift_is_shown(settings: JmapClient) -> None:
-    """Its token cannot be read back, so a new one must be noticed by other means."""
+async def test_the_hooks_follow_the_settings_and_their_drift_is_shown(settings: JmapClient) -> None:
+    """Their token cannot be read back, so a new one must be noticed by other means."""
     wanted = Wanted(domain=DOMAIN, hook=mtahook.hook_at("http://127.0.0.1:9", SECRET))
     await setup.apply(settings, wanted, check=False)
     assert (await setup.apply(settings, wanted, check=True)).changes == ()
 
-    hook = await the_hook(settings)
-    spoilt = {"tempFailOnError": False, "httpAuth": {"@type": "Unauthenticated"}}
-    change = Call("x:MtaHook/set", {"update": {hook["id"]: spoilt}}, "0")
-    await settings.call(change)
-    shown = await setup.apply(settings, wanted, check=True)
-    assert {change.setting for change in shown.changes} == {"tempFailOnError", "httpAuth/@type"}
-    await setup.apply(settings, wanted, check=False)
+    for hook in await the_hooks(settings):
+        failing = not hook["tempFailOnError"]
+        spoilt = {"tempFailOnError": failing, "httpAuth": {"@type": "Unauthenticated"}}
+        change = Call("x:MtaHook/set", {"update": {hook["id"]: spoilt}}, "0")
+        await settings.call(change)
+        shown = await setup.apply(settings, wanted, check=True)
+        assert {each.setting for each in shown.changes} == {"tempFailOnError", "httpAuth/@type"}
+        await setup.apply(settings, wanted, check=False)
     assert (await setup.apply(settings, wanted, check=True)).changes == ()
-    assert (await the_hook(settings))["httpAuth"]["@type"] == "Bearer"
+    hooks = await the_hooks(settings)
+    assert [hook["httpAuth"]["@type"] for hook in hooks] == ["Bearer", "Bearer"]
+    assert [hook["tempFailOnError"] for hook in hooks] == [True, False]
 
     other = msgspec.structs.replace(wanted, hook=mtahook.hook_at("http://127.0.0.1:9", "another"))
     changed = await setup.apply(settings, other, check=False)
-    assert [change.object for change in changed.changes] == ["MtaHook"]
+    assert [change.object for change in changed.changes] == ["MtaHook", "MtaHook"]
     assert mtahook.token("another") not in changed.text
     assert (await setup.apply(settings, other, check=True)).changes == ()
 
@@ -205,7 +264,7 @@ async def test_without_a_service_nobody_is_asked(settings: JmapClient) -> None:
     await setup.apply(settings, wanted, check=False)
     silent = Wanted(domain=DOMAIN)
     await setup.apply(settings, silent, check=False)
-    assert (await the_hook(settings))["enable"]["else"] == "false"
+    assert [hook["enable"]["else"] for hook in await the_hooks(settings)] == ["false", "false"]
     call = Call("x:MtaStageData/get", {"ids": ["singleton"]}, "0")
     (data,) = (await settings.call(call))["0"].into(dict[str, Any])["list"]
     assert data["addMessageIdHeader"]["else"] == "true"
