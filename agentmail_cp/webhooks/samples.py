@@ -47,9 +47,10 @@ def _received(event_type: EventType) -> Fields:
         "updated_at": _AT,
     }
     message = {
+        # Before `from`: the Python SDK 2.0.18 reads both names into one field, and the last one wins.
+        "from_": [_PERSON],
         "message_id": _RECEIVED_ID,
         "from": _PERSON,
-        "from_": [_PERSON],
         "to": [_INBOX],
         "text": _TEXT,
         "html": f"<p>{_TEXT}</p>",

@@ -9,11 +9,14 @@ import subprocess
 from asyncio.subprocess import PIPE, Process
 from pathlib import Path
 from typing import Literal
+from uuid import UUID
 
 import msgspec
 import pytest
 
+from agentmail_cp.events import LABEL_TYPES, EventType
 from agentmail_cp.web.paths import normalise
+from agentmail_cp.webhooks import samples
 from tests.failure import sandboxed
 from tests.failure.real import running
 from tests.fix_app import DOMAIN
@@ -100,3 +103,12 @@ def test_every_call_there_is(installed: Path, live_anywhere: Live, script: str) 
     printed = run("node", script, live.base_url, live.api_key, at=installed)
     for method, path, status in msgspec.json.decode(printed, type=list[Call]):
         note("npm", endpoint_of(method, normalise(path.encode())), status)
+
+
+@pytest.mark.timeout(120)
+def test_every_event_passes_its_schemas(installed: Path) -> None:
+    """Strictly: whatever does not is handed to programs with names they do not know."""
+    told = [each for each in EventType if each not in LABEL_TYPES]
+    bodies = [msgspec.Raw(samples.body(each, UUID(int=1))) for each in told]
+    (installed / "told.json").write_bytes(msgspec.json.encode(bodies))
+    run("node", "schemas.mjs", "told.json", at=installed)
