@@ -8,13 +8,15 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import threading
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Sequence
 from typing import cast
 
 import httpcore
 import pytest
+from httpcore._async import connection
 
-from agentmail_cp.outbound import Outbound, OutboundError, Reason, Request
+from agentmail_cp.outbound import Outbound, OutboundError, Reason, Request, fetcher
 from agentmail_cp.settings import networks
 from tests.fix_stalwart import StalwartServer
 
@@ -347,6 +349,67 @@ async def test_tls_asks_for_the_name_not_the_address() -> None:
     async with serving(note) as port, outbound(names) as client:
         assert await refusal(client, f"https://files.test:{port}/") is not Reason.NOT_ALLOWED
     assert b"files.test" in hellos[0]
+
+
+async def test_certificates_are_read_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Reading them takes 40 ms, in which nothing else goes on: 25 requests a second would be the end."""
+
+    def read_again() -> None:
+        raise AssertionError
+
+    async def plain(_reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(OK)
+        await writer.drain()
+
+    names = Names(files_test=[["127.0.0.1"]])
+    async with serving(plain) as port, outbound(names) as client:
+        monkeypatch.setattr(connection, "default_ssl_context", read_again)
+        assert await refusal(client, f"https://files.test:{port}/") is Reason.TLS
+
+
+async def test_a_name_is_looked_up_once_for_all_who_wait_for_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A name whose servers never answer would hold every thread there is, and stop everybody else's."""
+    asked: list[str] = []
+    answered = threading.Event()
+
+    def look_up(host: str, _port: int) -> list[str]:
+        asked.append(host)
+        if host == "slow.test":
+            answered.wait(5)
+        return ["127.0.0.1"]
+
+    monkeypatch.setattr(fetcher, "_look_up", look_up)
+    async with serving(saying(OK)) as port:
+        client = Outbound(LOOPBACK, resolvers=2)
+        waiting = [
+            asyncio.create_task(got(client, f"http://slow.test:{port}/{number}"))
+            for number in range(5)
+        ]
+        assert await got(client, f"http://files.test:{port}/") == (200, b"hello")
+        waiting.pop().cancel()
+        answered.set()
+        assert await asyncio.gather(*waiting) == [(200, b"hello")] * 4
+        await client.close()
+    assert sorted(asked) == ["files.test", "slow.test"]
+
+
+async def test_a_request_may_wait_longer_for_its_first_word() -> None:
+    """Receivers of webhooks have fifteen seconds; who sends a file says something meanwhile."""
+
+    async def late(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        await asyncio.sleep(0.2)
+        writer.write(OK)
+
+    async with serving(late) as port, outbound() as client:
+        url = f"http://127.0.0.1:{port}/"
+        for idle, patient in ((0.05, False), (5.0, True)):
+            request = Request(url=url, most=10, seconds=5, idle=idle)
+            with contextlib.nullcontext() if patient else pytest.raises(OutboundError):
+                async with client.open(request) as response:
+                    assert response.status == 200
 
 
 @pytest.mark.stalwart
