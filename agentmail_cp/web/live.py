@@ -120,7 +120,10 @@ class Socket:
 
     async def serve(self) -> None:
         """Everything, until the socket is over."""
-        await self._client.accept()
+        try:
+            await self._client.accept()
+        except OSError:
+            return
         with self._hearing:
             ended = await self._until_ended()
         if ended.code is None:

@@ -5,6 +5,8 @@ ASGI's own refusal would be a bare 403 for whatever is wrong. The SDKs look for 
 
 from __future__ import annotations
 
+import contextlib
+
 import msgspec
 import structlog
 from litestar.enums import ScopeType
@@ -50,5 +52,7 @@ async def refuse(scope: Scope, send: Send, error: AgentMailError) -> None:
         "status": status,
         "headers": [(name.lower().encode(), value.encode()) for name, value in told.items()],
     }
-    await send(start)
-    await send({"type": "websocket.http.response.body", "body": body, "more_body": False})
+    # A client that is gone needs no answer.
+    with contextlib.suppress(OSError):
+        await send(start)
+        await send({"type": "websocket.http.response.body", "body": body, "more_body": False})

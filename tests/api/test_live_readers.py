@@ -30,7 +30,7 @@ T = TypeVar("T")
 class Puppet:
     """A client in uvicorn's place, which takes frames only when it is let."""
 
-    def __init__(self, app: ASGIApp, key: str) -> None:
+    def __init__(self, app: ASGIApp, key: str, send: Send | None = None) -> None:
         self.taking = asyncio.Event()
         self.taken: list[Json] = []
         self.closed: asyncio.Future[Json] = asyncio.get_running_loop().create_future()
@@ -53,7 +53,7 @@ class Puppet:
             "extensions": {"websocket.http.response": {}},
         }
         receive = cast("Receive", self._said.get)
-        self.running = asyncio.ensure_future(app(scope, receive, self._send))
+        self.running = asyncio.ensure_future(app(scope, receive, send or self._send))
 
     def say(self, text: str) -> None:
         self._said.put_nowait({"type": "websocket.receive", "text": text})
@@ -216,6 +216,21 @@ async def test_a_restart_does_not_wait_for_who_takes_nothing(
         await until(seeing(lambda: len(server.server_state.connections)), lambda seen: seen == 1)
         server.should_exit = True
         await asyncio.wait_for(app.ended.wait(), 4)
+
+
+async def test_who_leaves_before_the_socket_is_open_is_no_error(
+    sandbox_service: Service, porch: Porch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A restart of many clients would fill the log with tracebacks."""
+    assert porch.app is not None
+
+    async def gone(_message: object) -> None:
+        raise OSError
+
+    for key in (sandbox_service.key, "wrong"):
+        puppet = Puppet(porch.app, key, send=gone)
+        await puppet.running
+    assert "websocket" not in capsys.readouterr().out
 
 
 async def test_no_log_ever_has_the_key(
