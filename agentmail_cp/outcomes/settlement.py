@@ -114,12 +114,17 @@ class _Suppression(msgspec.Struct, frozen=True, order=True):
 async def apply_due(db: Database) -> int:
     """Tell on what is written down and due; returns how many reports were looked at."""
     async with db.transaction() as tx:
-        due = await fetch_all(tx, _Due, _DUE, {"most": AT_ONCE})
+        due = await _take_due(tx)
         suppressed: set[_Suppression] = set()
         for _, of_inbox in groupby(sorted(due, key=_by_inbox), key=lambda each: each.inbox_id):
             suppressed |= await _apply_alone(tx, list(of_inbox))
         await _suppress(tx, suppressed)
     return len(due)
+
+
+async def _take_due(tx: Tx) -> list[_Due]:
+    """Reports that nobody else is at; nobody else will be, until the transaction ends."""
+    return await fetch_all(tx, _Due, _DUE, {"most": AT_ONCE})
 
 
 def _by_inbox(report: _Due) -> tuple[UUID, int]:

@@ -94,8 +94,7 @@ async def _drop_unrecorded(db: Database, waiting: Sequence[Waiting]) -> list[Wai
     is expected any more (`submissions`).
     """
     async with db.transaction() as tx:
-        rows = await fetch_all(tx, _Name, _RECORDED, _keys(waiting))
-        there = {(row.inbox_id, row.message_id) for row in rows}
+        there = await _recorded(tx, waiting)
         unrecorded = [each for each in waiting if (each.inbox_id, each.message_id) not in there]
         old = datetime.now(UTC) - UNRECORDED
         for each in unrecorded:
@@ -108,6 +107,11 @@ async def _drop_unrecorded(db: Database, waiting: Sequence[Waiting]) -> list[Wai
                 )
         await recipients.ask_again(tx, unrecorded, gone=False)
     return [each for each in waiting if (each.inbox_id, each.message_id) in there]
+
+
+async def _recorded(tx: Tx, waiting: Sequence[Waiting]) -> set[tuple[UUID, str]]:
+    rows = await fetch_all(tx, _Name, _RECORDED, _keys(waiting))
+    return {(row.inbox_id, row.message_id) for row in rows}
 
 
 _RECORDED = """
@@ -140,7 +144,7 @@ async def _find(db: Database, server: MailServer, waiting: Sequence[Waiting]) ->
     if not waiting:
         return {}
     async with db.reading() as tx:
-        ids = await fetch_all(tx, _QueueId, _QUEUE_IDS, _keys(waiting))
+        ids = await _queue_ids(tx, waiting)
     named = {(each.inbox_id, each.message_id) for each in ids}
     lost = [each for each in waiting if (each.inbox_id, each.message_id) not in named]
     if lost:
@@ -153,6 +157,10 @@ async def _find(db: Database, server: MailServer, waiting: Sequence[Waiting]) ->
         if each.queue_id in there:
             found[each.inbox_id, each.message_id].append(there[each.queue_id])
     return found
+
+
+async def _queue_ids(tx: Tx, waiting: Sequence[Waiting]) -> list[_QueueId]:
+    return await fetch_all(tx, _QueueId, _QUEUE_IDS, _keys(waiting))
 
 
 _QUEUE_IDS = """

@@ -24,6 +24,7 @@ from agentmail_cp import (
     limits,
     messages,
     metrics,
+    recipients,
     threads,
 )
 from agentmail_cp.access import Reach, keys
@@ -36,6 +37,8 @@ from agentmail_cp.intake import Intake
 from agentmail_cp.mailserver import DocumentId
 from agentmail_cp.messages import MessageFilter
 from agentmail_cp.metrics import EVENT_TYPES, RATE_TYPES, Span, counting
+from agentmail_cp.outcomes import settlement, watching
+from agentmail_cp.recipients import Waiting
 from agentmail_cp.sandbox import MailSandbox
 from agentmail_cp.search import Rank, Scope, ranking
 from agentmail_cp.search.ranking import Evidence, Narrowing
@@ -45,7 +48,7 @@ from tests.fix_pg import fresh_database
 ORGANIZATION, INBOX = UUID(int=1), UUID(int=101)
 BIG = {
     *("api_key", "envelope", "event", "inbox_sync", "known_recipient", "message", "send_count"),
-    *("thread", "thread_reference"),
+    *("thread", "thread_reference", "recipient", "queued_mail"),
 }
 """Not `inbox`: a claim of 50 may well read a table of a few thousand short rows once."""
 
@@ -86,6 +89,14 @@ select gen_random_uuid(), organization_id, lpad(to_hex(2 + document_id % 5), 32,
         'message.bounced', 'message.complained'])[1 + document_id % 4] end,
     message_id, '{"label": "x"}', now() - document_id * interval '3 min',
     row_number() over (order by document_id desc) from message;
+insert into recipient (organization_id, inbox_id, message_id, address, status, due_at)
+select organization_id, inbox_id, message_id, 'ada@elsewhere.test', 'queued',
+    case when random() < 0.01 then now() end from message;
+insert into queued_mail (queue_id, organization_id, inbox_id, message_id)
+select document_id, organization_id, inbox_id, message_id from message;
+insert into outcome_report (organization_id, inbox_id, queue_id, address, outcome)
+select organization_id, inbox_id, document_id, 'ada@elsewhere.test', 'delivered' from message
+where document_id % 100 = 0;
 insert into api_key (api_key_id, organization_id, pod_id, inbox_id, name, prefix, hash, created_at)
 select gen_random_uuid(), organization_id, lpad(to_hex(2 + n % 5), 32, '0')::uuid,
     case when n % 5 = 0 then inbox_id end, 'key', 'inai_', sha256(convert_to(address || n, 'UTF8')),
@@ -154,6 +165,9 @@ async def plans(tx: Tx, ask: Callable[[], Coroutine[Any, Any, object]]) -> list[
         patch.object(reading, "fetch_one", explained_row),
         patch.object(publishing, "fetch_all", explained),
         patch.object(publishing, "fetch_only", explained_row),
+        patch.object(recipients, "fetch_all", explained),
+        patch.object(settlement, "fetch_all", explained),
+        patch.object(watching, "fetch_all", explained),
         patch.object(ranking, "fetch_all", explained),
         patch.object(counting, "fetch_all", explained),
         patch.object(keys, "fetch_all", explained),
@@ -274,6 +288,32 @@ async def test_events_are_published_followed_and_forgotten_by_their_indexes(tx: 
     row = await cursor.fetchone()
     assert row is not None
     assert_quick(flat(row["QUERY PLAN"][0]["Plan"]))
+
+
+async def test_outcomes_are_told_and_asked_about_by_their_indexes(tx: Tx) -> None:
+    """With each mail that is sent, among all that were: a worker would fall behind."""
+    now, name = datetime.now(UTC), "<501@elsewhere.test>"
+    waiting = Waiting(
+        organization_id=ORGANIZATION,
+        inbox_id=INBOX,
+        pod_id=UUID(int=2),
+        domain="agents.test",
+        sender="1@agents.test",
+        message_id=name,
+        address="ada@elsewhere.test",
+        due_at=now,
+        gone_at=None,
+        created_at=now,
+    )
+    whose = {"organization_id": ORGANIZATION, "inbox_id": INBOX}
+    for ask in (
+        partial(recipients.claim, tx, lease=timedelta(minutes=1), most=100),
+        partial(recipients.of_messages, tx, **whose, message_ids=[name]),
+        partial(settlement._take_due, tx),  # pyright: ignore[reportPrivateUsage]
+        partial(watching._recorded, tx, [waiting]),  # pyright: ignore[reportPrivateUsage]
+        partial(watching._queue_ids, tx, [waiting]),  # pyright: ignore[reportPrivateUsage]
+    ):
+        assert_quick(await plans(tx, ask))
 
 
 async def page_of_a_thread(tx: Tx) -> object:
