@@ -142,12 +142,15 @@ class WebhookDelivery(msgspec.Struct, omit_defaults=True, kw_only=True):
 
 
 class WebhookAttempt(msgspec.Struct, omit_defaults=True, kw_only=True):
-    """One attempt: the status of the endpoint and the beginning of its answer, or why there was none."""
+    """One attempt: the status of the endpoint and the beginning of its answer, or why there was none.
+    `message` says in a sentence what `error` means.
+    """
 
     at: datetime
     duration_ms: int
     status_code: int | None = None
     error: str | None = None
+    message: str | None = None
     response: str = ""
 
 
@@ -233,6 +236,7 @@ def delivery_attempts(
             duration_ms=each.duration_ms,
             status_code=each.status,
             error=each.error,
+            message=webhooks.Failure(each.error).text if each.error else None,
             response=each.response,
         )
         for each in attempts

@@ -155,6 +155,7 @@ async def test_an_address_inside_is_not_reached(
     delivery = await until_told(service, webhook, "pending")
     (attempt,) = delivery["attempts"]
     assert attempt["error"] == "not_allowed"
+    assert attempt["message"].startswith("The endpoint has no address on the internet")
     assert "status_code" not in attempt
     assert receiver.got == []
 
