@@ -29,6 +29,7 @@ from tests.failure.real import SECRET, Ringing, Running, running, service
 from tests.fix_app import DOMAIN, Json, a_mail, until
 from tests.fix_process import HOST, ServiceProcess
 from tests.fix_proxy import Proxy, port_of, through
+from tests.receiver import ON_LOOPBACK, Receiver, answer
 
 OTHER_SECRETS = {
     "webhook secret": SECRET,
@@ -58,6 +59,9 @@ KEPT = {
     "correspondent": "canary-person-1f00",
     "client id": "canary-client-7b7b",
     "idempotency key": "canary-once-4c4c",
+    "webhook url": "canary-hook-8d20",
+    "webhook header": "canary-hook-header-51b3",
+    "receiver's answer": "canary-receiver-e6e6",
 }
 """What the database may hold, and the log may not."""
 
@@ -90,6 +94,8 @@ class Scene(AbstractAsyncContextManager["Scene"]):
         self.confused = confused
         self.errors: list[str] = []
         self.secrets: dict[str, str] = {}
+        self.shown: dict[str, str] = {}
+        """Secrets that callers can look at again, so that the database has them."""
 
     async def __aexit__(self, *_: object) -> None:
         await self.live.close()
@@ -183,6 +189,7 @@ def settings(log_format: str) -> dict[str, object]:
         "log_level": "debug",
         "log_format": log_format,
         "download_secret": OTHER_SECRETS["download secret"],
+        "outbound_allow": ON_LOOPBACK,
     }
 
 
@@ -245,7 +252,10 @@ async def live_through_it_all(here: Scene, process: ServiceProcess) -> None:
     """A day of an agent, with everything that may go wrong."""
     inbox = await make_inboxes_and_keys(here)
     at = f"/inboxes/{inbox['inbox_id']}"
-    await correspond(here, inbox, at)
+    async with Receiver.listening() as receiver:
+        hook = await listen(here, receiver)
+        await correspond(here, inbox, at)
+        await use(here, hook, receiver)
     await draft(here, inbox, at)
     await err(here, at)
     for spoilt in (here.away, here.confused):
@@ -277,6 +287,37 @@ async def make_inboxes_and_keys(here: Scene) -> Json:
         await here.ask("DELETE", f"/api-keys/{key['api_key_id']}")
     await here.done("POST", "/lists/send/block", entry="no@lists.test", reason=KEPT["reason"])
     return inbox
+
+
+async def listen(here: Scene, receiver: Receiver) -> str:
+    """A webhook whose receiver is not well."""
+    path = f"/{KEPT['webhook url']}"
+    receiver.answers[path] = answer(500, KEPT["receiver's answer"].encode())
+    made = await here.done("POST", "/webhooks", **webhook(receiver.url(path)))
+    here.shown["webhook secret"] = made["secret"]
+    return f"/webhooks/{made['webhook_id']}"
+
+
+def webhook(url: str) -> Json:
+    return {"url": url, "headers": {"X-Canary": KEPT["webhook header"]}}
+
+
+async def use(here: Scene, hook: str, receiver: Receiver) -> None:
+    """Everything that can be asked of a webhook, once something was delivered to it."""
+    (first, *_) = await receiver.until(2, f"/{KEPT['webhook url']}")
+    assert first.headers["x-canary"] == KEPT["webhook header"]
+    rotated = await here.done("POST", f"{hook}/secret/rotate", overlap_seconds=60)
+    here.shown["new webhook secret"] = rotated["secret"]
+    await here.done("POST", f"{hook}/test", event_type="message.sent")
+    await here.done("POST", f"{hook}/replay", since="2026-01-01T00:00:00Z")
+
+    async def answers() -> list[str]:
+        log = (await here.done("GET", f"{hook}/deliveries"))["deliveries"]
+        tried = [await here.done("GET", f"{hook}/deliveries/{each['delivery_id']}") for each in log]
+        return [attempt.get("response", "") for each in tried for attempt in each["attempts"]]
+
+    await until(answers, lambda seen: KEPT["receiver's answer"] in seen)
+    await here.done("PATCH", hook, enabled=False)
 
 
 async def correspond(here: Scene, inbox: Json, at: str) -> None:
@@ -362,6 +403,12 @@ async def err(here: Scene, at: str) -> None:
         ("GET", f"/threads/{KEPT['name']}", {}),
         ("GET", f"/downloads/{WRITTEN['search']}", {}),
         ("POST", f"{at}/lists/send/block", {"json": {"entry": KEPT["reason"]}}),
+        ("POST", "/webhooks", {"json": webhook(f"https://{KEPT['webhook url']}:x/")}),
+        ("POST", "/webhooks", {"json": webhook(f"http://10.0.0.1/{KEPT['webhook url']}")}),
+        (
+            *("POST", "/webhooks"),
+            {"json": {"url": "https://a.test/", "headers": {"A": f"{KEPT['webhook header']}\n"}}},
+        ),
         (
             "GET",
             "/inboxes",
@@ -404,6 +451,7 @@ async def break_the_tables(here: Scene, inbox: Json, at: str) -> None:
         ("POST", "/inboxes", {"json": {"display_name": KEPT["name"]}}),
         ("POST", "/api-keys", {"json": {"name": KEPT["name"]}}),
         ("POST", "/lists/send/allow", {"json": {"entry": "a@b.test", "reason": KEPT["reason"]}}),
+        ("POST", "/webhooks", {"json": webhook(f"https://a.test/{KEPT['webhook url']}")}),
     ):
         answer = await here.ask(method, path, **options)
         assert answer.status_code == 500, f"{method} {path}: {answer.text}"
@@ -411,7 +459,10 @@ async def break_the_tables(here: Scene, inbox: Json, at: str) -> None:
     await alter(here, "alter table {} drop constraint broken")
 
 
-BROKEN = ("thread", "message", "draft", "send", "inbox", "api_key", "list_entry")
+BROKEN = (
+    *("thread", "message", "draft", "send", "inbox", "api_key", "list_entry"),
+    *("webhook", "delivery", "delivery_attempt"),
+)
 
 
 async def alter(here: Scene, statement: LiteralString) -> None:
@@ -489,9 +540,10 @@ async def test_neither_mail_nor_secrets_reach_log_or_database(
         counted = (await here.live.client.get("/metrics")).text
     log = process.log
     assert "request.failed" in log, "nothing was logged, so nothing was tried"
-    assert found(WRITTEN | KEPT | here.secrets, log + counted) == []
+    assert found(WRITTEN | KEPT | here.secrets | here.shown, log + counted) == []
     assert found({"subject": KEPT["subject"], "preview": PREVIEW}, dumped) == ["subject", "preview"]
     assert found(WRITTEN | here.secrets, dumped) == []
     errors = "\n".join(here.errors)
     secrets = {kind: word for kind, word in here.secrets.items() if not kind.startswith("link")}
-    assert found({"body": WRITTEN["body"], **secrets}, errors) == []
+    told = {"body": WRITTEN["body"], "webhook header": KEPT["webhook header"]}
+    assert found(told | secrets | here.shown, errors) == []
