@@ -7,14 +7,14 @@ import random
 from pathlib import Path
 
 import pytest
+from websockets.asyncio.client import connect
 from websockets.exceptions import ConnectionClosed, InvalidHandshake
 
+from tests.failure import sandboxed
 from tests.failure.real import Ringing, Running, running, service
-from tests.fix_app import until
+from tests.fix_app import DOMAIN, until
 from tests.fix_process import ServiceProcess
-from tests.sockets import Listener, listening
-
-pytestmark = pytest.mark.stalwart
+from tests.sockets import Listener, listening, not_opened
 
 MAILS = 60
 
@@ -58,6 +58,7 @@ async def published(live: Running) -> list[str]:
     return [str(row["event_id"]) for row in rows]
 
 
+@pytest.mark.stalwart
 @pytest.mark.timeout(120)
 async def test_nothing_is_missed_or_heard_twice_over_restarts(
     ringing: Ringing, database_url: str, tmp_path: Path
@@ -89,6 +90,7 @@ async def test_nothing_is_missed_or_heard_twice_over_restarts(
     assert "Traceback" not in process.log
 
 
+@pytest.mark.stalwart
 async def test_a_replica_tells_what_another_read(
     ringing: Ringing, database_url: str, tmp_path: Path
 ) -> None:
@@ -106,6 +108,36 @@ async def test_a_replica_tells_what_another_read(
             await ringing.deliver(inbox["email"], 1, 2, 3)
             told = [(await listener.event())["message"]["subject"] for _ in range(3)]
             assert told == ["Subject 1", "Subject 2", "Subject 3"]
+
+
+@pytest.mark.parametrize("log_format", ["json", "text"])
+async def test_no_log_has_a_key_or_what_was_said(
+    database_url: str, tmp_path: Path, log_format: str
+) -> None:
+    """Whoever reads the log of a service could read everybody's mail."""
+    settings = {"log_level": "debug", "log_format": log_format, "domain_shared": False}
+    process = ServiceProcess(
+        tmp_path,
+        {"database_url": database_url, "domain": DOMAIN, **settings},
+        program=sandboxed.program(tmp_path),
+    )
+    async with process:
+        live = await running(process, database_url)
+        inbox = await live.inbox()
+        at = f"{process.url}/v0?api_key="
+        assert (await not_opened(at + "canary-key"))[0] == 401
+        assert (await not_opened(f"{process.url}/canary-path?api_key={live.key}"))[0] == 404
+        async with connect(at.replace("http", "ws", 1) + live.key, proxy=None) as connection:
+            listener = Listener(connection)
+            await listener.refused("{canary-frame")
+            await listener.refused({"type": "subscribe", "inbox_ids": ["canary-inbox@b.test"]})
+            await listener.subscribe(event_types=["message.received"])
+            await live.post(inbox, to=inbox["email"], subject="canary-s", text="canary-text")
+            assert "canary-text" in str(await listener.event())
+            await live.client.delete(f"/v0/inboxes/{inbox['inbox_id']}")
+        await process.terminate()
+    assert live.key not in process.log
+    assert "canary" not in process.log
 
 
 async def _count(follower: Follower) -> int:
