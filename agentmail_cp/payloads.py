@@ -58,9 +58,6 @@ _DROPPED_FIRST: Final = (
 )
 """Fields of a message that a payload over the limit does without, one after the other."""
 
-_SHOWN_OF_MANY = 100
-"""Recipients that are left of a message whose recipients alone are too large."""
-
 _encode = msgspec.json.Encoder().encode
 
 
@@ -118,33 +115,24 @@ async def _look_up(tx: Tx, events: Sequence[Event]) -> _Known:
 
 
 async def _threads(tx: Tx, events: Sequence[Event], known: _Known) -> Mapping[UUID, Thread]:
-    """The threads of these events, by event, as who may be told of the event may see them."""
-    at = {
-        event.event_id: row.thread_id if (row := known.row(event)) else event.thread_id
-        for event in events
-    }
-    pairs = {
-        (event.organization_id, thread_id)
-        for event in events
-        if (thread_id := at[event.event_id]) is not None
-    }
-    found = await threads.get_each(tx, pairs) if pairs else {}
-    shown: dict[UUID, Thread] = {}
-    for event in events:
-        thread = found.get(at[event.event_id] or event.event_id)
-        if thread is not None:
-            masks = _visible(event, known.row(event))
-            for each in await threads.narrowed(tx, event.organization_id, [thread], masks):
-                shown[event.event_id] = each
-    return shown
-
-
-def _visible(event: Event, row: Message | None) -> tuple[int, ...]:
-    """The hiding masks of messages that count in the thread: nobody may be told of hidden mail by way of
-    a thread it shares with other mail.
+    """The threads of these events, by event: of messages that everybody who may be told may read. Otherwise
+    hidden mail would be told of by way of a thread it shares with other mail.
     """
-    hidden = [*(row.labels if row else ()), RECEIVED[event.type]]
-    return filing.visible_masks([each for each in filing.HIDING if each in hidden])
+    at = [
+        (event, thread_id)
+        for event in events
+        if (thread_id := row.thread_id if (row := known.row(event)) else event.thread_id)
+    ]
+    wanted = {(event.organization_id, thread_id) for event, thread_id in at}
+    found = await threads.get_each(tx, wanted) if wanted else {}
+    shown: dict[UUID, Thread] = {}
+    for event, thread_id in at:
+        hiding = RECEIVED[event.type]
+        masks = filing.visible_masks([hiding] if hiding else [])
+        rows = [found[thread_id]] if thread_id in found else []
+        for thread in await threads.narrowed(tx, event.organization_id, rows, masks):
+            shown[event.event_id] = thread
+    return shown
 
 
 def _portions(events: Sequence[Event], known: _Known) -> Iterator[list[Event]]:
@@ -234,8 +222,6 @@ def _received(event: Event, known: _Known, contents: _Contents) -> bodies.Notice
         shown = bodies.message(row, address, content)
     return bodies.received(
         event,
-        address,
-        row,
         known.threads.get(event.event_id),
         shown,
         deleted=at not in contents,
@@ -253,5 +239,7 @@ def _bounded(notice: bodies.Notice, most: int) -> bytes:
     for name in _DROPPED_FIRST:
         if message.pop(name, None) is not None and len(whole := _encode(notice)) <= most:
             return whole
-    message["to"] = message["to"][:_SHOWN_OF_MANY]
+    message["to"] = message["to"][: threads.SHOWN_ADDRESSES]
+    if notice.thread is not None:
+        notice.thread.attachments = None
     return _encode(notice)

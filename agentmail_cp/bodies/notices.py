@@ -108,15 +108,15 @@ class Notice(msgspec.Struct, omit_defaults=True, kw_only=True):
 
 def received(
     event: Event,
-    address: str,
-    row: messages.Message | None,
     thread: threads.Thread | None,
     shown: Message,
     *,
     deleted: bool = False,
     truncated: bool = False,
 ) -> Notice:
-    """A message arrived. `shown` is what there is of it, `thread` its thread, None when that is gone."""
+    """A message arrived. `shown` is what there is of it, `thread` its thread; None when nothing is left of
+    that, or nothing but this message that everybody who is told may read.
+    """
     # The Python SDK 2.0.18 reads `from_` and `from` into one field, and the last one wins.
     extended: ReceivedMessage = {
         "from_": [shown.sender],
@@ -125,12 +125,40 @@ def received(
         **({"truncated": True} if truncated else {}),
         **msgspec.to_builtins(shown),
     }
-    if thread is None:
-        where = _gone_thread(event, address, row)
-    else:
-        where = ReceivedThread(**msgspec.structs.asdict(thread_item(thread, address)))
-        where.attachments = shown.attachments if thread.message_count == 1 else None
+    where = _thread_of_one(shown, deleted=deleted) if thread is None else _thread(thread, shown)
     return _notice(event, message=extended, thread=where)
+
+
+def _thread(thread: threads.Thread, shown: Message) -> ReceivedThread:
+    attached = shown.attachments if thread.message_count == 1 else None
+    item = thread_item(thread, shown.inbox_id, attached)
+    return ReceivedThread(**msgspec.structs.asdict(item))
+
+
+def _thread_of_one(shown: Message, *, deleted: bool) -> ReceivedThread:
+    """The thread that a message would be alone."""
+    senders = [shown.sender] if shown.sender else []
+    recipients = [*shown.to, *(shown.cc or ())][: threads.SHOWN_ADDRESSES]
+    return ReceivedThread(
+        inbox_id=shown.inbox_id,
+        thread_id=shown.thread_id,
+        labels=shown.labels,
+        timestamp=shown.timestamp,
+        last_message_at=shown.timestamp,
+        senders=senders,
+        recipients=recipients,
+        participants=list(dict.fromkeys([*senders, *recipients])),
+        last_message_id=shown.message_id,
+        message_count=0 if deleted else 1,
+        size=shown.size,
+        updated_at=shown.updated_at,
+        created_at=shown.created_at,
+        received_timestamp=shown.timestamp,
+        subject=shown.subject,
+        preview=shown.preview,
+        attachments=shown.attachments,
+        deleted=deleted,
+    )
 
 
 def unknown_message(event: Event, address: str, labels: Sequence[str]) -> Message:
@@ -148,26 +176,6 @@ def unknown_message(event: Event, address: str, labels: Sequence[str]) -> Messag
         extracted_links=[],
         updated_at=event.created_at,
         created_at=event.created_at,
-    )
-
-
-def _gone_thread(event: Event, address: str, row: messages.Message | None) -> ReceivedThread:
-    at = row.timestamp if row else event.created_at
-    return ReceivedThread(
-        inbox_id=address,
-        thread_id=(row.thread_id if row else event.thread_id) or event.inbox_id,
-        labels=row.labels if row else [],
-        timestamp=at,
-        last_message_at=at,
-        senders=[],
-        recipients=[],
-        participants=[],
-        last_message_id=event.message_id or "",
-        message_count=0,
-        size=0,
-        updated_at=event.created_at,
-        created_at=event.created_at,
-        deleted=True,
     )
 
 

@@ -7,11 +7,12 @@ came before the request, during it, or on another replica. No connection is held
 from __future__ import annotations
 
 import asyncio
-from typing import Any, Final
+from typing import Any, Final, cast
 from uuid import UUID
 
 import msgspec
 from litestar import Request, Response, get
+from litestar.openapi.datastructures import ResponseSpec
 from litestar.openapi.spec import Schema
 from litestar.openapi.spec.enums import OpenAPIType
 from litestar.params import FromPath
@@ -38,6 +39,9 @@ USUAL: Final = 30.0
 _AT_ONCE: Final = 100
 """Events that are taken note of together."""
 
+_NOTHING: dict[int, ResponseSpec] = {
+    204: ResponseSpec(None, generate_examples=False, description="Nothing that fits came in time.")
+}
 _SINCE: Final = "since"
 _SHAPES: dict[str, tuple[Schema, str]] = {
     **SHAPES,
@@ -57,7 +61,7 @@ _SHAPES: dict[str, tuple[Schema, str]] = {
     operation_id="messages.wait",
     tags=["Messages"],
     guards=[needs("message_read")],
-    responses=ERRORS | GONE,
+    responses=ERRORS | GONE | _NOTHING,
     operation_class=asking(_SHAPES, _SINCE, "from", "subject", "timeout", *INCLUDES),
 )
 async def wait_for_message(
@@ -68,7 +72,7 @@ async def wait_for_message(
     db: Db,
     server: Server,
     feed: Feed,
-) -> Response[bodies.Message | None]:
+) -> Response[bodies.Message]:
     """Get the first message that arrived after `since` and fits, whole; wait for it if there is none yet.
     204 when there is none in time. However many others came later, the first one that fits is the answer.
     """
@@ -81,7 +85,7 @@ async def wait_for_message(
         start = await _start(tx, caller, inbox, asked)
     wait = _Wait(db, server, inbox, wanted, USUAL if timeout is None else timeout)
     message = await while_there(request.receive, wait.until_there(feed, start))
-    return Response(message, status_code=200 if message else 204)
+    return Response(cast("bodies.Message", message), status_code=200 if message else 204)
 
 
 async def _start(tx: Tx, caller: Principal, inbox: Inbox, asked: Query) -> Since:

@@ -34,7 +34,7 @@ from agentmail_cp.mailserver import (
 )
 from agentmail_cp.sandbox import Faults, MailSandbox
 from tests.api.mailbox import account_of, arrive, document_of, path_of, put
-from tests.fix_app import Json, Service, a_mail
+from tests.fix_app import Json, Service, a_mail, until
 
 with warnings.catch_warnings():
     # agentmail 2.0.18 imports what websockets 14 calls old.
@@ -290,6 +290,25 @@ async def test_hidden_mail_does_not_show_in_the_thread_of_other_mail(service: Se
     assert "spam" in two["message"]["labels"]
 
 
+async def test_a_message_hidden_since_shows_nothing_hidden_of_its_thread(service: Service) -> None:
+    """It was told before; what it was thrown away with was not."""
+    inbox = await service.inbox("thrown-away")
+    (first,) = await arrive(
+        service, inbox, a_mail(inbox["email"], "Plans", Message_ID="<one@elsewhere.test>")
+    )
+    spam = a_mail(inbox["email"], "Pills", "Buy pills.", In_Reply_To="<one@elsewhere.test>")
+    await put(service, inbox, spam, Folder.JUNK)
+    await service.client.patch(path_of(inbox, first), json={"add_labels": ["trash"]})
+    event, *_ = await log_of(service, inbox)
+    (body,) = await render(service, event)
+    assert "trash" in body["message"]["labels"]
+    assert body["thread"]["message_count"] == 1
+    assert body["thread"]["subject"] == "Plans"
+    assert body["thread"]["senders"] == [first["from"]]
+    assert "deleted" not in body["thread"]
+    assert "pills" not in json.dumps(body)
+
+
 async def test_a_large_message_is_told_without_what_makes_it_large(service: Service) -> None:
     """Receivers refuse bodies over a megabyte; what is left out can be fetched."""
     inbox = await service.inbox("large")
@@ -311,6 +330,23 @@ async def test_a_large_message_is_told_without_what_makes_it_large(service: Serv
     assert least["truncated"] is True
     assert not {"text", "html", "extracted_text", "extracted_html"} & least.keys()
     assert least["subject"] == "Large"
+
+
+async def test_a_message_large_in_every_way_is_told_all_the_same(service: Service) -> None:
+    """Strangers decide how many recipients, files and headers a mail has."""
+    inbox = await service.inbox("hostile")
+    mail = a_mail(inbox["email"], "Hostile", "word")
+    mail["Cc"] = ", ".join(f"{'c' * 50} <{each}@{'d' * 50}.test>" for each in range(900))
+    mail["X-Long"] = "x" * 900
+    for each in range(300):
+        mail.add_attachment(b"a", maintype="a", subtype="b", filename=f"{each}-{'f' * 100}")
+    raw = mail.as_bytes(policy=mail.policy.clone(max_line_length=None))
+    await service.deliver(raw, inbox["email"])
+    (event,) = await until(lambda: log_of(service, inbox), bool)
+    (body,) = await render(service, event, most=60_000)
+    assert body["message"]["truncated"] is True
+    assert body["message"]["to"] == [inbox["email"]]
+    assert body["thread"]["message_count"] == 1
 
 
 async def test_nothing_is_told_while_the_mail_server_is_away(service: Service) -> None:
