@@ -58,6 +58,7 @@ FOR_EVERY_TENANT = {
     "outcomes/settlement.next_due": "one worker tells what became of mail of all tenants",
     "outcomes/settlement._wait": "takes note of what it took over all tenants",
     "outcomes/settlement._forget": "takes note of what it took over all tenants",
+    "outcomes/watching._ARRIVED": "mail among inboxes here may arrive at another tenant's; only that it did",
     "outcomes/watching._OWNER": "a complaint names the sender, whose address is unique in all",
     "recipients._CLAIM": "one worker asks about mail of all tenants",
     "submissions/record._CLAIM": "one worker files mail of all tenants",

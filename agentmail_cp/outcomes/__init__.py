@@ -23,9 +23,10 @@ killed between writing and telling     the next worker tells it
 killed while telling                   nothing is committed; as above
 two workers                            each report is taken by one
 Stalwart killed before it told         asked about: the queue says delivered, failed, delayed, or nothing
-gone from the queue without a word     a bounce's mail is waited for, then `unknown`; later news ends that
-we were away when it was queued        its id is found in the queue by its Message-ID; what was delivered by
-                                       then is `unknown`, a bounce is known by its mail
+gone from the queue without a word     delivered, if it lies in a mailbox here; else a bounce's mail is waited
+                                       for, then `unknown`, which later news ends
+we were away when it was queued        Stalwart names its Message-ID with a delivery to a mailbox here and in
+                                       the queue; else as above
 the message is deleted                 nothing is told any more; a bounce's mail is an ordinary message
 the mail server away when asked        asked again a minute later
 =====================================  =======================================================================

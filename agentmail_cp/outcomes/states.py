@@ -106,13 +106,14 @@ def whom(recipients: Collection[str], address: str | None) -> str | None:
         spelt = address.lower()
         if spelt in recipients:
             return spelt
-        untagged = [each for each in recipients if _untagged(each) == _untagged(spelt)]
-        if len(untagged) == 1:
-            return untagged[0]
+        alike = [each for each in recipients if untagged(each) == untagged(spelt)]
+        if len(alike) == 1:
+            return alike[0]
     return next(iter(recipients)) if len(recipients) == 1 else None
 
 
-def _untagged(address: str) -> str:
+def untagged(address: str) -> str:
+    """The address without a tag: `bob@…` of `bob+tag@…`."""
     local, _, domain = address.rpartition("@")
     return f"{local.partition('+')[0]}@{domain}"
 

@@ -2,8 +2,9 @@
 
 Reports get lost with Stalwart's memory, so a recipient of whom nothing is known for a while is asked about:
 first `recipients.FIRST_LOOK` after the mail was handed in, then twice as late each time. What the queue
-says is written down as if it had been reported. Of a mail that has left the queue without a word, a report
-by mail may still be on its way for `GRACE`; then it is `unknown`, which only later news ends.
+says is written down as if it had been reported. A mail that has left the queue without a word and lies in a
+mailbox here was delivered. Of any other, a report by mail may still be on its way for `GRACE`; then it is
+`unknown`, which only later news ends.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from time import monotonic
-from typing import Final
+from typing import Final, Literal
 from uuid import UUID
 
 import msgspec
@@ -37,7 +38,7 @@ from agentmail_cp.mailserver import (
 )
 from agentmail_cp.outcomes.record import note, queued, tell
 from agentmail_cp.outcomes.settlement import UNRECORDED, apply_due, next_due
-from agentmail_cp.outcomes.states import COMPLAINTS, News, whom
+from agentmail_cp.outcomes.states import COMPLAINTS, News, untagged, whom
 from agentmail_cp.recipients import Waiting
 
 log = structlog.stdlib.get_logger(__name__)
@@ -197,10 +198,12 @@ async def _decide(db: Database, waiting: Waiting, mails: Sequence[QueuedMail]) -
             reports = [_report(mail, waiting, each) for mail, each in standing]
             await note(tx, [each for each in reports if each is not None])
             await recipients.ask_again(tx, [waiting], gone=False)
+        elif await _arrived(tx, waiting):
+            await _conclude(tx, waiting, "delivered")
         elif waiting.gone_at is None:
             await recipients.ask_again(tx, [waiting], gone=True, pause=GRACE)
         else:
-            await _give_up(tx, waiting)
+            await _conclude(tx, waiting, "unknown")
 
 
 def _report(mail: QueuedMail, waiting: Waiting, there: QueuedRecipient) -> Report | None:
@@ -218,10 +221,32 @@ def _report(mail: QueuedMail, waiting: Waiting, there: QueuedRecipient) -> Repor
     )
 
 
-async def _give_up(tx: Tx, waiting: Waiting) -> None:
+async def _arrived(tx: Tx, waiting: Waiting) -> bool:
+    """Whether the message lies in the recipient's mailbox, if that is one of ours."""
+    found = await fetch_all(
+        tx,
+        _Name,
+        _ARRIVED,
+        {
+            "addresses": [waiting.address, untagged(waiting.address)],
+            "message_id": waiting.message_id,
+        },
+    )
+    return bool(found)
+
+
+_ARRIVED = """
+select message.inbox_id, message.message_id from inbox
+join message on message.inbox_id = inbox.inbox_id and message.organization_id = inbox.organization_id
+where inbox.address = any(%(addresses)s) and message.message_id = %(message_id)s
+    and direction = 'received'
+"""
+
+
+async def _conclude(tx: Tx, waiting: Waiting, outcome: Literal["delivered", "unknown"]) -> None:
     place = Place(waiting.inbox_id, waiting.organization_id, waiting.pod_id, waiting.domain)
-    lost = News(message_id=waiting.message_id, address=waiting.address, outcome="unknown")
-    await tell(tx, place, [lost])
+    news = News(message_id=waiting.message_id, address=waiting.address, outcome=outcome)
+    await tell(tx, place, [news])
     await recipients.ask_again(tx, [waiting], gone=True)
 
 

@@ -412,6 +412,18 @@ async def test_mail_that_left_without_a_word_is_unknown_after_a_while(mailing: M
     assert await outcomes.ask(mailing.db, queue) == 0
 
 
+@pytest.mark.parametrize("tag", ["", "+news"])
+async def test_mail_that_lies_in_a_mailbox_here_was_delivered(mailing: Mailing, tag: str) -> None:
+    """After an outage in which Stalwart was restarted too, nobody would know what everybody can see."""
+    other = await an_inbox(mailing.db)
+    bob = f"{other.inbox_id.hex}{tag}@agents.test"
+    await record(mailing.db, other, a_mail(7, message_id=MESSAGE.strip("<>")))
+    await mailing.send(bob, ADA)
+    told = [await asked(mailing, Queue()) for _ in range(3)][-1]
+    assert [each.facts for each in told] == [{"recipients": [bob]}]
+    assert await mailing.statuses() == {bob: "delivered", ADA: "unknown"}
+
+
 async def test_a_late_report_ends_what_was_unknown(mailing: Mailing) -> None:
     """Stalwart repeats what it could not tell for a day: an outage of ours must not be the last word."""
     queue = Queue()
