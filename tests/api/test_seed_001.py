@@ -1,8 +1,8 @@
 """The HTTP examples of seed 001, an older description of this API, as they stand there.
 
 Replaced are the host, the key, the domains (`example.com` and `agentmail.to`), ids and page tokens by
-ours, and what stands for base64 by base64. Its webhook examples come with webhooks, and its Python is
-not HTTP: release 2.0.18 spells those calls otherwise (`tests/sdk`).
+ours, and what stands for base64 by base64. Its Python is not HTTP: release 2.0.18 spells those calls
+otherwise (`tests/sdk`).
 """
 
 from __future__ import annotations
@@ -100,6 +100,16 @@ ERROR = """
 }
 """
 
+
+CREATE_WEBHOOK = """
+{
+  "url": "https://your-domain.com/webhook",
+  "client_id": "webhook-identifier",
+  "enabled": true,
+  "event_types": ["message.received"],      // Optional: defaults to all events
+  "inbox_ids": ["inbox1@domain.com"]        // Optional: filter by specific inboxes
+}
+"""
 
 RATE_LIMITED = """
 {
@@ -252,6 +262,25 @@ async def test_mail_within_the_server_is_in_the_thread_of_its_inbox(anywhere: Se
     (item,) = await until(threads, lambda seen: len(seen) == 1)
     thread = told(await anywhere.client.get(f"{path}/{item['thread_id']}"), 200, THREAD)
     assert thread["participants"] == [jane["inbox_id"], support["inbox_id"]]
+
+
+async def test_webhooks(anywhere: Service) -> None:
+    """Create, list, update with PUT, delete; without types it is told of the standard ones."""
+    inbox, client = await create(anywhere), anywhere.client
+    wanted = read(CREATE_WEBHOOK.replace("inbox1@domain.com", inbox["inbox_id"]))
+    made = await client.post("/v0/webhooks", json=wanted)
+    assert made.status_code == 201, made.text
+    like(made.json(), wanted)
+    assert made.json()["inbox_ids"] == [inbox["inbox_id"]]
+    assert (await client.get("/v0/webhooks")).json()["webhooks"] == [made.json()]
+    path = f"/v0/webhooks/{made.json()['webhook_id']}"
+    put = await client.put(path, json={**wanted, "enabled": False})
+    assert put.status_code == 200, put.text
+    assert put.json()["enabled"] is False
+    assert (await client.delete(path)).status_code == 204
+    del wanted["event_types"]
+    again = await client.post("/v0/webhooks", json=wanted)
+    assert "message.bounced" in again.json()["event_types"]
 
 
 async def test_error_responses(anywhere: Service) -> None:
