@@ -518,6 +518,6 @@ async def test_a_lease_that_ended_is_not_used(world: Submitting, inbox: Json, me
 def test_waiting_for_us_ends_before_stalwart_stops_waiting() -> None:
     """Else a client is told to try again although the mail is noted."""
     hook = Wanted(domain="x.test", hook=mtahook.hook_at("http://x", "secret"))
-    (group,) = [each for each in groups(hook) if each[0].type == "MtaHook"]
+    (group,) = [each for each in groups(hook) if "httpHeaders/X-Agentmail-Hook" in each[0].match]
     (timeout,) = [entry.set["timeout"] for entry in group if "timeout" in entry.set]
     assert timedelta(seconds=submissions.PATIENCE) < timedelta(milliseconds=timeout)
