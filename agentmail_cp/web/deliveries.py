@@ -71,7 +71,7 @@ class _Deliveries(Controller):
         async with db.reading() as tx:
             webhook = await find(tx, within.reach, webhook_id)
             found = await webhooks.get_delivery(tx, webhook, as_uuid(delivery_id, "delivery"))
-            tried = await webhooks.attempts(tx, found)
+            tried = await webhooks.list_attempts(tx, found)
         return bodies.delivery_attempts(found, tried)
 
     @post(

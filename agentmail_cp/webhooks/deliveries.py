@@ -129,7 +129,7 @@ async def get(tx: Tx, webhook: Webhook, delivery_id: UUID) -> Delivery:
     return found
 
 
-async def attempts(tx: Tx, delivery: Delivery) -> list[Attempt]:
+async def list_attempts(tx: Tx, delivery: Delivery) -> list[Attempt]:
     """What came of each attempt, in their order."""
     return await fetch_all(
         tx,

@@ -256,7 +256,7 @@ async def test_the_log_keeps_what_each_attempt_came_to(database: Database) -> No
     await let_pass(database, webhook, "due_at = now()")
     await end(database, await claim(database), TAKEN)
     async with database.reading() as tx:
-        found = await webhooks.attempts(
+        found = await webhooks.list_attempts(
             tx, await webhooks.get_delivery(tx, webhook, first.delivery_id)
         )
     assert [(each.number, each.status, each.error, each.response) for each in found] == [
