@@ -28,6 +28,8 @@ with (
 create unique index delivery_event_key on delivery (webhook_id, event_id);
 create index delivery_due on delivery (webhook_id, due_at, number) where state = 'pending';
 create index delivery_log on delivery (webhook_id, number desc);
+-- What a reader of the log looks for first, among millions that were delivered.
+create index delivery_failed on delivery (webhook_id, number desc) where state = 'failed';
 create index delivery_age on delivery (created_at);
 
 -- What came of each attempt: the endpoint's status, or why there was none. response is the beginning of its

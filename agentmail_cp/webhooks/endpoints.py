@@ -147,10 +147,13 @@ async def create(tx: Tx, scope: Reach, new: NewWebhook, *, most: int) -> Made:
     _check_client_id(new.client_id)
     pod_ids = checks.check_names("pod_ids", new.pod_ids)
     inbox_ids = checks.check_names("inbox_ids", new.inbox_ids)
+    if most:
+        await _take_turn(tx, scope.organization_id)
     known = await _by_client_id(tx, scope, new.client_id)
     if known is not None:
         return Made(known, new=False)
-    await _ensure_room(tx, scope.organization_id, most)
+    if most:
+        await _ensure_room(tx, scope.organization_id, most)
     made = await _insert(tx, scope, new, pod_ids, inbox_ids)
     if made is not None:
         return Made(made, new=True)
@@ -189,14 +192,15 @@ async def _by_client_id(tx: Tx, scope: Reach, client_id: str | None) -> Webhook 
     )
 
 
-async def _ensure_room(tx: Tx, organization_id: UUID, most: int) -> None:
+async def _take_turn(tx: Tx, organization_id: UUID) -> None:
     """One at a time, so that many at once do not all see the last place free."""
-    if not most:
-        return
     await tx.execute(
         "select pg_advisory_xact_lock(hashtextextended('webhook/' || %(id)s, 0))",
         {"id": str(organization_id)},
     )
+
+
+async def _ensure_room(tx: Tx, organization_id: UUID, most: int) -> None:
     row = await (
         await tx.execute(
             "select count(*) as webhooks from webhook where organization_id = %(organization_id)s",

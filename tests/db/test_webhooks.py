@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import random
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
@@ -14,7 +15,7 @@ import pytest
 from agentmail_cp import events, webhooks
 from agentmail_cp.access import Reach
 from agentmail_cp.db import Database, fetch_all
-from agentmail_cp.errors import Conflict, NotFound
+from agentmail_cp.errors import Conflict, LimitExceeded, NotFound
 from agentmail_cp.events import Event, EventType, Subscribed
 from agentmail_cp.messages import Place
 from agentmail_cp.webhooks import Delivery, NewWebhook, Replay, Replayed, Webhook, WebhookPatch
@@ -218,6 +219,40 @@ async def test_an_inbox_takes_nobody_elses_endpoints_with_it(database: Database)
     async with database.transaction() as tx:
         await webhooks.erase(tx, scopes["pod"])
     assert await left() == {"organization", "stranger"}
+
+
+# --- many at once
+
+
+async def test_one_name_is_one_endpoint_however_many_ask(database: Database) -> None:
+    """A fleet that starts at once would be told of everything many times, or be refused at the limit."""
+    home = await an_inbox(database)
+
+    async def ask() -> webhooks.Made:
+        async with database.transaction() as tx:
+            new = NewWebhook(url="https://hooks.test/", event_types=TYPES, client_id="fleet")
+            return await webhooks.create(tx, Reach(home.organization_id), new, most=most)
+
+    for most in (0, 1):
+        made = await asyncio.gather(*(ask() for _ in range(6)))
+        assert len({each.webhook.webhook_id for each in made}) == 1
+        assert sum(each.new for each in made) == (1 if most == 0 else 0)
+
+
+async def test_a_limit_holds_however_many_ask(database: Database) -> None:
+    """Whoever asks for many at once would have more than they may."""
+    home = await an_inbox(database)
+
+    async def ask() -> bool:
+        try:
+            async with database.transaction() as tx:
+                new = NewWebhook(url="https://hooks.test/", event_types=TYPES)
+                await webhooks.create(tx, Reach(home.organization_id), new, most=3)
+        except LimitExceeded:
+            return False
+        return True
+
+    assert sum(await asyncio.gather(*(ask() for _ in range(8)))) == 3
 
 
 # --- told again
