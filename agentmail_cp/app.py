@@ -56,7 +56,7 @@ from agentmail_cp.web.messages import Messages
 from agentmail_cp.web.mtahook import LargeQuestions, largest_question
 from agentmail_cp.web.organizations import get_organization
 from agentmail_cp.web.outgoing import Uploads
-from agentmail_cp.web.paths import normalise
+from agentmail_cp.web.paths import SOCKET, normalise
 from agentmail_cp.web.pods import Pods
 from agentmail_cp.web.refusals import REFUSED
 from agentmail_cp.web.rendered import Rendered
@@ -116,7 +116,7 @@ class AgentMail(Litestar):
             send = _identified(scope, send)
         if scope["type"] == "websocket":
             hide_key(scope)
-            if scope["path"].rstrip("/") != upgrade.PATH:
+            if scope["path"].rstrip("/") != SOCKET:
                 await upgrade.refuse(scope, send, upgrade.nowhere())
                 return
         await super().__call__(scope, receive, send)
@@ -222,9 +222,7 @@ async def _looping(doorbell: Doorbell, feed: Feed, sockets: Sockets) -> AsyncGen
         yield
     finally:
         feed.close()
-        for each in tasks:
-            each.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        await jobs.end(tasks)
 
 
 def _routes(settings: Settings) -> list[ControllerRouterHandler]:

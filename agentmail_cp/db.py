@@ -43,6 +43,10 @@ POLL = 0.1
 PATIENCE = 5.0
 """Seconds one statement may take."""
 
+SILENCE = 10.0
+"""Seconds without a notification after which a listener asks whether its connection is still alive: one that
+was cut off hears nothing, and would not notice."""
+
 CHECK_PATIENCE = 1.5
 """Seconds a connection may take to say that it is alive."""
 
@@ -188,9 +192,12 @@ class Database:
                 ) as connection:
                     await connection.execute(f"listen {channel}")
                     yield
-                    async for _ in connection.notifies():
-                        yield
-            except psycopg.OperationalError:
+                    while True:
+                        async for _ in connection.notifies(timeout=SILENCE):
+                            yield
+                        async with asyncio.timeout(CHECK_PATIENCE):
+                            await connection.execute("select 1")
+            except (psycopg.OperationalError, TimeoutError):
                 await asyncio.sleep(1.0)
 
 

@@ -11,9 +11,10 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncGenerator, Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable, Collection
 from datetime import timedelta
 from functools import partial
+from time import monotonic
 from typing import cast
 
 import msgspec
@@ -53,6 +54,9 @@ LONG = 600.0
 
 GRACE = 3.0
 """Seconds a worker that is told to stop waits for its loops."""
+
+AGAIN = 0.5
+"""Seconds after which a loop is told once more to stop."""
 
 
 class Resources(msgspec.Struct, frozen=True):
@@ -241,6 +245,20 @@ async def working(resources: Resources) -> AsyncGenerator[None]:
         _, left = await asyncio.wait(tasks, timeout=GRACE)
         if left:
             log.warning("worker.stopped_unanswered")
+
+
+async def end(tasks: Collection[asyncio.Task[None]]) -> None:
+    """Tell loops to stop, and wait until they have, for at most `GRACE` seconds.
+
+    They are told more than once: `asyncio.wait_for` of Python 3.11, by which psycopg_pool waits, forgets a
+    cancellation that comes together with what it waits for.
+    """
+    until = monotonic() + GRACE
+    left = set(tasks)
+    while left and monotonic() < until:
+        for each in left:
+            each.cancel()
+        _, left = await asyncio.wait(left, timeout=AGAIN)
 
 
 async def for_ever(name: str, loop: Callable[[], Awaitable[None]]) -> None:

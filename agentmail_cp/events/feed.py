@@ -16,12 +16,16 @@ from collections.abc import Generator, Iterable
 from typing import Final
 from uuid import UUID
 
+import structlog
+
 from agentmail_cp.access import Reach
 from agentmail_cp.db import Database
 from agentmail_cp.errors import Unavailable
 from agentmail_cp.events.event import DEFAULT_TYPES, Event, EventType
 from agentmail_cp.events.filters import Subscribed
 from agentmail_cp.events.publishing import PUBLISHED, newest_position, published_since
+
+log = structlog.stdlib.get_logger(__name__)
 
 MOST: Final = 1000
 """Events a subscription holds for a reader who does not take them."""
@@ -194,6 +198,8 @@ class Feed:
             return False
         async with self._db.reading() as tx:
             events = await published_since(tx, self._position, limit=BATCH)
+        if not events:
+            await self._step_back()
         for event in events:
             for subscription in self._subscriptions.get(event.organization_id, ()):
                 subscription.offer(event)
@@ -208,6 +214,14 @@ class Feed:
             return False
         self._position = max(newest, self._position or 0)
         return True
+
+    async def _step_back(self) -> None:
+        """A standby that took over may not have what was published last: positions are then given anew."""
+        async with self._db.reading() as tx:
+            newest = await newest_position(tx)
+        if newest < (self._position or 0):
+            log.warning("feed.stepped_back")
+            self._position = newest
 
     async def _find_place(self) -> None:
         if self._position is None:

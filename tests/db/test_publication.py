@@ -11,7 +11,7 @@ from uuid import UUID, uuid4
 import pytest
 import pytest_asyncio
 
-from agentmail_cp import events
+from agentmail_cp import db, events, jobs
 from agentmail_cp.access import Reach
 from agentmail_cp.db import Database
 from agentmail_cp.errors import Gone, Invalid
@@ -20,6 +20,7 @@ from agentmail_cp.messages import Place
 from agentmail_cp.publication import Publication
 from tests.db.event_log import EVERYTHING, append, everything, names, neighbour, publish, write
 from tests.db.mailbox import an_inbox
+from tests.fix_proxy import Proxy, port_of, through
 
 
 async def test_an_older_transaction_holds_up_nobody_and_is_not_passed(database: Database) -> None:
@@ -70,8 +71,8 @@ async def test_two_publishers_at_once_publish_everything_once(database: Database
     assert len({event.position for event in log}) == 40
 
 
-async def is_unpublished(db: Database) -> bool:
-    async with db.reading() as tx:
+async def is_unpublished(database: Database) -> bool:
+    async with database.reading() as tx:
         row = await (
             await tx.execute("select exists(select from event where position is null) as more")
         ).fetchone()
@@ -101,8 +102,8 @@ async def test_what_a_publisher_did_not_commit_is_published_again(database: Data
     assert await names(database, place) == ["one"]
 
 
-async def publish_and_die(db: Database) -> None:
-    async with db.transaction() as tx:
+async def publish_and_die(database: Database) -> None:
+    async with database.transaction() as tx:
         await events.publish(tx, limit=10)
         raise KeyError
 
@@ -130,9 +131,7 @@ async def feed(database: Database) -> AsyncGenerator[Feed]:
         asyncio.create_task(Publication(database).run()),
     ]
     yield made
-    for each in loops:
-        each.cancel()
-    await asyncio.gather(*loops, return_exceptions=True)
+    await jobs.end(loops)
 
 
 async def test_a_subscriber_hears_at_once_and_in_order(database: Database, feed: Feed) -> None:
@@ -224,8 +223,8 @@ class Storm:
     batches, and readers that follow by position until everything is written and read.
     """
 
-    def __init__(self, db: Database, reach: Reach) -> None:
-        self.db = db
+    def __init__(self, database: Database, reach: Reach) -> None:
+        self.db = database
         self.reach = reach
         self.chance = random.Random(7)
         self.written = 0
@@ -258,6 +257,86 @@ class Storm:
             seen += more
             if ended and not more:
                 return seen
+
+
+async def test_a_feed_goes_on_after_a_standby_took_over(database: Database) -> None:
+    """It may lack what was published last, and gives the same positions to what comes then."""
+    place = await an_inbox(database)
+    feed = Feed(database)
+    await write(database, place, "kept")
+    await publish(database)
+    with feed.subscribe(Reach(place.organization_id)) as subscription:
+        await feed.find_place()
+        await write(database, place, "lost", "lost, too")
+        await publish(database)
+        await feed.read_batch()
+        async with database.transaction() as tx:
+            await tx.execute(
+                "with lost as (delete from event where message_id like 'lost%%' returning position)"
+                " select setval('event_position', min(position), false) from lost"
+            )
+        await feed.read_batch()
+        await write(database, place, "new")
+        await publish(database)
+        await feed.read_batch()
+        heard = await subscription.take(10)
+    assert [event.message_id for event in heard] == ["lost", "lost, too", "new"]
+
+
+@pytest.mark.parametrize("how", ["refused", "stalled", "cut"])
+async def test_a_break_of_the_connection_delays_events_and_loses_none(
+    database: Database, monkeypatch: pytest.MonkeyPatch, how: str
+) -> None:
+    monkeypatch.setattr(db, "SILENCE", 0.2)
+    monkeypatch.setattr(db, "CHECK_PATIENCE", 0.2)
+    place = await an_inbox(database)
+    async with Proxy(port_of(database.url)) as proxy, behind(proxy, database) as feed:
+        with feed.subscribe(Reach(place.organization_id)) as subscription:
+            await write(database, place, "before")
+            async with asyncio.timeout(10):
+                assert (await subscription.get()).message_id == "before"
+            {"refused": proxy.refuse, "stalled": proxy.stall, "cut": proxy.cut}[how]()
+            await write(database, place, "meanwhile")
+            await asyncio.sleep(0.5)
+            await proxy.heal()
+            await write(database, place, "after")
+            async with asyncio.timeout(20):
+                heard = [(await subscription.get()).message_id for _ in range(2)]
+    assert heard == ["meanwhile", "after"]
+
+
+@contextlib.asynccontextmanager
+async def behind(proxy: Proxy, database: Database) -> AsyncGenerator[Feed]:
+    """A feed and a publisher that reach PostgreSQL through a proxy only."""
+    reached = Database(through(database.url, proxy))
+    await reached.open()
+    feed = Feed(reached)
+    await feed.find_place()
+    loops = [asyncio.create_task(each) for each in (feed.run(), Publication(reached).run())]
+    try:
+        yield feed
+    finally:
+        await jobs.end(loops)
+        await reached.close()
+
+
+async def test_how_long_events_have_waited_is_known(database: Database) -> None:
+    """An operator must see when nobody is told of anything any more."""
+    place = await an_inbox(database)
+
+    async def waited() -> float:
+        async with database.reading() as tx:
+            return await events.oldest_unpublished(tx)
+
+    assert await waited() == 0
+    await write(database, place, "one", "two")
+    async with database.transaction() as tx:
+        await tx.execute(
+            "update event set created_at = now() - interval '1 minute' where message_id = 'one'"
+        )
+    assert 60 <= await waited() < 90
+    await publish(database)
+    assert await waited() == 0
 
 
 async def test_readers_see_everything_once_while_many_write(database: Database) -> None:
@@ -335,12 +414,12 @@ async def test_events_of_others_are_no_cursors(database: Database) -> None:
     assert await position(database, own, one.event_id) == one.position
 
 
-async def position(db: Database, reach: Reach, event_id: UUID) -> int:
-    async with db.reading() as tx:
+async def position(database: Database, reach: Reach, event_id: UUID) -> int:
+    async with database.reading() as tx:
         return await events.position_of(tx, reach, str(event_id))
 
 
-async def answers(db: Database, reach: Reach, event_id: UUID) -> tuple[str, str | None]:
+async def answers(database: Database, reach: Reach, event_id: UUID) -> tuple[str, str | None]:
     with pytest.raises(Gone) as error:
-        await position(db, reach, event_id)
+        await position(database, reach, event_id)
     return error.value.reason, error.value.oldest
