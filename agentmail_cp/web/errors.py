@@ -43,6 +43,7 @@ from agentmail_cp.errors import (
     Unprocessable,
 )
 from agentmail_cp.mailserver import MailServerConfused, MailServerRejected, MailServerUnavailable
+from agentmail_cp.web.paths import SOCKET
 
 log = structlog.stdlib.get_logger(__name__)
 
@@ -280,6 +281,8 @@ def _http(request: Request[Any, Any, Any], error: HTTPException) -> Response[Err
     if error.status_code >= 500:  # noqa: PLR2004
         return _unexpected(request, error)
     if isinstance(error, MethodNotAllowedException):
+        if request.method == "GET" and request.scope["path"].rstrip("/") == SOCKET:
+            return _upgrade_required(request)
         return _method_not_allowed(request, error)
     if isinstance(error, NotFoundException):
         return answer(
@@ -303,6 +306,23 @@ def _method_not_allowed(
         ),
         status_code=405,
         headers=dict(error.headers or {}),
+    )
+
+
+def _upgrade_required(request: Request[Any, Any, Any]) -> Response[ErrorBody]:
+    """For whoever asks for the WebSocket without one (RFC 9110 section 15.5.22)."""
+    message = "This path is a WebSocket."
+    return Response(
+        ErrorBody(
+            name="UpgradeRequiredError",
+            message=message,
+            code="upgrade_required",
+            fix="Connect with a WebSocket client; a proxy in between must let `Upgrade` through.",
+            error=ErrorSummary("upgrade_required", message),
+            request_id=_request_id(request),
+        ),
+        status_code=426,
+        headers={"Upgrade": "websocket", "Connection": "Upgrade"},
     )
 
 

@@ -62,7 +62,8 @@ def config() -> OpenAPIConfig:
         version=__version__,
         description="Real email inboxes for AI agents, on a mail server people own. `/api/v1` leads to"
         " the same routes as `/v0`. Every answer to a key that has a limit on requests has the"
-        " `X-RateLimit-…` headers, errors too.",
+        " `X-RateLimit-…` headers, errors too. `GET /v0` is a WebSocket, which no OpenAPI describes:"
+        " `docs/guide/websocket.md` does.",
         components=Components(
             headers={**_HEADERS},
             security_schemes={"apiKey": SecurityScheme(type="http", scheme="bearer")},

@@ -17,6 +17,10 @@ MARK: Final = "\ue02f"
 """Stands for a `/` inside an id; a private-use character, so no id has it of itself."""
 
 _HOME = "/v0"
+
+SOCKET: Final = _HOME
+"""The path of the WebSocket."""
+
 _ALIAS = "/api/v1"
 """Seed 003's prefix: the same routes under another name."""
 

@@ -15,10 +15,9 @@ from litestar.types import ASGIApp, Message, Receive, Scope, Send
 
 from agentmail_cp.errors import AgentMailError, NotFound
 from agentmail_cp.web import errors
+from agentmail_cp.web.paths import SOCKET
 
 log = structlog.stdlib.get_logger(__name__)
-
-PATH = "/v0"
 
 
 class Upgrade(ASGIMiddleware):
@@ -39,7 +38,7 @@ class Upgrade(ASGIMiddleware):
 
 def nowhere() -> NotFound:
     """There is one WebSocket only."""
-    return NotFound("There is no WebSocket at this path.", fix=f"Connect to {PATH}.")
+    return NotFound("There is no WebSocket at this path.", fix=f"Connect to {SOCKET}.")
 
 
 async def refuse(scope: Scope, send: Send, error: AgentMailError) -> None:

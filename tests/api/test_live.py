@@ -14,6 +14,7 @@ from agentmail_cp.sandbox import MailSandbox
 from agentmail_cp.sandbox.faults import HEALTHY, Faults
 from agentmail_cp.web import wire
 from tests import tenants
+from tests.api.faults import fault
 from tests.fix_app import Json, Service, a_mail, serving
 from tests.fix_front_door import Porch
 from tests.sockets import Listener, listening, not_opened
@@ -95,6 +96,15 @@ async def test_there_is_one_socket_only(service: Service) -> None:
     for path in ("/", "/v0/inboxes", "/v1", "/health"):
         status, _, body = await not_opened(f"{service.url}{path}?api_key={service.key}")
         assert (status, body["code"]) == (404, "not_found")
+
+
+async def test_whoever_asks_without_an_upgrade_is_told_so(service: Service) -> None:
+    """Behind a proxy that takes the header away, all a client would see is a wrong path."""
+    for path in ("/v0", "/v0/", "/api/v1"):
+        answer = await service.client.get(path)
+        assert fault(answer, 426, "upgrade_required")["fix"]
+        assert answer.headers["upgrade"] == "websocket"
+    fault(await service.client.post("/v0"), 405, "method_not_allowed")
 
 
 async def test_opening_counts_as_a_request(
