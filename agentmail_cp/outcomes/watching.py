@@ -316,6 +316,8 @@ class Watching:
         self._db = db
         self._server = server
         self._woken = asyncio.Event()
+        self._complaints_at = monotonic()
+        self._waiting = False
 
     async def run(self) -> None:
         """Tell on what is reported, and ask about the rest, until cancelled."""
@@ -345,16 +347,28 @@ class Watching:
                     await self._woken.wait()
 
     async def _ask(self) -> None:
-        complaints_at = monotonic()
         while True:
             try:
-                while await ask(self._db, self._server) == AT_ONCE:
-                    pass
-                if monotonic() >= complaints_at:
-                    await take_complaints(self._db, self._server)
-                    complaints_at = monotonic() + LISTENING
+                await self._ask_once()
             except (Unavailable, MailServerError) as error:
-                log.warning("outcome.waiting", reason=type(error).__name__)
+                self._wait_for(type(error).__name__)
             except Exception:
                 log.exception("outcome.not_asked")
+            else:
+                self._wait_for(None)
             await asyncio.sleep(ASKING)
+
+    async def _ask_once(self) -> None:
+        while await ask(self._db, self._server) == AT_ONCE:
+            pass
+        if monotonic() >= self._complaints_at:
+            await take_complaints(self._db, self._server)
+            self._complaints_at = monotonic() + LISTENING
+
+    def _wait_for(self, trouble: str | None) -> None:
+        """Say once that nobody can be asked, and once that it goes on."""
+        if trouble and not self._waiting:
+            log.warning("outcome.waiting", reason=trouble)
+        if self._waiting and not trouble:
+            log.info("outcome.resumed")
+        self._waiting = trouble is not None

@@ -30,8 +30,10 @@ from agentmail_cp.mailserver import (
     Verdict,
 )
 from agentmail_cp.messages import MessageFilter, Place
+from agentmail_cp.outcomes import watching
 from agentmail_cp.sandbox import MailSandbox
 from tests.db.mailbox import a_mail, an_inbox, record
+from tests.fix_app import until
 
 QUEUE_ID = 341724319889492480
 MESSAGE = "<m1@elsewhere.test>"
@@ -531,3 +533,26 @@ async def test_a_complaint_about_nothing_of_ours_comes_to_nothing(
     assert await outcomes.take_complaints(mailing.db, queue) == 1
     assert queue.heard == {}
     assert await mailing.told() == []
+
+
+async def test_the_loops_tell_at_once_ask_later_and_live_through_outages(
+    mailing: Mailing, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A loop that ends with the first trouble would be a service that never hears of its mail again."""
+    monkeypatch.setattr(watching, "ASKING", 0.01)
+    queue = Queue()
+    queue.away = True
+    await mailing.queue()
+    await mailing.send(ADA, BOB)
+    await mailing.hurry()
+    task = asyncio.create_task(outcomes.Watching(mailing.db, queue).run())
+    try:
+        await mailing.report(Outcome.DELIVERED)
+        await until(mailing.statuses, lambda seen: seen[ADA] == "delivered")
+        queue.away = False
+        queue.hold(mailing, QueueStatus.FAILED, BOB)
+        await mailing.hurry()
+        await until(mailing.statuses, lambda seen: seen[BOB] == "bounced")
+    finally:
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
