@@ -30,8 +30,11 @@ _IS = r"is|are|was|ist|lautet|est|es|é|è|är|er|は|が|是|为|為|는|은|�
 _BETWEEN = re.compile(rf"[\W_]*(?:(?:{_IS})[\W_]*)?")
 """What stands between the word for a code and the code right after it."""
 
-_FOLLOWED = re.compile(rf"\s*(?:(?:{_IS})\b|[—–:,-]|(?:은|는|が|は|是|为|為))")
+_FOLLOWED = re.compile(rf"\s*(?:(?:{_IS})\b|\s[—–-]|은|는|が|は|是|为|為)")
 """How a sentence goes on that began with the code."""
+
+_LEADS_ON = re.compile(rf"(?:[:：]|\b(?:{_IS}))\W*\Z")
+"""How a sentence goes on to the code after another number."""
 
 
 class Rating(msgspec.Struct, frozen=True):
@@ -67,15 +70,12 @@ class _Label(msgspec.Struct, frozen=True):
 
     word: str
     gap: str
+    near: bool
     tight: bool
 
     @property
     def strong(self) -> bool:
         return self.word in _STRONG
-
-    @property
-    def near(self) -> bool:
-        return self.tight or (len(self.gap) <= _NEAR and not _SENTENCE.search(self.gap))
 
 
 _STRONG = frozenset(words.STRONG)
@@ -161,7 +161,15 @@ def _last(text: str, vocabulary: Sequence[str]) -> _Label | None:
     if not best:
         return None
     gap = text[stop:]
-    return _Label(best, gap, tight=bool(_BETWEEN.fullmatch(gap)))
+    tight = bool(_BETWEEN.fullmatch(gap))
+    return _Label(best, gap, near=tight or _leads_to(gap), tight=tight)
+
+
+def _leads_to(gap: str) -> bool:
+    """Whether what a word announces comes after this: in its sentence, and not another number."""
+    if len(gap) > _NEAR or _SENTENCE.search(gap):
+        return False
+    return not any(map(str.isdigit, gap)) or bool(_LEADS_ON.search(gap))
 
 
 def _after(text: str, known: Vocabulary) -> _Label | None:
@@ -173,7 +181,8 @@ def _after(text: str, known: Vocabulary) -> _Label | None:
         return None
     gap = text[:start]
     near = len(gap) <= _NEAR and not _SENTENCE.search(gap) and "\n\n" not in gap
-    return _Label(word, gap, tight=near and bool(_FOLLOWED.match(gap)))
+    tight = near and bool(_FOLLOWED.match(gap))
+    return _Label(word, gap, near=tight, tight=tight)
 
 
 def _first(text: str, vocabulary: Sequence[str]) -> tuple[str, int]:

@@ -46,7 +46,9 @@ _SHAPES = re.compile(
       | \d[\d.,]{{0,20}}{_BLANK}?(?i:{_MONEY}|{_COUNTED})
       | \d{{1,4}}{_BLANK}?(?:{_TIMES})
       | \d{{1,12}}(?:[.,]\d{{1,12}}){{1,4}}
+      | \d{{3,5}}[-\ ]\d{{3,5}}[-\ ]\d{{3,5}}{_STOP}
       | [0-9A-Za-z]{{13,64}}
+      | \d{{9,12}}
       | {_EDGE}(?P<code>
           \d(?:\s{{1,4}}\d){{3,7}}
         | \d{{3}}(?:{_BLANK}|-)\d{{3}}
@@ -61,8 +63,8 @@ _SHAPES = re.compile(
     """,
     re.VERBOSE,
 )
-"""What is no code is matched before, so that no part of it is taken for one. Most words fail at the first look
-ahead.
+"""What is no code is matched before, so that no part of it is taken for one. Most words fail at the
+first look ahead.
 """
 
 _WIDE = str.maketrans("０１２３４５６７８９－：", "0123456789-:")

@@ -49,7 +49,7 @@ BITS = [
         "Your verification code is 482913. ",
         "order 4829 ",
         "認証コード",
-        "１",
+        "\uff11",
         "\n",
         "\u00a0",
         "é",
