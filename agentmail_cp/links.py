@@ -53,6 +53,8 @@ _URL = re.compile(
 )
 _TRAILING = ".,;:!?'\"*_~`|>"
 _PAIRS = {")": "(", "]": "[", "}": "{"}
+_SENTENCES = re.compile(r"[.!?]\s|[。！？]|\n\s{0,20}\n")
+_LETTER = re.compile(r"[^\W\d_]")
 _CONTROL = re.compile("[\x00-\x20\x7f]")
 _BROKEN = re.compile("[\t\r\n]")
 _PICTURE = re.compile(r"\.(?:png|gif|jpe?g|svg|webp|ico)$", re.IGNORECASE)
@@ -223,7 +225,8 @@ def _about(seen: _Seen) -> Kind | None:
     parts = urlsplit(seen.url)
     if seen.text or (len(parts.path) <= 1 and not parts.query):
         return None
-    return _kind(_SAID, seen.before.casefold()) or _kind(_SAID, seen.after.casefold())
+    sentences = [each for each in _SENTENCES.split(seen.before) if _LETTER.search(each)]
+    return _kind(_SAID, "".join(sentences[-1:]).casefold()) or _kind(_SAID, seen.after.casefold())
 
 
 def _judged(
@@ -231,9 +234,12 @@ def _judged(
 ) -> tuple[Kind, float]:
     if "unsubscribe" in (said, addressed) or (about == "unsubscribe" and not said):
         return "unsubscribe", 0.1
-    if _social(url):
-        return "other", 0.05
     secret = bool(_TOKEN.search(url))
+    if _social(url) and not secret and not addressed:
+        return "other", 0.05
+    if (said or about or addressed) == "login" and not secret:
+        # A page where anybody logs in, not a way in.
+        return "login", 0.5
     if kind := said or about:
         sure = kind == addressed or secret
         return kind, (0.85 if said else 0.7) + (0.1 if sure else 0)

@@ -90,6 +90,30 @@ def test_a_link_in_plain_text_is_told_by_the_words_before_it(
     assert all(each.confidence <= 0.4 for each in rest), rest
 
 
+def test_a_sentence_says_what_its_own_link_is_for() -> None:
+    """The page of one's settings is not what verifies an address."""
+    found = links.find(
+        "Enter the verification code: 482913.\n\nIf it was not you, visit https://acme.test/settings/me."
+    )
+    assert [(each.kind, each.confidence) for each in found] == [("other", 0.2)]
+
+
+def test_a_page_to_log_in_at_is_no_way_in() -> None:
+    """Shops put one under every mail; a link that logs in holds a secret."""
+    page, way = "https://acme.test/login", f"https://acme.test/login?t={'0f8fad5bd9cb469fa1' * 2}"
+    found = links.find("", read(f"<a href={page}>Log in</a><a href={way}>Log in</a>"))
+    assert [(each.url, each.confidence) for each in found] == [(way, 0.95), (page, 0.5)]
+
+
+def test_a_social_network_has_actions_of_its_own() -> None:
+    at = "https://www.facebook.com/recover/code/?u=1&n=482913"
+    html = f"<a href={at}>Change password</a><a href=https://www.facebook.com/acme>Join us</a>"
+    assert [(each.kind, each.confidence) for each in links.find("", read(html))] == [
+        ("reset", 0.95),
+        ("other", 0.05),
+    ]
+
+
 def test_a_newsletter_asks_for_nothing() -> None:
     """An agent that follows its surest link would unsubscribe its owner."""
     found = links.find("", read(FOOTER + "<a href='https://acme.test/post/1'>Read more</a>"))
