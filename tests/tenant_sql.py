@@ -64,7 +64,7 @@ FOR_EVERY_TENANT = {
     "submissions/record._CLAIM": "one worker files mail of all tenants",
     "submissions/record.forget_old": "removes old rows of all tenants",
     "throttle.forget_old": "removes old rows of all tenants",
-    "webhooks/publishing._FAN_OUT": "publishes the events of all tenants, each to endpoints of its own",
+    "webhooks/publishing.FAN_OUT": "publishes the events of all tenants, each to endpoints of its own",
     "webhooks/claims._CLAIM": "one worker delivers to endpoints of all tenants",
     "webhooks/claims._JUDGE": "takes note of a claim over all tenants",
     "webhooks/claims._RECORD": "takes note of a claim over all tenants",

@@ -18,7 +18,7 @@ async def fan_out(tx: Tx, events: Sequence[Event]) -> int:
     """
     if not events:
         return 0
-    cursor = await tx.execute(_FAN_OUT, {"event_ids": [event.event_id for event in events]})
+    cursor = await tx.execute(FAN_OUT, {"event_ids": [event.event_id for event in events]})
     if cursor.rowcount:
         await announce(tx)
     return cursor.rowcount
@@ -39,7 +39,7 @@ WANTED = (
 """Whether an event is within an endpoint's scope and passes its filter. Types that need a permission and
 changes of labels are told to those only who name them, and every endpoint names its types."""
 
-_FAN_OUT = (
+FAN_OUT = (
     "insert into delivery (delivery_id, organization_id, webhook_id, event_id, event_type)"
     " select gen_random_uuid(), event.organization_id, webhook.webhook_id, event.event_id, event.type"
     " from event join webhook on webhook.organization_id = event.organization_id"

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from collections.abc import AsyncGenerator, Callable, Coroutine
 from datetime import UTC, datetime, timedelta
 from functools import partial
+from types import ModuleType
 from typing import Any, LiteralString
 from unittest.mock import patch
 from uuid import UUID
@@ -26,11 +28,12 @@ from agentmail_cp import (
     metrics,
     recipients,
     threads,
+    webhooks,
 )
 from agentmail_cp.access import Reach, keys
 from agentmail_cp.arrivals import Since, Wanted
 from agentmail_cp.db import Database, Tx
-from agentmail_cp.events import Subscribed, log, publishing, reading, retention
+from agentmail_cp.events import EventType, Subscribed, log, publishing, reading, retention
 from agentmail_cp.filing import Place
 from agentmail_cp.inboxes import inbox
 from agentmail_cp.intake import Intake
@@ -43,12 +46,14 @@ from agentmail_cp.sandbox import MailSandbox
 from agentmail_cp.search import Rank, Scope, ranking
 from agentmail_cp.search.ranking import Evidence, Narrowing
 from agentmail_cp.threads import ThreadFilter
+from agentmail_cp.webhooks import Replay, deliveries
+from agentmail_cp.webhooks.publishing import FAN_OUT
 from tests.fix_pg import fresh_database
 
 ORGANIZATION, INBOX = UUID(int=1), UUID(int=101)
 BIG = {
     *("api_key", "envelope", "event", "inbox_sync", "known_recipient", "message", "send_count"),
-    *("thread", "thread_reference", "recipient", "queued_mail"),
+    *("thread", "thread_reference", "recipient", "queued_mail", "delivery", "delivery_attempt"),
 }
 """Not `inbox`: a claim of 50 may well read a table of a few thousand short rows once."""
 
@@ -97,6 +102,15 @@ select document_id, organization_id, inbox_id, message_id from message;
 insert into outcome_report (organization_id, inbox_id, queue_id, address, outcome)
 select organization_id, inbox_id, document_id, 'ada@elsewhere.test', 'delivered' from message
 where document_id % 100 = 0;
+insert into webhook (webhook_id, organization_id, scope_id, url, event_types, secret)
+select lpad(to_hex(n), 32, '0')::uuid, lpad('1', 32, '0')::uuid, lpad('1', 32, '0')::uuid,
+    'https://hooks.test/', '{message.received,message.sent}', 'whsec_' from generate_series(1, 20) as n;
+insert into delivery (delivery_id, organization_id, webhook_id, event_id, event_type, state, attempts)
+select gen_random_uuid(), organization_id, lpad(to_hex(1 + n), 32, '0')::uuid, event_id, type,
+    case when random() < 0.001 then 'failed' else 'delivered' end, 1
+from event, generate_series(0, 1) as n where organization_id = lpad('1', 32, '0')::uuid;
+insert into delivery_attempt (delivery_id, number, organization_id, at, duration_ms, status)
+select delivery_id, 1, organization_id, now(), 5, 200 from delivery;
 insert into api_key (api_key_id, organization_id, pod_id, inbox_id, name, prefix, hash, created_at)
 select gen_random_uuid(), organization_id, lpad(to_hex(2 + n % 5), 32, '0')::uuid,
     case when n % 5 = 0 then inbox_id end, 'key', 'inai_', sha256(convert_to(address || n, 'UTF8')),
@@ -138,6 +152,38 @@ async def tx(large: Database) -> AsyncGenerator[Tx]:
         yield connection
 
 
+ASKING: dict[str, tuple[ModuleType, ...]] = {
+    "fetch_all": (
+        messages,
+        threads,
+        intake,
+        log,
+        reading,
+        publishing,
+        recipients,
+        settlement,
+        watching,
+        ranking,
+        counting,
+        keys,
+        inbox,
+        deliveries,
+    ),
+    "fetch_one": (
+        reading,
+        arrivals,
+        deliveries,
+    ),
+    "fetch_only": (
+        publishing,
+        limits,
+        arrivals,
+        deliveries,
+    ),
+}
+"""The modules whose queries are looked at, by how they ask."""
+
+
 async def plans(tx: Tx, ask: Callable[[], Coroutine[Any, Any, object]]) -> list[dict[str, Any]]:
     """The nodes of the plans of every query that `ask` makes through `fetch_all`."""
     nodes: list[dict[str, Any]] = []
@@ -156,26 +202,11 @@ async def plans(tx: Tx, ask: Callable[[], Coroutine[Any, Any, object]]) -> list[
         await explained(tx, kind, query, parameters)
         return await db.fetch_one(tx, kind, query, parameters)
 
-    with (
-        patch.object(messages, "fetch_all", explained),
-        patch.object(threads, "fetch_all", explained),
-        patch.object(intake, "fetch_all", explained),
-        patch.object(log, "fetch_all", explained),
-        patch.object(reading, "fetch_all", explained),
-        patch.object(reading, "fetch_one", explained_row),
-        patch.object(publishing, "fetch_all", explained),
-        patch.object(publishing, "fetch_only", explained_row),
-        patch.object(recipients, "fetch_all", explained),
-        patch.object(settlement, "fetch_all", explained),
-        patch.object(watching, "fetch_all", explained),
-        patch.object(ranking, "fetch_all", explained),
-        patch.object(counting, "fetch_all", explained),
-        patch.object(keys, "fetch_all", explained),
-        patch.object(limits, "fetch_only", explained),
-        patch.object(inbox, "fetch_all", explained),
-        patch.object(arrivals, "fetch_one", explained_row),
-        patch.object(arrivals, "fetch_only", explained_row),
-    ):
+    with contextlib.ExitStack() as patches:
+        for name, modules in ASKING.items():
+            how = explained if name == "fetch_all" else explained_row
+            for each in modules:
+                patches.enter_context(patch.object(each, name, how))
         await ask()
     assert nodes
     return nodes
@@ -285,6 +316,27 @@ async def test_events_are_published_followed_and_forgotten_by_their_indexes(tx: 
         assert_quick(await plans(tx, ask))
     parameters = {"days": 80, "batch": 1000, "expires": True}
     cursor = await tx.execute(f"explain (format json) {retention._EXPIRE}", parameters)  # pyright: ignore[reportPrivateUsage]
+    row = await cursor.fetchone()
+    assert row is not None
+    assert_quick(flat(row["QUERY PLAN"][0]["Plan"]))
+
+
+async def test_webhooks_are_told_and_looked_at_by_their_indexes(tx: Tx) -> None:
+    """With each event that is published, and whenever somebody looks for what failed among millions."""
+    reach = Reach(ORGANIZATION)
+    webhook = await webhooks.get(tx, reach, UUID(int=1))
+    newest = await reading.after(
+        tx, reach, 39_000, types=frozenset({EventType.MESSAGE_SENT}), limit=50
+    )
+    assert newest
+    for ask in (
+        partial(deliveries.list_page, tx, webhook, limit=50, page_token=None),
+        partial(deliveries.list_page, tx, webhook, state="failed", limit=50, page_token=None),
+        partial(deliveries.replay, tx, webhook, Replay(since=newest[0].created_at), most=100),
+    ):
+        assert_quick(await plans(tx, ask))
+    parameters = {"event_ids": [event.event_id for event in newest]}
+    cursor = await tx.execute(f"explain (format json) {FAN_OUT}", parameters)
     row = await cursor.fetchone()
     assert row is not None
     assert_quick(flat(row["QUERY PLAN"][0]["Plan"]))
