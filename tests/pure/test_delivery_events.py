@@ -28,12 +28,13 @@ BATCH = b"""{"events":[
 "queueName":"local","from":"alice@agents.test","size":376,"total":7}},
 {"id":"3","createdAt":"2026-11-21T13:58:39Z","type":"delivery.dsn-perm-fail","data":{"spanId":341813797637324800,
 "to":"No@remote.test","hostname":"10.231.0.1","details":"Unexpected response for
- RCPT TO:<no@remote.test>: Code: 550, Enhanced code: 5.1.1, Message: one\\ntwo","total":0,"queueId":341813797633130496,
-"queueName":"remote","from":"alice@agents.test","size":376}},
+ RCPT TO:<no@remote.test>: Code: 550, Enhanced code: 5.1.1, Message: one\\ntwo","total":0,
+"queueId":341813797633130496,"queueName":"remote","from":"alice@agents.test","size":376}},
 {"id":"4","createdAt":"2026-11-21T13:58:39Z","type":"delivery.dsn-temp-fail","data":{
-"spanId":341813800262961664,"to":"never@remote.test","hostname":"10.231.0.1","details":"Unexpected response for
- RCPT TO:<never@remote.test>: Code: 452, Enhanced code: 4.2.2, Message: full","nextRetry":"2026-11-21T13:58:41Z",
-"expires":"2026-11-21T13:58:45Z","total":2,"queueId":341813797633130496,"queueName":"remote",
+"spanId":341813800262961664,"to":"never@remote.test","hostname":"10.231.0.1",
+"details":"Unexpected response for
+ RCPT TO:<never@remote.test>: Code: 452, Enhanced code: 4.2.2, Message: full",
+"nextRetry":"2026-11-21T13:58:41Z","expires":"2026-11-21T13:58:45Z","total":2,"queueId":341813797633130496,"queueName":"remote",
 "from":"alice@agents.test","size":376}},
 {"id":"5","createdAt":"2026-11-21T13:58:39Z","type":"delivery.dsn-success","data":{"spanId":341813797735891968,
 "to":"alice@agents.test","hostname":"localhost","code":250,"details":"OK","queueId":341813797733794304,
