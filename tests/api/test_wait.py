@@ -112,6 +112,8 @@ async def test_a_message_that_comes_while_somebody_waits_ends_the_wait(
     assert message["extracted_codes"] == [{"code": "482913", "confidence": 0.9}]
     whole = await anywhere.client.get(path_of(inbox, message))
     assert message == whole.json()
+    thread = await anywhere.client.get(f"{at(inbox)}/threads/{message['thread_id']}")
+    assert thread.json()["messages"] == [message]
 
 
 async def test_a_message_that_came_before_the_request_is_found(anywhere: Service) -> None:
