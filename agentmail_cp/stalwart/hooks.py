@@ -88,11 +88,26 @@ class _Batch(msgspec.Struct):
     events: list[_Event]
 
 
+class Seal:
+    """The signature of a body that is read piece by piece: base64 of HMAC-SHA256 of its raw bytes."""
+
+    def __init__(self, secret: str) -> None:
+        self._digest = hmac.new(secret.encode(), digestmod=hashlib.sha256)
+
+    def update(self, piece: bytes) -> None:
+        self._digest.update(piece)
+
+    def matches(self, signature: str | None) -> bool:
+        """Whether this is the signature. Takes the same time either way."""
+        given = (signature or "").encode("utf-8", "replace")
+        return hmac.compare_digest(b64encode(self._digest.digest()), given)
+
+
 def is_signed(body: bytes, signature: str | None, secret: str) -> bool:
-    """Whether `signature` is base64 of HMAC-SHA256 of the raw body. Takes the same time either way."""
-    digest = hmac.new(secret.encode(), body, hashlib.sha256).digest()
-    given = (signature or "").encode("utf-8", "replace")
-    return hmac.compare_digest(b64encode(digest), given)
+    """Whether this is the signature of a whole body."""
+    seal = Seal(secret)
+    seal.update(body)
+    return seal.matches(signature)
 
 
 def decode(body: bytes) -> Bell:

@@ -2,26 +2,44 @@
 
 from __future__ import annotations
 
-from typing import Any
+import asyncio
+from typing import Final
 
-from litestar import Request, Response, get, post
+import structlog
+from litestar import Response, get, post
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
 from agentmail_cp import db as database
 from agentmail_cp import outcomes
+from agentmail_cp.db import Database
 from agentmail_cp.errors import Invalid, NotFound, Unauthorized, Unavailable
 from agentmail_cp.stalwart import hooks
 from agentmail_cp.web.auth import OPEN
 from agentmail_cp.web.inject import Config, Db, Doorbell
+from agentmail_cp.web.requests import JsonRequest
+
+log = structlog.stdlib.get_logger(__name__)
 
 
-@post(hooks.DOORBELL_PATH, opt=OPEN, status_code=204, include_in_schema=False)
-async def ring(
-    request: Request[Any, Any, Any],
-    db: Db,
-    doorbell: Doorbell,
-    settings: Config,
-) -> None:
+LARGE: Final = 256_000
+"""Bytes from which a batch is read in a thread, not to hold up everybody else."""
+
+LARGEST_BATCH: Final = 64_000_000
+"""Bytes of the largest batch that is read. After an outage Stalwart sends all it kept at once, and goes on
+until somebody takes it."""
+
+AT_ONCE: Final = 1_000
+"""Reports one statement writes down."""
+
+
+@post(
+    hooks.DOORBELL_PATH,
+    opt=OPEN,
+    status_code=204,
+    include_in_schema=False,
+    request_max_body_size=None,
+)
+async def ring(request: JsonRequest, db: Db, doorbell: Doorbell, settings: Config) -> None:
     """Take a batch of Stalwart's events. Answered at once, as Stalwart sends nothing else meanwhile, but
     not before outcomes are written down, as nothing else tells them: without a database it must come again.
     """
@@ -30,19 +48,50 @@ async def ring(
         raise NotFound(
             "This server has no doorbell: AGENTMAIL_CP_STALWART_WEBHOOK_SECRET is not set."
         )
-    body = await request.body()
-    if not hooks.is_signed(body, request.headers.get(hooks.SIGNATURE_HEADER), secret):
-        raise Unauthorized("The signature of this batch is wrong.", code="unauthorized")
-    try:
-        bell = hooks.decode(body)
-    except hooks.BadBell as error:
-        raise Invalid("body", str(error)) from None
+    body = await _read(request, secret)
+    if body is None:
+        return
+    bell = await _decode(body)
     doorbell.announce(bell.accounts, only_ring=bell.only_ring)
     if bell.reports or bell.enqueued:
-        # One by one: what is written twice has no effect, and a batch that fails half-way comes again.
-        async with db.reading() as tx:
-            await outcomes.queued(tx, *bell.enqueued)
-            await outcomes.note(tx, bell.reports)
+        await _write_down(db, bell)
+
+
+async def _read(request: JsonRequest, secret: str) -> bytes | None:
+    """The signed batch, None for one too large to be read: refused, it would come again for ever, with
+    everything that happens meanwhile. Sweeps find the mail, and the queue is asked for outcomes.
+    """
+    seal, parts, size = hooks.Seal(secret), list[bytes](), 0
+    async for chunk in request.chunks():
+        seal.update(chunk)
+        parts.append(chunk)
+        size += len(chunk)
+        if size > LARGEST_BATCH:
+            parts.clear()
+    if not seal.matches(request.headers.get(hooks.SIGNATURE_HEADER)):
+        raise Unauthorized("The signature of this batch is wrong.", code="unauthorized")
+    if size > LARGEST_BATCH:
+        log.error("doorbell.flood", size=size)
+        return None
+    return b"".join(parts)
+
+
+async def _decode(body: bytes) -> hooks.Bell:
+    try:
+        if len(body) < LARGE:
+            return hooks.decode(body)
+        return await asyncio.to_thread(hooks.decode, body)
+    except hooks.BadBell as error:
+        raise Invalid("body", str(error)) from None
+
+
+async def _write_down(db: Database, bell: hooks.Bell) -> None:
+    """One by one: what is written twice has no effect, and a batch that fails half-way comes again."""
+    async with db.reading() as tx:
+        for start in range(0, len(bell.enqueued), AT_ONCE):
+            await outcomes.queued(tx, *bell.enqueued[start : start + AT_ONCE])
+        for start in range(0, len(bell.reports), AT_ONCE):
+            await outcomes.note(tx, bell.reports[start : start + AT_ONCE])
 
 
 @get("/health/live", opt=OPEN, include_in_schema=False)

@@ -58,7 +58,7 @@ async def learn(request: JsonRequest, db: Db, settings: Config) -> Response[byte
     """Learn which queue id a mail of this service got. Of the mail only its headers are read."""
     _check(request, settings)
     try:
-        question = await mtahook.read_head(request.stream())
+        question = await mtahook.read_head(request.chunks())
     except mtahook.BadQuestion as error:
         raise Invalid("body", str(error)) from None
     mail = _handed_in(question)

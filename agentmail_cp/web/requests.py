@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import binascii
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from typing import Any, Final, cast
 
 import msgspec
@@ -55,6 +55,16 @@ class JsonRequest(Request[Any, Any, Any]):
                 # Nobody is there to read this.
                 raise Invalid("body", "The body broke off.", detail="MALFORMED_JSON") from None
         return self._body
+
+    async def chunks(self) -> AsyncIterator[bytes]:
+        """The body as it comes; nothing of it is kept."""
+        try:
+            async for chunk in self.stream():
+                yield chunk
+        except RequestEntityTooLarge:
+            raise self._too_large() from None
+        except InternalServerException:
+            raise Invalid("body", "The body broke off.", detail="MALFORMED_JSON") from None
 
     async def take_body(self) -> bytes:
         """The body, which lives no longer than its caller keeps it."""

@@ -11,6 +11,7 @@ import pytest
 import pytest_asyncio
 
 from agentmail_cp.stalwart import hooks, mtahook
+from agentmail_cp.web import doorbell
 from tests.failure.world import World, new_sandbox, quiet
 from tests.fix_app import Json
 from tests.fix_proxy import Proxy, through
@@ -158,3 +159,24 @@ async def test_what_is_no_mail_is_refused(told: Told, body: bytes) -> None:
     headers = {"Authorization": f"Bearer {mtahook.token(SECRET)}"}
     answer = await told.client.post(mtahook.QUEUED_PATH, content=body, headers=headers)
     assert answer.status_code == 400
+
+
+async def test_a_flood_of_reports_is_taken_at_once(told: Told) -> None:
+    """After an outage Stalwart sends all it kept in one batch."""
+    inbox = await told.inbox("alice")
+    many = [delivered(inbox["email"], f"a{number}@far.test") for number in range(2_500)]
+    assert (await told.ring(*many)).status_code == 204
+    assert len(await told.noted()) == 2_500
+
+
+async def test_a_batch_too_large_to_be_read_does_not_come_for_ever(
+    told: Told, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It would grow with everything that happens meanwhile, and no bell would ring again."""
+    inbox = await told.inbox("alice")
+    monkeypatch.setattr(doorbell, "LARGEST_BATCH", 500)
+    many = [delivered(inbox["email"]) for _ in range(5)]
+    assert (await told.ring(*many)).status_code == 204
+    assert await told.noted() == []
+    assert (await told.ring(delivered(inbox["email"]))).status_code == 204
+    assert len(await told.noted()) == 1
