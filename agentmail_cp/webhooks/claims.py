@@ -99,7 +99,7 @@ their index, instead of by its own key.
 
 _CLAIM: LiteralString = (
     f"with {_PENDING}, endpoint as (select webhook.webhook_id, failing_since is not null as failing"
-    " from pending join webhook using (webhook_id) where enabled and webhook_id <> all(%(slow)s)),"
+    " from pending join webhook using (webhook_id) where enabled and webhook_id <> all(%(closed)s)),"
     " open as (select delivery_id, due_at, failing, row_number()"
     " over (partition by endpoint.webhook_id order by due_at, number) as place"
     " from endpoint cross join lateral (select delivery_id, due_at, number, claimed_until"
@@ -139,7 +139,7 @@ async def claim(tx: Tx, room: Room) -> list[Claim]:
 def wanted(room: Room) -> dict[str, object]:
     """What a claim is limited to."""
     return {
-        "slow": list(room.slow),
+        "closed": list(room.closed),
         "at_once": AT_ONCE,
         "fast": min(room.fast, BATCH),
         "failing": min(room.failing, BATCH),

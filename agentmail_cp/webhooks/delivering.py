@@ -49,6 +49,7 @@ from agentmail_cp.webhooks import claims as rows
 from agentmail_cp.webhooks import samples, signing
 from agentmail_cp.webhooks.attempts import (
     MOST_RESPONSE,
+    OURS,
     Failure,
     Outcome,
     as_text,
@@ -326,6 +327,15 @@ class Delivering:
         done = Done(claim, outcome, _rng.random())
         self._done.append(done)
         self._leave(claim)
+        self._plan(done)
+
+    def _plan(self, done: Done) -> None:
+        """Be awake when there is something to do again for this endpoint."""
+        failure = done.outcome.failure
+        if failure is None:
+            self._lanes.succeeded(done.claim.webhook_id)
+        elif failure not in OURS:
+            self._wake_in(self._lanes.failed(done.claim.webhook_id, monotonic()))
         if done.rest is not None and done.rest <= SOON:
             self._wake_in(done.rest.total_seconds())
 

@@ -3,8 +3,10 @@
 Attempts of a worker run in lanes. Endpoints that are well share the fast one; an attempt there that is not
 over after `SLOW_AFTER` seconds gives its place back and goes on beside it, and until it is over its
 endpoint gets no further attempts of this worker. An endpoint whose last attempt failed has a lane of few
-places, one attempt at a time, until one succeeds. So an endpoint that hangs or refuses takes no place that
-another waits for; what it has in the fast lane at most are `AT_ONCE` places for `SLOW_AFTER` seconds.
+places, one attempt at a time, until one succeeds; the more failed in a row, the longer it rests in between,
+up to `REST`, since making what is to be delivered costs most. So an endpoint that hangs or refuses takes no
+place that another waits for; what it has in the fast lane at most are `AT_ONCE` places for `SLOW_AFTER`
+seconds.
 """
 
 from __future__ import annotations
@@ -31,12 +33,31 @@ SLOW_AFTER: Final = 1.0
 """Seconds after which an attempt is slow."""
 
 
+REST: Final = 1.0
+"""Seconds an endpoint rests at most after a failed attempt, while there are others to try it with. Well below
+the first step of the schedule.
+"""
+
+FORGOTTEN: Final = 600.0
+"""Seconds after which a failure is forgotten here."""
+
+PATIENT: Final = 6
+"""Failures in a row after which it rests for that long; each one less is half as long."""
+
+
 class Room(msgspec.Struct, frozen=True):
-    """How many more attempts may begin, and the endpoints that get none as they are slow."""
+    """How many more attempts may begin, and the endpoints that get none, as they are slow or rest."""
 
     fast: int
     failing: int
-    slow: frozenset[UUID]
+    closed: frozenset[UUID]
+
+
+class _Failed(msgspec.Struct, frozen=True):
+    """How often an endpoint failed in a row, and until when it rests."""
+
+    times: int
+    until: float
 
 
 class _Underway(msgspec.Struct, frozen=True):
@@ -50,6 +71,7 @@ class Lanes:
 
     def __init__(self) -> None:
         self._underway: dict[UUID, _Underway] = {}
+        self._failed: dict[UUID, _Failed] = {}
 
     def __len__(self) -> int:
         return len(self._underway)
@@ -59,8 +81,20 @@ class Lanes:
         self._underway[delivery_id] = _Underway(webhook_id, failing, now)
 
     def leave(self, delivery_id: UUID) -> None:
-        """An attempt is over."""
+        """An attempt is over, or came to nothing."""
         self._underway.pop(delivery_id, None)
+
+    def succeeded(self, webhook_id: UUID) -> None:
+        """An attempt at an endpoint succeeded."""
+        self._failed.pop(webhook_id, None)
+
+    def failed(self, webhook_id: UUID, now: float) -> float:
+        """An attempt at an endpoint failed; how many seconds it rests."""
+        before = self._failed.get(webhook_id)
+        times = min(before.times + 1 if before else 1, PATIENT)
+        rest = REST * 2.0 ** (times - PATIENT)
+        self._failed[webhook_id] = _Failed(times, now + rest)
+        return rest
 
     def room(self, now: float) -> Room:
         """What may begin now."""
@@ -69,5 +103,16 @@ class Lanes:
         return Room(
             fast=max(0, min(FAST - len(well) + len(slow), MOST - len(well))),
             failing=max(0, FAILING - len(self._underway) + len(well)),
-            slow=frozenset(each.webhook_id for each in slow),
+            closed=frozenset(each.webhook_id for each in slow) | self._resting(now),
+        )
+
+    def _resting(self, now: float) -> frozenset[UUID]:
+        """Who rests. An endpoint that has not been tried for long is none that fails in a row."""
+        self._failed = {
+            webhook_id: each
+            for webhook_id, each in self._failed.items()
+            if now < each.until + FORGOTTEN
+        }
+        return frozenset(
+            webhook_id for webhook_id, each in self._failed.items() if now < each.until
         )

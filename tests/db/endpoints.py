@@ -22,7 +22,7 @@ from agentmail_cp.webhooks.claims import Claim, Done
 from agentmail_cp.webhooks.lanes import FAILING, FAST, Room
 from tests.db.mailbox import a_mail, record
 
-EMPTY = Room(fast=FAST, failing=FAILING, slow=frozenset())
+EMPTY = Room(fast=FAST, failing=FAILING, closed=frozenset())
 """The room of a worker that has nothing to do."""
 
 SENT_BACK = Outcome(

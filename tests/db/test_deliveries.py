@@ -88,7 +88,7 @@ async def test_every_endpoint_has_its_turn(database: Database) -> None:
     await happen(database, place, *range(1, 11))
     late = await an_endpoint(database, place)
     await happen(database, place, 11)
-    claims = await claim(database, Room(fast=2, failing=0, slow=frozenset()))
+    claims = await claim(database, Room(fast=2, failing=0, closed=frozenset()))
     assert {each.webhook_id for each in claims} == {busy.webhook_id, late.webhook_id}
 
 
@@ -96,7 +96,7 @@ async def test_a_slow_endpoint_gets_no_more_until_it_has_answered(database: Data
     place = await an_inbox(database)
     slow, other = await an_endpoint(database, place), await an_endpoint(database, place)
     await happen(database, place, 1)
-    room = Room(fast=10, failing=10, slow=frozenset({slow.webhook_id}))
+    room = Room(fast=10, failing=10, closed=frozenset({slow.webhook_id}))
     assert [each.webhook_id for each in await claim(database, room)] == [other.webhook_id]
 
 
@@ -118,7 +118,7 @@ async def test_a_failing_endpoint_is_tried_one_at_a_time_in_its_own_lane(
     await failing(database, webhook)
     assert (await look_at(database, webhook)).failing_since is not None
     await happen(database, place, 2, 3, 4)
-    assert await claim(database, Room(fast=10, failing=0, slow=frozenset())) == []
+    assert await claim(database, Room(fast=10, failing=0, closed=frozenset())) == []
     (probe,) = await claim(database)
     assert probe.failing
     assert await claim(database) == []

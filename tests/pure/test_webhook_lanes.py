@@ -7,7 +7,8 @@ from uuid import UUID
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agentmail_cp.webhooks.lanes import AT_ONCE, FAILING, FAST, MOST, SLOW_AFTER, Lanes
+from agentmail_cp.webhooks import schedule
+from agentmail_cp.webhooks.lanes import AT_ONCE, FAILING, FAST, MOST, REST, SLOW_AFTER, Lanes
 
 HANGING, HEALTHY = UUID(int=1), UUID(int=2)
 
@@ -32,17 +33,35 @@ def test_an_endpoint_that_hangs_gives_its_places_back_and_gets_no_more() -> None
     begin(lanes, AT_ONCE)
     begin(lanes, 1, webhook_id=HEALTHY)
     room = lanes.room(SLOW_AFTER - 0.01)
-    assert (room.fast, room.slow) == (FAST - AT_ONCE - 1, frozenset())
+    assert (room.fast, room.closed) == (FAST - AT_ONCE - 1, frozenset())
     lanes.leave(UUID(int=2000))
     room = lanes.room(SLOW_AFTER)
-    assert (room.fast, room.slow) == (FAST, {HANGING})
+    assert (room.fast, room.closed) == (FAST, {HANGING})
 
 
 def test_failing_endpoints_have_places_of_their_own() -> None:
     lanes = Lanes()
     begin(lanes, FAILING, failing=True)
     room = lanes.room(SLOW_AFTER)
-    assert (room.fast, room.failing, room.slow) == (FAST, 0, frozenset())
+    assert (room.fast, room.failing, room.closed) == (FAST, 0, frozenset())
+
+
+def test_an_endpoint_that_keeps_failing_rests_longer_and_longer() -> None:
+    """Rendering every event for an endpoint that is away would cost more than all others together."""
+    lanes = Lanes()
+    rests = [lanes.failed(HANGING, 100.0) for _ in range(8)]
+    assert rests[0] < 0.05
+    assert sorted(rests) == rests
+    assert rests[-1] == REST
+    assert lanes.room(100.0).closed == {HANGING}
+    assert lanes.room(100.0 + REST).closed == frozenset()
+    lanes.succeeded(HANGING)
+    assert lanes.room(100.0).closed == frozenset()
+    assert lanes.failed(HANGING, 200.0) == rests[0]
+
+
+def test_an_endpoint_never_rests_until_its_next_retry() -> None:
+    assert schedule.STEPS[0].total_seconds() * (1 - schedule.JITTER) > REST + SLOW_AFTER
 
 
 @given(
