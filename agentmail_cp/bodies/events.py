@@ -27,12 +27,13 @@ class InboxEvent(msgspec.Struct, kw_only=True):
 
 
 class ListInboxEvents(msgspec.Struct, omit_defaults=True):
-    """One page of events."""
+    """One page of changes of labels. It has no `next_cursor`, by which a page of the log is told from it."""
 
     count: int
     limit: int
     events: list[InboxEvent]
     next_page_token: str | None = None
+    next_cursor: None = None
 
 
 class ListEvents(msgspec.Struct):

@@ -6,7 +6,7 @@ is said that only the log knows (`after`, `wait`, `event_types`).
 
 from __future__ import annotations
 
-from typing import cast
+from typing import Any
 from uuid import UUID
 
 from litestar import Controller, MediaType, Response, get
@@ -83,7 +83,7 @@ class _Events(Controller):
         A key that may not read all hidden messages is shown events of messages it may read, and of none
         that are gone.
         """
-        return await _answer(within, asked, caller, db, tail)
+        return _said(await _answer(within, asked, caller, db, tail))
 
 
 class PodEvents(_Events):
@@ -115,7 +115,7 @@ class InboxEvents(Controller):
     )
     async def list(
         self, within: Within, asked: Asked, caller: Caller, db: Db, tail: Reading
-    ) -> bodies.ListInboxEvents | Response[bodies.ListEvents]:
+    ) -> Response[bodies.ListInboxEvents | bodies.ListEvents]:
         """List the changes of labels in an inbox, newest first, whoever made them. With any of `after`,
         `wait` and `event_types` list all of its events instead, as `/v0/events` does.
 
@@ -123,7 +123,7 @@ class InboxEvents(Controller):
         that are gone.
         """
         if not any(asked.texts(each) for each in _ONLY_LOG):
-            return await _label_changes(within, asked, caller, db)
+            return _said(await _label_changes(within, asked, caller, db))
         if asked.text("page_token"):
             raise Invalid(
                 "page_token",
@@ -131,7 +131,7 @@ class InboxEvents(Controller):
                 fix="Use after with next_cursor of the answer before.",
                 detail="INVALID_PAGE_TOKEN",
             )
-        return await _answer(within, asked, caller, db, tail)
+        return _said(await _answer(within, asked, caller, db, tail))
 
 
 async def _label_changes(
@@ -155,7 +155,7 @@ async def _label_changes(
 
 async def _answer(
     within: Scope, asked: Query, caller: Principal, db: Database, tail: Tail
-) -> Response[bodies.ListEvents]:
+) -> bytes:
     following = Following(
         wanted=await _wanted(db, within, asked, caller),
         cursor=asked.text("after") or events.START,
@@ -163,9 +163,12 @@ async def _answer(
         wait=asked.seconds("wait", most=LONGEST) or 0.0,
         masks=None if sees_all(caller) else visible_to(caller),
     )
-    # It is JSON already, of the shape that is said here.
-    said = cast("bodies.ListEvents", await tail.answer(following))
-    return Response(said, media_type=MediaType.JSON)
+    return await tail.answer(following)
+
+
+def _said(body: object) -> Response[Any]:
+    """An answer of the shape its handler describes, also where it is JSON already."""
+    return Response(body, media_type=MediaType.JSON)
 
 
 async def _wanted(db: Database, within: Scope, asked: Query, caller: Principal) -> Subscribed:
