@@ -32,9 +32,9 @@ RECEIVED: Final = frozenset(
 )
 """The events of arrivals."""
 
-LONGEST_TRANSACTION: Final = timedelta(minutes=1)
-"""An event has the time at which its transaction began, a message the time at which it was written. So much
-later than its event a message may be.
+STEP: Final = timedelta(seconds=5)
+"""How far back the database's clock may be set without hiding a message. Otherwise an inbox's events have
+times in their order, and each a later one than the message it is about.
 """
 
 
@@ -77,7 +77,7 @@ async def since_time(tx: Tx, place: Place, at: datetime) -> Since:
             "organization_id": place.organization_id,
             "inbox_id": place.inbox_id,
             "at": at,
-            "margin": LONGEST_TRANSACTION,
+            "margin": STEP,
         },
     )
 

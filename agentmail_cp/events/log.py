@@ -32,9 +32,11 @@ async def append(
         " where inbox_id = %(inbox_id)s and organization_id = %(organization_id)s"
         " returning event_seq, pod_id)"
         " insert into event (event_id, organization_id, pod_id, inbox_id, seq, type, thread_id,"
-        " message_id, document_id, recipients, facts)"
+        " message_id, document_id, recipients, facts, created_at)"
         " select event_id, %(organization_id)s, pod_id, %(inbox_id)s,"
-        " event_seq - %(count)s + place, type, thread_id, message_id, document_id, recipients, facts"
+        " event_seq - %(count)s + place, type, thread_id, message_id, document_id, recipients, facts,"
+        # Under the lock: an inbox's events have times in their order, whenever their transactions began.
+        " clock_timestamp()"
         # In the same transaction; who listens is told when it commits.
         " from numbered, pg_notify(%(channel)s, '') as told, unnest(%(event_ids)s::uuid[], %(types)s::text[],"
         " %(threads)s::uuid[], %(message_ids)s::text[], %(documents)s::bigint[], %(recipients)s::int[],"

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from agentmail_cp import arrivals, events
+from agentmail_cp import arrivals, events, messages
 from agentmail_cp.access import Reach
 from agentmail_cp.arrivals import Arrival, Since, Wanted
 from agentmail_cp.db import Database
@@ -64,15 +64,30 @@ async def test_of_mails_recorded_together_each_has_a_moment(database: Database) 
 
 
 async def test_a_transaction_that_began_early_is_not_passed_over(database: Database) -> None:
-    """Its event says when it began, which may be before the events of a transaction that ended first."""
+    """It waited for its turn while somebody looked at the clock."""
     place = await an_inbox(database)
-    await record(database, place, a_mail(1, subject="first"))
+    async with database.transaction() as early:
+        row = await (await early.execute("select now() as began")).fetchone()
+        await record(database, place, a_mail(1, subject="first"))
+        seen = await first_after(database, place, Since(0))
+        await messages.lock(early, place.organization_id, place.inbox_id)
+        await messages.record(early, place, present=[a_mail(2, subject="second")])
+    assert row is not None
+    assert seen is not None
+    assert row["began"] < seen.created_at
+    since = await since_time(database, place, seen.created_at)
+    assert await subjects(database, place, since) == ["second"]
+
+
+async def test_a_clock_that_was_set_back_hides_nothing(database: Database) -> None:
+    """A second or two, as time servers do."""
+    place = await an_inbox(database)
+    await record(database, place, a_mail(1, subject="first"), a_mail(2, subject="second"))
     async with database.transaction() as tx:
-        await tx.execute("update event set created_at = created_at + interval '3 s'")
-    await record(database, place, a_mail(2, subject="second"))
-    found = await first_after(database, place, Since(0))
-    assert found is not None
-    since = await since_time(database, place, found.created_at - timedelta(microseconds=1))
+        await tx.execute("update event set created_at = created_at - interval '3 s' where seq = 2")
+    first = await first_after(database, place, Since(0))
+    assert first is not None
+    since = await since_time(database, place, first.created_at - timedelta(seconds=1))
     assert await subjects(database, place, since) == ["first", "second"]
 
 
