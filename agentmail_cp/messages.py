@@ -269,7 +269,7 @@ values (%(inbox_id)s, %(document_id)s, %(organization_id)s, %(pod_id)s, %(thread
     %(bcc)s, %(reply_to)s, %(in_reply_to)s, %(references)s, %(preview)s, %(size)s, %(has_attachment)s,
     %(kept_labels)s, clock_timestamp(), clock_timestamp())
 """
-"""Of messages that are recorded together each has a moment of its own, for whoever asks what came after it."""
+"""Of messages recorded together each has a moment of its own, for whoever asks what came after it."""
 
 
 _RECEIVED = {
