@@ -10,6 +10,7 @@ from datetime import UTC, datetime
 import pytest
 import pytest_asyncio
 import structlog.testing
+from prometheus_client import REGISTRY
 from psycopg.types.json import Jsonb
 
 from agentmail_cp.db import Database
@@ -250,9 +251,17 @@ async def test_an_endpoint_that_hangs_costs_fifteen_seconds(
     receiver.answers["/hook"] = HANG
     webhook = await an_endpoint(database, place, receiver.url())
     await happen(database, place, 1)
+    counted = timeouts()
     async with worker(database):
         await until_all(database, webhook, "pending")
     assert await errors_of(database) == ["timeout"]
+    assert timeouts() == counted + 1
+
+
+def timeouts() -> float:
+    """What an operator sees of them."""
+    name = "agentmail_webhook_attempts_total"
+    return REGISTRY.get_sample_value(name, {"outcome": "timeout"}) or 0.0
 
 
 async def test_private_addresses_are_refused_when_they_are_delivered_to(
