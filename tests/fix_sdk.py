@@ -7,8 +7,9 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import threading
-from collections.abc import AsyncGenerator, Callable, Generator
+from collections.abc import AsyncGenerator, Callable, Generator, Mapping
 from contextlib import AbstractAsyncContextManager
+from typing import Any
 
 import msgspec
 import pytest
@@ -34,7 +35,7 @@ HOST = "127.0.0.1"
 PATIENCE = 15.0
 """Seconds a server may take to start or to stop."""
 
-BESIDE_RECEIVERS = {"outbound_allow": "127.0.0.0/8"}
+BESIDE_RECEIVERS: Mapping[str, Any] = {"outbound_allow": "127.0.0.0/8"}
 """Webhooks may lead to this machine, as with `make dev`."""
 
 MailServerMaker = Callable[[], AbstractAsyncContextManager[tuple[MailServer, int]]]
