@@ -48,8 +48,8 @@ from agentmail_cp.events import (
 from agentmail_cp.web import frames
 from agentmail_cp.web.frames import Subscribe
 from agentmail_cp.web.inject import Caller
-from agentmail_cp.web.rendered import Rendered
-from agentmail_cp.web.wishes import Wish, Wishes
+from agentmail_cp.web.rendered import AT_ONCE, Rendered
+from agentmail_cp.web.wishes import Wishes
 
 T = TypeVar("T")
 
@@ -113,6 +113,8 @@ class Socket:
         """Held by whoever tells events, so that those of the log and of the feed keep their order."""
         self._hearing = contextlib.ExitStack()
         self._subscription: Subscription | None = None
+        self._joined = 0
+        """How many wishes the feed knows of."""
         self._pace = _Pace()
         self._tasks = asyncio.TaskGroup()
         self._talking: asyncio.Task[Any] | None = None
@@ -153,11 +155,10 @@ class Socket:
             caller.check_live()
         except Unauthorized:
             return False
-        types = frozenset[str]().union(*(each.wanted.types for each in self._wishes))
-        needed = {PROTECTED[each] for each in PROTECTED if each in types}
-        if self._wishes:
-            needed.add("message_read")
-        return all(caller.may(each) for each in needed)
+        if not self._wishes:
+            return True
+        needed = {PROTECTED[each] for each in PROTECTED if each in self._wishes.wanted.types}
+        return all(caller.may(each) for each in {"message_read", *needed})
 
     def _end(self, ended: Ended) -> None:
         if self._talking is not None and self._over is None:
@@ -205,11 +206,13 @@ class Socket:
                 detail="TOO_MANY",
             )
         wanted, start, cursor = await self._patiently(lambda tx: self._place(tx, asked, types))
-        known = asked.after is None and self._wishes.knows(wanted)
+        if asked.after is None and self._wishes.knows(wanted):
+            await self._send(frames.subscribed(asked, cursor))
+            return
+        # From here on nothing is told before what this wish is owed.
+        self._wishes.add(wanted, start)
         await self._send(frames.subscribed(asked, cursor))
-        if not known:
-            wish = self._wishes.add(wanted, start)
-            self._tasks.create_task(self._catch_up(wish, resumes=asked.after is not None))
+        self._tasks.create_task(self._catch_up(far=asked.after is not None))
 
     async def _place(
         self, tx: Tx, asked: Subscribe, types: frozenset[EventType]
@@ -236,102 +239,84 @@ class Socket:
                     return await read(tx)
             await asyncio.sleep(PAUSE)
 
-    async def _catch_up(self, wish: Wish, *, resumes: bool) -> None:
-        """Tell what the log holds for a wish. As the feed does not wait for slow readers, it is joined only
-        once the log is nearly read.
+    async def _catch_up(self, *, far: bool = True) -> None:
+        """Tell what the log holds, and go on with the feed. As that does not wait for slow readers, it is
+        joined only once the log is nearly read.
         """
-        while resumes:
-            async with self._turn:
-                resumes = await self._tell_page(wish)
         async with self._turn:
-            self._join(wish)
-            while await self._tell_page(wish):
+            while far:
+                far = await self._tell_page()
+            self._listen()
+            while await self._tell_page():
                 pass
+        self._pace.start()
 
-    def _join(self, wish: Wish) -> None:
-        wish.live = True
-        if self._subscription is not None:
-            _also(self._subscription, wish.wanted)
-        else:
-            self._subscription = self._listen()
-            self._tasks.create_task(self._follow())
-
-    def _listen(self) -> Subscription:
-        """Hear from the feed of what live wishes want."""
+    def _listen(self) -> None:
+        """Hear of everything wished for, from now on, and of nothing from before."""
+        wanted = self._wishes.wanted
         self._hearing.close()
-        first, *others = [each.wanted for each in self._wishes.live]
-        subscription = self._hearing.enter_context(
+        self._joined = len(self._wishes)
+        self._subscription = self._hearing.enter_context(
             self._home.feed.subscribe(
-                first.reach,
-                types=first.types,
-                inbox_ids=first.inbox_ids,
-                pod_ids=first.pod_ids,
+                wanted.reach,
+                types=wanted.types,
+                inbox_ids=wanted.inbox_ids,
+                pod_ids=wanted.pod_ids,
             )
         )
-        for each in others:
-            _also(subscription, each)
-        return subscription
+        following = self._tasks.create_task(self._follow(self._subscription))
+        self._hearing.callback(following.cancel)
 
-    async def _tell_page(self, wish: Wish) -> bool:
+    async def _tell_page(self) -> bool:
         """Tell one page of the log; whether there may be more."""
-        page = await self._page(wish.wanted, wish.read)
-        await self._tell([each for each in page if self._wishes.from_log(wish, each)])
-        return len(page) == PAGE
-
-    async def _page(self, wanted: Subscribed, position: int) -> list[Event]:
-        return await self._patiently(
+        wished, wanted = len(self._wishes), self._wishes.wanted
+        behind = self._wishes.behind
+        page = await self._patiently(
             lambda tx: events.after(
                 tx,
                 wanted.reach,
-                position,
+                behind,
                 types=wanted.types,
                 inbox_ids=wanted.inbox_ids,
                 pod_ids=wanted.pod_ids,
                 limit=PAGE,
             )
         )
-
-    async def _follow(self) -> Never:
-        while self._subscription is not None:
-            try:
-                heard = await self._subscription.take(PAGE)
-            except Overrun:
-                await self._start_over()
-            except Closed:
-                break
-            else:
-                async with self._turn:
-                    await self._tell([each for each in heard if self._wishes.from_feed(each)])
-                if len(heard) < PAGE:
-                    self._pace.start()
-        raise Ended(*STOPPING)
-
-    async def _start_over(self) -> None:
-        """The feed went too far ahead. If that is not the reader's doing, go on with the log: mail that was
-        held up arrives faster than it can be read from the mail server.
-        """
-        if self._pace.reader_is_slow:
-            raise Ended(*OVERRUN)
-        async with self._turn:
-            while await self._tell_instead():
-                pass
-            self._subscription = self._listen()
-            while await self._tell_instead():
-                pass
-        self._pace.start()
-
-    async def _tell_instead(self) -> bool:
-        """Tell one page of what the feed would have brought; whether there may be more."""
-        page = await self._page(self._wishes.live_wanted, self._wishes.behind)
-        await self._tell([each for each in page if self._wishes.from_feed(each)])
+        if not await self._tell(page, wished):
+            return True
+        if len(page) < PAGE:
+            self._wishes.level()
         return len(page) == PAGE
 
-    async def _tell(self, due: Sequence[Event]) -> None:
-        for place, event in enumerate(due):
-            with self._pace.making():
-                text = await self._payload(event, due[place + 1 :])
-            with self._pace.sending():
-                await self._send(text)
+    async def _follow(self, subscription: Subscription) -> None:
+        """Tell what the feed brings. When it goes too far ahead, and that is not the reader's doing, go on
+        with the log: mail that was held up arrives faster than it can be read from the mail server.
+        """
+        try:
+            while True:
+                heard = await subscription.take(PAGE)
+                async with self._turn:
+                    await self._tell(heard, self._joined)
+                if len(heard) < PAGE:
+                    self._pace.start()
+        except Overrun:
+            if self._pace.reader_is_slow:
+                raise Ended(*OVERRUN) from None
+            self._tasks.create_task(self._catch_up())
+        except Closed:
+            raise Ended(*STOPPING) from None
+
+    async def _tell(self, page: Sequence[Event], wished: int) -> bool:
+        """Tell what is owed of these; False when there are other wishes than those they were read for."""
+        for place, event in enumerate(page):
+            if len(self._wishes) != wished:
+                return False
+            if self._wishes.owed(event):
+                with self._pace.making():
+                    text = await self._payload(event, page[place + 1 : place + AT_ONCE])
+                with self._pace.sending():
+                    await self._send(text)
+        return len(self._wishes) == wished
 
     async def _payload(self, event: Event, following: Sequence[Event]) -> str:
         while True:
@@ -423,10 +408,6 @@ async def live(
 ) -> None:
     """Events as they happen."""
     await sockets.serve(socket, caller)
-
-
-def _also(subscription: Subscription, wanted: Subscribed) -> None:
-    subscription.also(types=wanted.types, inbox_ids=wanted.inbox_ids, pod_ids=wanted.pod_ids)
 
 
 def _why(group: ExceptionGroup[Exception]) -> Ended:

@@ -1,16 +1,13 @@
 """PURE: what one reader of events wants, and which of it they have been told.
 
-A reader may wish for several things; what two wishes have in common is told once. Each wish begins at a
-position of the log. What lies behind it is read from the log first, then the wish is `live`: what is
-published from then on comes from the feed. Both ways may bring the same event, and the log may be ahead of
-the feed, so each event is asked about here before it is told. From the feed events come in the order of
-positions, and from the log, too, for each wish. A reader the feed has left behind goes on with the log in the
-feed's place, until it is near the end again.
+A reader may wish for several things, each from a position of the log on. They are told as one: in the order
+of positions, from the one that is least far on, so that what several wishes have in common comes once, and
+nothing comes before something that was wished for and is still owed. So the last event a reader was told is
+where all their wishes can go on from.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from uuid import UUID
 
 import msgspec
@@ -19,94 +16,59 @@ from agentmail_cp.events import Event, EventType, Subscribed
 
 
 class Wish(msgspec.Struct, eq=False):
-    """Events after the position `start`. Up to `read` all of them have been told; a live wish hears of the
-    rest from the feed.
-    """
+    """Events after the position `start`. Up to `read` everything was told."""
 
     wanted: Subscribed
     start: int
     read: int
-    live: bool = False
 
 
 class Wishes:
-    """The wishes of one reader."""
+    """The wishes of one reader; there are only ever more of them."""
 
     def __init__(self) -> None:
         self._all: list[Wish] = []
-        self._heard = 0
-        self._ahead: set[int] = set()
-        """Told from the log, and still to come from the feed."""
 
     def __len__(self) -> int:
         return len(self._all)
 
-    def __iter__(self) -> Iterator[Wish]:
-        return iter(self._all)
-
-    def add(self, wanted: Subscribed, start: int) -> Wish:
-        """A new wish, which is to be read from the log until it is live."""
-        wish = Wish(wanted, start, start)
-        self._all.append(wish)
-        return wish
+    def add(self, wanted: Subscribed, start: int) -> None:
+        self._all.append(Wish(wanted, start, start))
 
     def knows(self, wanted: Subscribed) -> bool:
         """Whether something is wished for already."""
         return any(each.wanted == wanted for each in self._all)
 
-    def from_log(self, wish: Wish, event: Event) -> bool:
-        """Whether an event the log holds for a wish is to be told now; it counts as told then."""
-        place = _place(event)
-        wish.read = place
-        others = [each for each in self._all if each is not wish and _has(each, event)]
-        if any(place <= self._told_up_to(each) for each in others):
-            return False
-        if place > self._heard and any(each.live for each in others):
-            self._ahead.add(place)
-        return True
-
-    def from_feed(self, event: Event) -> bool:
-        """Whether an event the feed brings, or the log in its place, is to be told; it counts as told
-        then.
-        """
-        place = _place(event)
-        if place <= self._heard:
-            return False
-        self._heard = place
-        if place in self._ahead:
-            self._ahead.remove(place)
-            return False
-        return any(each.live and place > each.read and _has(each, event) for each in self._all)
-
-    @property
-    def live(self) -> list[Wish]:
-        return [each for each in self._all if each.live]
-
     @property
     def behind(self) -> int:
-        """The position up to which every live wish has been told of everything."""
-        return min(self._told_up_to(each) for each in self.live)
+        """The position from which the log has to be read."""
+        return min(each.read for each in self._all)
 
     @property
-    def live_wanted(self) -> Subscribed:
-        """At least all that live wishes want, as one."""
-        wanted = [each.wanted for each in self.live]
-        named = all(each.inbox_ids or each.pod_ids for each in wanted)
+    def wanted(self) -> Subscribed:
+        """At least all that is wished for, as one."""
+        each_wanted = [each.wanted for each in self._all]
+        named = all(each.inbox_ids or each.pod_ids for each in each_wanted)
         return Subscribed(
-            reach=wanted[0].reach,
-            types=frozenset[EventType]().union(*(each.types for each in wanted)),
-            inbox_ids=frozenset[UUID]().union(*(each.inbox_ids for each in wanted if named)),
-            pod_ids=frozenset[UUID]().union(*(each.pod_ids for each in wanted if named)),
+            reach=each_wanted[0].reach,
+            types=frozenset[EventType]().union(*(each.types for each in each_wanted)),
+            inbox_ids=frozenset[UUID]().union(*(each.inbox_ids for each in each_wanted if named)),
+            pod_ids=frozenset[UUID]().union(*(each.pod_ids for each in each_wanted if named)),
         )
 
-    def _told_up_to(self, wish: Wish) -> int:
-        return max(wish.read, self._heard) if wish.live else wish.read
+    def owed(self, event: Event) -> bool:
+        """Whether the next event is to be told; it counts as told then. Events have to come in their order:
+        of all that is `wanted` after `behind`, none may be missing before this one.
+        """
+        place = event.position or 0
+        theirs = [each for each in self._all if place > each.start and each.wanted.wants(event)]
+        told = any(place <= each.read for each in theirs)
+        for each in self._all:
+            each.read = max(each.read, place)
+        return bool(theirs) and not told
 
-
-def _has(wish: Wish, event: Event) -> bool:
-    return _place(event) > wish.start and wish.wanted.wants(event)
-
-
-def _place(event: Event) -> int:
-    """The position of an event that is published, as everything is that is read or heard."""
-    return event.position or 0
+    def level(self) -> None:
+        """Take note that there was nothing more to be read for any of them."""
+        furthest = max(each.read for each in self._all)
+        for each in self._all:
+            each.read = furthest

@@ -33,6 +33,8 @@ class Puppet:
     def __init__(self, app: ASGIApp, key: str, send: Send | None = None) -> None:
         self.taking = asyncio.Event()
         self.taken: list[Json] = []
+        self.waiting = 0
+        """Frames that are not taken yet."""
         self.closed: asyncio.Future[Json] = asyncio.get_running_loop().create_future()
         self._said = asyncio.Queue[Json]()
         self._said.put_nowait({"type": "websocket.connect"})
@@ -65,7 +67,9 @@ class Puppet:
         if message["type"] == "websocket.close":
             self.closed.set_result(message)
         elif message["type"] == "websocket.send":
+            self.waiting += 1
             await self.taking.wait()
+            self.waiting -= 1
             self.taken.append(msgspec.json.decode(message["text"]))
 
 
@@ -131,6 +135,42 @@ def seeing(look: Callable[[], T]) -> Callable[[], Awaitable[T]]:
         return look()
 
     return looking
+
+
+async def test_who_subscribes_again_is_told_nothing_too_early(
+    sandbox_service: Service, porch: Porch
+) -> None:
+    """The last event a client has would not be where all its subscriptions can go on from."""
+    assert porch.app is not None
+    one, two = await sandbox_service.inbox("one"), await sandbox_service.inbox("two")
+    for _ in range(5):
+        await happen(sandbox_service, one, 1)
+        await happen(sandbox_service, two, 1)
+    puppet = Puppet(porch.app, sandbox_service.key)
+    puppet.taking.set()
+    for inbox in (one, two):
+        puppet.say(f'{{"type": "subscribe", "after": "start", "inbox_ids": ["{inbox["email"]}"]}}')
+        # The second comes while the first event of the first is on its way.
+        await until(seeing(lambda: puppet.taken), bool)
+        puppet.taking.clear()
+        await until(seeing(lambda: puppet.waiting), lambda seen: seen > 0)
+    await until(seeing(lambda: puppet.waiting), lambda seen: seen == 2)
+    puppet.taking.set()
+    await until(seeing(lambda: len(puppet.taken)), lambda seen: seen == 12)
+    async with sandbox_service.db.reading() as tx:
+        rows = await (
+            await tx.execute(
+                "select event_id::text from event where organization_id = %s order by position",
+                [sandbox_service.organization_id],
+            )
+        ).fetchall()
+    kinds = [each["type"] for each in puppet.taken[:3]]
+    assert kinds == ["subscribed", "event", "subscribed"]
+    assert [each["event_id"] for each in puppet.taken if "event_id" in each] == [
+        each["event_id"] for each in rows
+    ]
+    puppet.leave()
+    await puppet.running
 
 
 class Flood:
