@@ -24,6 +24,7 @@ from agentmail_cp.errors import Unavailable
 from agentmail_cp.events.event import DEFAULT_TYPES, Event, EventType
 from agentmail_cp.events.filters import Subscribed
 from agentmail_cp.events.publishing import PUBLISHED, newest_position, published_since
+from agentmail_cp.rounds import Rounds
 
 log = structlog.stdlib.get_logger(__name__)
 
@@ -52,23 +53,12 @@ class Subscription:
     """Events that somebody waits for, oldest first; one reader at a time."""
 
     def __init__(self, wanted: Subscribed, most: int) -> None:
-        self.reach = wanted.reach
-        self._wanted = [wanted]
+        self._wanted = wanted
         self._most = most
         self._held = deque[Event]()
         self._overrun = False
         self._closed = False
         self._changed = asyncio.Event()
-
-    def also(
-        self,
-        *,
-        types: frozenset[EventType] | None = None,
-        inbox_ids: Iterable[UUID] = (),
-        pod_ids: Iterable[UUID] = (),
-    ) -> None:
-        """Want these from now on as well; what several wishes have in common is told once."""
-        self._wanted.append(_subscribed(self.reach, types, inbox_ids, pod_ids))
 
     async def get(self) -> Event:
         """The next event. Raises `Overrun` or `Closed`."""
@@ -90,7 +80,7 @@ class Subscription:
 
     def offer(self, event: Event) -> None:
         """Hold this event if it is wanted."""
-        if self._overrun or not any(each.wants(event) for each in self._wanted):
+        if self._overrun or not self._wanted.wants(event):
             return
         if len(self._held) >= self._most:
             self._overrun = True
@@ -117,7 +107,7 @@ class Feed:
         self._db = db
         self._position: int | None = None
         self._subscriptions: dict[UUID, set[Subscription]] = {}
-        self._woken = asyncio.Event()
+        self._rounds = Rounds()
         self._closed = False
 
     @contextlib.contextmanager
@@ -167,20 +157,8 @@ class Feed:
     async def run(self) -> None:
         """Read what is published until cancelled."""
         async with asyncio.TaskGroup() as group:
-            group.create_task(self._listen())
-            group.create_task(self._read())
-
-    async def _listen(self) -> None:
-        async for _ in self._db.listen(PUBLISHED):
-            self._woken.set()
-
-    async def _read(self) -> None:
-        while True:
-            self._woken.clear()
-            pause = await self._step()
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(pause):
-                    await self._woken.wait()
+            group.create_task(self._rounds.listen(self._db, PUBLISHED))
+            group.create_task(self._rounds.run(self._step))
 
     async def _step(self) -> float:
         try:
