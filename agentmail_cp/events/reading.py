@@ -186,9 +186,10 @@ class _Seen(msgspec.Struct, frozen=True):
 
 # No `exists`, which would be made a join with every message there is.
 _VISIBLE: Final[LiteralString] = (
-    " and (select mask from message where message.inbox_id = event.inbox_id"
+    " and (event.message_id is null or"
+    " (select mask from message where message.inbox_id = event.inbox_id"
     " and message.organization_id = %(organization_id)s"
-    " and message.message_id = event.message_id limit 1) = any(%(masks)s::smallint[])"
+    " and message.message_id = event.message_id limit 1) = any(%(masks)s::smallint[]))"
 )
 
 

@@ -48,6 +48,7 @@ from agentmail_cp.events import (
 from agentmail_cp.web import frames
 from agentmail_cp.web.frames import Subscribe
 from agentmail_cp.web.inject import Caller
+from agentmail_cp.web.listing import sees_all, visible_to
 from agentmail_cp.web.rendered import AT_ONCE, Rendered
 from agentmail_cp.web.wishes import Wishes
 
@@ -280,6 +281,7 @@ class Socket:
                 inbox_ids=wanted.inbox_ids,
                 pod_ids=wanted.pod_ids,
                 limit=PAGE,
+                masks=self._masks,
             )
         )
         if not await self._tell(page, wished):
@@ -296,7 +298,7 @@ class Socket:
             while True:
                 heard = await subscription.take(PAGE)
                 async with self._turn:
-                    await self._tell(heard, self._joined)
+                    await self._tell(await self._visible(heard), self._joined)
                 if len(heard) < PAGE:
                     self._pace.start()
         except Overrun:
@@ -305,6 +307,18 @@ class Socket:
             self._tasks.create_task(self._catch_up())
         except Closed:
             raise Ended(*STOPPING) from None
+
+    @property
+    def _masks(self) -> Sequence[int] | None:
+        """The hiding masks of messages its key may hear of; None for all."""
+        return None if sees_all(self._caller) else visible_to(self._caller)
+
+    async def _visible(self, heard: Sequence[Event]) -> Sequence[Event]:
+        masks = self._masks
+        if masks is None:
+            return heard
+        organization_id = self._caller.organization_id
+        return await self._patiently(lambda tx: events.visible(tx, organization_id, heard, masks))
 
     async def _tell(self, page: Sequence[Event], wished: int) -> bool:
         """Tell what is owed of these; False when there are other wishes than those they were read for."""

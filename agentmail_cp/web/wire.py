@@ -14,6 +14,7 @@ import contextlib
 import resource
 from typing import Any, Final, TypedDict
 
+from uvicorn._types import ASGISendEvent
 from uvicorn.config import Config
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 from uvicorn.server import ServerState
@@ -47,6 +48,13 @@ class SocketProtocol(WebSocketsSansIOProtocol):
         super().__init__(config, server_state, app_state, _loop)
         # Where the log is at DEBUG it would write down every header and frame, keys and mails included.
         self.conn.debug = False
+
+    async def send(self, message: ASGISendEvent) -> None:
+        await super().send(message)
+        if message["type"] == "websocket.http.response.body":
+            # Answered instead of opened: uvicorn 0.54 would log an error for each, which a scan could
+            # fill the log with.
+            self.handshake_complete = True
 
     def shutdown(self) -> None:
         super().shutdown()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import AsyncGenerator
 from datetime import UTC, datetime, timedelta
 
@@ -10,11 +11,13 @@ import pytest
 import pytest_asyncio
 from websockets.asyncio.client import connect
 
+from agentmail_cp.mailserver import Folder
 from agentmail_cp.sandbox import MailSandbox
 from agentmail_cp.sandbox.faults import HEALTHY, Faults
 from agentmail_cp.web import wire
 from tests import tenants
 from tests.api.faults import fault
+from tests.api.mailbox import ok, path_of, put
 from tests.fix_app import Json, Service, a_mail, serving
 from tests.fix_front_door import Porch
 from tests.sockets import Listener, listening, not_opened
@@ -89,6 +92,43 @@ async def test_without_a_live_key_nothing_is_opened(service: Service) -> None:
         assert (status, body["code"]) == (401, code)
         assert told["www-authenticate"] == "Bearer"
         assert told["x-request-id"] == body["request_id"]
+
+
+async def test_a_refusal_is_no_error_of_ours(
+    service: Service, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Whoever tries out keys would fill the log with errors, and wake whoever is called for those."""
+    for _ in range(3):
+        status, _, _ = await not_opened(f"{service.url}/v0?api_key=inai_wrong")
+        assert status == 401
+    # An answer comes before its task has ended.
+    async with listening(service.url, service.key) as listener:
+        await listener.subscribe()
+    assert [each for each in caplog.records if each.levelno >= logging.ERROR] == []
+
+
+async def test_a_key_hears_of_no_message_it_may_not_read(service: Service) -> None:
+    """The labels of spam would tell of it to a key that may not see it, as they happen and afterwards."""
+    inbox = await service.inbox("desk")
+    permissions = {"message_read": True}
+    poor = await tenants.key(service.db, service.organization_id, permissions=permissions)
+    types = ["message.received", "label.added"]
+    async with listening(service.url, poor.secret) as hearing:
+        await hearing.subscribe(event_types=types)
+        await put(service, inbox, a_mail(inbox["email"], "Bad"), Folder.JUNK)
+        good = await put(service, inbox, a_mail(inbox["email"], "Good"), Folder.INBOX)
+        told = [await hearing.event()]
+        await ok(
+            await service.client.patch(path_of(inbox, good), json={"add_labels": ["seen-by-us"]})
+        )
+        told.append(await hearing.event())
+    async with listening(service.url, poor.secret) as late:
+        await late.subscribe(event_types=types, after="start")
+        again = [await late.event(), await late.event()]
+    assert told == again
+    assert [each["event_type"] for each in told] == types
+    assert told[0]["message"]["subject"] == "Good"
+    assert told[1]["label"]["label"] == "seen-by-us"
 
 
 async def test_there_is_one_socket_only(service: Service) -> None:
