@@ -43,6 +43,7 @@ from agentmail_cp.mailserver import (
     Refusal,
 )
 from agentmail_cp.messages import Place
+from agentmail_cp.rounds import Rounds, Standstill
 
 log = structlog.stdlib.get_logger(__name__)
 
@@ -206,49 +207,29 @@ class Intake:
         self._begun_at: datetime | None = None
         self._next_sweep = 0.0
         self._caught_up = False
-        self._waiting = False
-        self._woken = asyncio.Event()
+        self._rounds = Rounds()
+        self._standstill = Standstill(log, "intake")
 
     async def run(self) -> None:
         """Read inboxes until cancelled."""
         async with asyncio.TaskGroup() as group:
-            group.create_task(self._listen())
-            group.create_task(self._work())
+            group.create_task(self._rounds.listen(self._db, CHANNEL))
+            group.create_task(self._rounds.run(self._step))
             group.create_task(self._watch())
-
-    async def _listen(self) -> None:
-        async for _ in self._db.listen(CHANNEL):
-            self._woken.set()
-
-    async def _work(self) -> None:
-        while True:
-            self._woken.clear()
-            pause = await self._step()
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(pause):
-                    await self._woken.wait()
 
     async def _step(self) -> float:
         """Read one batch; how many seconds to wait for a bell before the next."""
         try:
             claimed = await self.read_batch()
         except (Unavailable, MailServerUnavailable) as error:
-            self._wait_for(str(error))
+            self._standstill.begins(str(error))
             return RECOVERY
         except Exception:
             log.exception("intake.failed")
             return RECOVERY
-        self._wait_for(None)
+        self._standstill.is_over()
         more = claimed == self._batch and monotonic() >= self._next_sweep
         return 0.0 if more else max(0.0, self._next_sweep - monotonic())
-
-    def _wait_for(self, trouble: str | None) -> None:
-        """Say once that intake waits, and once that it goes on."""
-        if trouble and not self._waiting:
-            log.warning("intake.waiting", reason=trouble)
-        if self._waiting and not trouble:
-            log.info("intake.resumed")
-        self._waiting = trouble is not None
 
     async def read_batch(self) -> int:
         """Claim a batch, read it, write it. Returns the number of inboxes claimed."""
@@ -309,7 +290,7 @@ class Intake:
         claims = await self._unheard_go_back(claims, heard)
         await self._write(claims, answers, heard)
         if any(isinstance(each, Changes) and each.more for each in answers.values()):
-            self._woken.set()
+            self._rounds.wake()
         for claim in claims:
             if _lost(answers[claim.account_id]):
                 await self._from_scratch(claim)

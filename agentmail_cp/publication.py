@@ -17,6 +17,7 @@ from prometheus_client import Counter, Gauge
 from agentmail_cp import events, webhooks
 from agentmail_cp.db import Database
 from agentmail_cp.errors import Unavailable
+from agentmail_cp.rounds import Rounds, Standstill
 
 log = structlog.stdlib.get_logger(__name__)
 
@@ -41,48 +42,28 @@ class Publication:
     def __init__(self, db: Database, *, batch: int = BATCH) -> None:
         self._db = db
         self._batch = batch
-        self._woken = asyncio.Event()
-        self._waiting = False
+        self._rounds = Rounds()
+        self._standstill = Standstill(log, "publication")
 
     async def run(self) -> None:
         """Publish until cancelled."""
         async with asyncio.TaskGroup() as group:
-            group.create_task(self._listen())
-            group.create_task(self._work())
+            group.create_task(self._rounds.listen(self._db, events.WRITTEN))
+            group.create_task(self._rounds.run(self._step))
             group.create_task(self._watch())
-
-    async def _listen(self) -> None:
-        async for _ in self._db.listen(events.WRITTEN):
-            self._woken.set()
-
-    async def _work(self) -> None:
-        while True:
-            self._woken.clear()
-            pause = await self._step()
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(pause):
-                    await self._woken.wait()
 
     async def _step(self) -> float:
         """Publish a batch; how many seconds to wait for word of more."""
         try:
             published = await self.publish_batch()
         except Unavailable as error:
-            self._wait_for(str(error))
+            self._standstill.begins(str(error))
             return LOOK
         except Exception:
             log.exception("publication.failed")
             return LOOK
-        self._wait_for(None)
+        self._standstill.is_over()
         return 0.0 if published == self._batch else LOOK
-
-    def _wait_for(self, trouble: str | None) -> None:
-        """Say once that publication waits, and once that it goes on."""
-        if trouble and not self._waiting:
-            log.warning("publication.waiting", reason=trouble)
-        if self._waiting and not trouble:
-            log.info("publication.resumed")
-        self._waiting = trouble is not None
 
     async def publish_batch(self) -> int:
         """Publish what was written, a batch of it; how many events that were."""

@@ -10,7 +10,6 @@ mailbox here was delivered. Of any other, a report by mail may still be on its w
 from __future__ import annotations
 
 import asyncio
-import contextlib
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime, timedelta
@@ -40,6 +39,7 @@ from agentmail_cp.outcomes.record import note, queued, tell
 from agentmail_cp.outcomes.settlement import UNRECORDED, apply_due, next_due
 from agentmail_cp.outcomes.states import COMPLAINTS, News, untagged, whom
 from agentmail_cp.recipients import Waiting
+from agentmail_cp.rounds import Rounds, Standstill
 
 log = structlog.stdlib.get_logger(__name__)
 
@@ -315,47 +315,39 @@ class Watching:
     def __init__(self, db: Database, server: MailServer) -> None:
         self._db = db
         self._server = server
-        self._woken = asyncio.Event()
+        self._rounds = Rounds()
         self._complaints_at = monotonic()
-        self._waiting = False
+        self._standstill = Standstill(log, "outcome")
 
     async def run(self) -> None:
         """Tell on what is reported, and ask about the rest, until cancelled."""
         async with asyncio.TaskGroup() as group:
-            group.create_task(self._listen())
-            group.create_task(self._tell())
+            group.create_task(self._rounds.listen(self._db, CHANNEL))
+            group.create_task(self._rounds.run(self._tell))
             group.create_task(self._ask())
 
-    async def _listen(self) -> None:
-        async for _ in self._db.listen(CHANNEL):
-            self._woken.set()
-
-    async def _tell(self) -> None:
-        while True:
-            self._woken.clear()
-            try:
-                while await apply_due(self._db):
-                    pass
-                pause = max(SHORTEST, await next_due(self._db, most=LOOK))
-            except Unavailable:
-                pause = RECOVERY
-            except Exception:
-                log.exception("outcome.failed")
-                pause = RECOVERY
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(pause):
-                    await self._woken.wait()
+    async def _tell(self) -> float:
+        """Tell what is due; how many seconds to wait for a report before the next is."""
+        try:
+            while await apply_due(self._db):
+                pass
+            return max(SHORTEST, await next_due(self._db, most=LOOK))
+        except Unavailable:
+            return RECOVERY
+        except Exception:
+            log.exception("outcome.failed")
+            return RECOVERY
 
     async def _ask(self) -> None:
         while True:
             try:
                 await self._ask_once()
             except (Unavailable, MailServerError) as error:
-                self._wait_for(type(error).__name__)
+                self._standstill.begins(type(error).__name__)
             except Exception:
                 log.exception("outcome.not_asked")
             else:
-                self._wait_for(None)
+                self._standstill.is_over()
             await asyncio.sleep(ASKING)
 
     async def _ask_once(self) -> None:
@@ -364,11 +356,3 @@ class Watching:
         if monotonic() >= self._complaints_at:
             await take_complaints(self._db, self._server)
             self._complaints_at = monotonic() + LISTENING
-
-    def _wait_for(self, trouble: str | None) -> None:
-        """Say once that nobody can be asked, and once that it goes on."""
-        if trouble and not self._waiting:
-            log.warning("outcome.waiting", reason=trouble)
-        if self._waiting and not trouble:
-            log.info("outcome.resumed")
-        self._waiting = trouble is not None

@@ -45,6 +45,7 @@ from agentmail_cp.outbound import (
     Resolve,
     Response,
 )
+from agentmail_cp.rounds import Rounds, Standstill
 from agentmail_cp.webhooks import claims as rows
 from agentmail_cp.webhooks import samples, signing
 from agentmail_cp.webhooks.attempts import (
@@ -134,15 +135,15 @@ class Delivering:
         self._done: list[Done] = []
         self._tasks: set[asyncio.Task[None]] = set()
         self._held: dict[UUID, Claim] = {}
-        self._woken = asyncio.Event()
-        self._waiting = False
+        self._rounds = Rounds()
+        self._standstill = Standstill(log, "deliveries")
 
     async def run(self) -> None:
         """Deliver until cancelled; then let go of everything."""
         try:
             async with asyncio.TaskGroup() as group:
-                group.create_task(self._listen())
-                group.create_task(self._work())
+                group.create_task(self._rounds.listen(self._db, CHANNEL))
+                group.create_task(self._rounds.run(self._step))
                 group.create_task(self._watch())
         finally:
             await self._stop()
@@ -153,40 +154,20 @@ class Delivering:
         await self._outbound.close()
         await self._probes.close()
 
-    async def _listen(self) -> None:
-        async for _ in self._db.listen(CHANNEL):
-            self._woken.set()
-
-    async def _work(self) -> None:
-        while True:
-            self._woken.clear()
-            pause = await self._step()
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(pause):
-                    await self._woken.wait()
-
     async def _step(self) -> float:
         """Take a turn; how many seconds to wait for news before the next."""
         try:
             crowded = await self.turn()
         except Unavailable as error:
-            self._wait_for(error.message)
+            self._standstill.begins(error.message)
             await asyncio.sleep(RECOVERY)
             return 0.0
         except Exception:
             log.exception("deliveries.failed")
             await asyncio.sleep(RECOVERY)
             return 0.0
-        self._wait_for(None)
+        self._standstill.is_over()
         return CROWDED if crowded else LOOK
-
-    def _wait_for(self, trouble: str | None) -> None:
-        """Say once that deliveries wait, and once that they go on."""
-        if trouble and not self._waiting:
-            log.warning("deliveries.waiting", reason=trouble)
-        if self._waiting and not trouble:
-            log.info("deliveries.resumed")
-        self._waiting = trouble is not None
 
     async def turn(self) -> bool:
         """Record what is over, claim what is due and begin to deliver it; whether there was no room."""
@@ -211,7 +192,7 @@ class Delivering:
         if claims:
             self._begin(self._deliver(claims, events))
         if len(claims) >= BATCH:
-            self._woken.set()
+            self._rounds.wake()
         return room.fast == 0
 
     def _enter(self, claim: Claim) -> None:
@@ -225,10 +206,10 @@ class Delivering:
         self._held.pop(claim.delivery_id, None)
         self._lanes.leave(claim.delivery_id)
         UNDERWAY.set(len(self._lanes))
-        self._woken.set()
+        self._rounds.wake()
 
     def _wake_in(self, seconds: float) -> None:
-        asyncio.get_running_loop().call_later(seconds, self._woken.set)
+        asyncio.get_running_loop().call_later(seconds, self._rounds.wake)
 
     def _begin(self, work: Awaitable[None]) -> None:
         task = asyncio.ensure_future(work)
