@@ -115,12 +115,12 @@ async def test_a_key_hears_of_no_message_it_may_not_read(service: Service) -> No
     types = ["message.received", "label.added"]
     async with listening(service.url, poor.secret) as hearing:
         await hearing.subscribe(event_types=types)
-        await put(service, inbox, a_mail(inbox["email"], "Bad"), Folder.JUNK)
+        bad = await put(service, inbox, a_mail(inbox["email"], "Bad"), Folder.JUNK)
         good = await put(service, inbox, a_mail(inbox["email"], "Good"), Folder.INBOX)
         told = [await hearing.event()]
-        await ok(
-            await service.client.patch(path_of(inbox, good), json={"add_labels": ["seen-by-us"]})
-        )
+        for each, label in ((bad, "not-for-you"), (good, "for-you")):
+            path = path_of(inbox, each)
+            await ok(await service.client.patch(path, json={"add_labels": [label]}))
         told.append(await hearing.event())
     async with listening(service.url, poor.secret) as late:
         await late.subscribe(event_types=types, after="start")
@@ -128,7 +128,7 @@ async def test_a_key_hears_of_no_message_it_may_not_read(service: Service) -> No
     assert told == again
     assert [each["event_type"] for each in told] == types
     assert told[0]["message"]["subject"] == "Good"
-    assert told[1]["label"]["label"] == "seen-by-us"
+    assert told[1]["label"]["label"] == "for-you"
 
 
 async def test_there_is_one_socket_only(service: Service) -> None:
