@@ -30,6 +30,7 @@ from agentmail_cp.events.publishing import (
 from agentmail_cp.events.reading import (
     NOW,
     START,
+    VISIBLE,
     Page,
     Place,
     after,
@@ -38,6 +39,7 @@ from agentmail_cp.events.reading import (
     place_of,
     position_of,
     visible,
+    visible_ids,
 )
 from agentmail_cp.events.retention import erase, expire
 
@@ -48,6 +50,7 @@ __all__ = [
     "NOW",
     "PROTECTED",
     "START",
+    "VISIBLE",
     "WRITTEN",
     "Closed",
     "Event",
@@ -76,4 +79,5 @@ __all__ = [
     "publish",
     "published_since",
     "visible",
+    "visible_ids",
 ]

@@ -165,19 +165,27 @@ async def visible(
     """Those of an organisation's events that are of messages with one of these hiding masks now: what `page`
     would show of them.
     """
+    named = [event.event_id for event in events]
+    seen = await visible_ids(tx, organization_id, named, masks)
+    return [event for event in events if event.event_id in seen]
+
+
+async def visible_ids(
+    tx: Tx, organization_id: UUID, event_ids: Sequence[UUID], masks: Sequence[int]
+) -> frozenset[UUID]:
+    """The same of events by their ids, without those that are no longer kept."""
     rows = await fetch_all(
         tx,
         _Seen,
         "select event_id from event where organization_id = %(organization_id)s"
-        f" and event_id = any(%(event_ids)s){_VISIBLE}",
+        f" and event_id = any(%(event_ids)s){VISIBLE}",
         {
             "organization_id": organization_id,
-            "event_ids": [event.event_id for event in events],
+            "event_ids": list(event_ids),
             "masks": list(masks),
         },
     )
-    seen = {row.event_id for row in rows}
-    return [event for event in events if event.event_id in seen]
+    return frozenset(row.event_id for row in rows)
 
 
 class _Seen(msgspec.Struct, frozen=True):
@@ -185,12 +193,13 @@ class _Seen(msgspec.Struct, frozen=True):
 
 
 # No `exists`, which would be made a join with every message there is.
-_VISIBLE: Final[LiteralString] = (
+VISIBLE: Final[LiteralString] = (
     " and (event.message_id is null or"
     " (select mask from message where message.inbox_id = event.inbox_id"
     " and message.organization_id = %(organization_id)s"
     " and message.message_id = event.message_id limit 1) = any(%(masks)s::smallint[]))"
 )
+"""The condition that a row of `event` is of a message with one of `masks`, and of `organization_id`."""
 
 
 class _End(msgspec.Struct, frozen=True):
@@ -232,7 +241,7 @@ async def _wanted(
     if wanted.inbox_ids or wanted.pod_ids:
         query += " and (inbox_id = any(%(inbox_ids)s) or pod_id = any(%(pod_ids)s))"
     if masks is not None:
-        query += _VISIBLE
+        query += VISIBLE
     return await fetch_all(
         tx,
         Event,

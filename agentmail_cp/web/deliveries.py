@@ -17,16 +17,16 @@ from litestar.types import Dependencies
 from agentmail_cp import bodies, events, idempotency, pages, webhooks
 from agentmail_cp.access import Principal
 from agentmail_cp.db import Tx
-from agentmail_cp.errors import Invalid
+from agentmail_cp.errors import Invalid, NotFound
 from agentmail_cp.events import EventType
 from agentmail_cp.web.auth import needs
 from agentmail_cp.web.errors import ERRORS
 from agentmail_cp.web.idempotency import Repeatable, answered
 from agentmail_cp.web.inject import Asked, Caller, Db
-from agentmail_cp.web.listing import listing
+from agentmail_cp.web.listing import listing, sees_all, visible_to
 from agentmail_cp.web.scopes import Within, called, everywhere, one_inbox, one_pod, within
 from agentmail_cp.web.webhooks import as_uuid, find, types_of
-from agentmail_cp.webhooks import Replay, Replayed, State, Webhook
+from agentmail_cp.webhooks import Delivery, Replay, Replayed, State, Webhook
 
 
 class _Deliveries(Controller):
@@ -86,10 +86,13 @@ class _Deliveries(Controller):
         within: Within,
         webhook_id: FromPath[str],
         delivery_id: FromPath[str],
+        caller: Caller,
         db: Db,
         once: Repeatable,
     ) -> Response[bodies.WebhookDelivery]:
-        """Deliver an event once more, now and with the same id."""
+        """Deliver an event once more, now and with the same id. A key that may not read all hidden messages
+        has only events delivered of messages it may read.
+        """
         async with db.transaction() as tx:
             said = ["resend", webhook_id, delivery_id]
             claim = await once.claim(tx, "webhook", within.reach, said)
@@ -98,6 +101,7 @@ class _Deliveries(Controller):
             if claim.made:
                 again = webhooks.get_delivery(tx, webhook, named)
                 return answered(claim, bodies.delivery(await idempotency.replay(again)))
+            await _check_visible(tx, await webhooks.get_delivery(tx, webhook, named), caller)
             found = await webhooks.resend(tx, webhook, named)
             await idempotency.complete(tx, claim, found.delivery_id, new=False)
         return answered(claim, bodies.delivery(found), new=False)
@@ -113,13 +117,15 @@ class _Deliveries(Controller):
         self,
         within: Within,
         webhook_id: FromPath[str],
+        caller: Caller,
         db: Db,
         once: Repeatable,
         data: JSONBody[bodies.ReplayWebhook],
     ) -> Response[bodies.ReplayedWebhook]:
         """Deliver again, with the same ids, what an endpoint wants of the events since a time: also what it
         missed while it was disabled, or before it was there. At most 10,000 events; `next_after` says
-        where to go on.
+        where to go on. A key that may not read all hidden messages has only events delivered of messages
+        it may read.
         """
         async with db.transaction() as tx:
             claim = await once.claim(tx, "webhook", within.reach, ["replay", webhook_id, data])
@@ -128,7 +134,7 @@ class _Deliveries(Controller):
                 # What was made has no row: what there is to say of it is what names it.
                 done = msgspec.json.decode(claim.made.resource_id, type=Replayed)
             else:
-                done = await webhooks.replay(tx, webhook, await _replay(tx, webhook, data))
+                done = await webhooks.replay(tx, webhook, await _replay(tx, webhook, caller, data))
                 named = msgspec.json.encode(done).decode()
                 await idempotency.complete(tx, claim, named, new=False)
         return answered(claim, bodies.replayed(webhook, done), new=False)
@@ -229,7 +235,23 @@ def _wanted_by(webhook: Webhook, named: str | None, caller: Principal) -> EventT
     return wanted
 
 
-async def _replay(tx: Tx, webhook: Webhook, data: bodies.ReplayWebhook) -> Replay:
+async def _check_visible(tx: Tx, delivery: Delivery, caller: Principal) -> None:
+    """Raise `NotFound` for an event of a message that is hidden from the caller by now. What is delivered
+    is read when it is, so it would be as good as reading it.
+    """
+    if delivery.event_id is None or sees_all(caller):
+        return
+    named = [delivery.event_id]
+    if not await events.visible_ids(tx, caller.organization_id, named, visible_to(caller)):
+        raise NotFound(
+            "The message of this event is gone, or hidden from this API key.",
+            fix="Use a key that may read mail with its labels.",
+        )
+
+
+async def _replay(
+    tx: Tx, webhook: Webhook, caller: Principal, data: bodies.ReplayWebhook
+) -> Replay:
     position = 0
     if data.after is not None:
         position = await events.position_of(tx, webhook.reach, data.after)
@@ -238,6 +260,7 @@ async def _replay(tx: Tx, webhook: Webhook, data: bodies.ReplayWebhook) -> Repla
         until=None if data.until is None else _utc("until", data.until),
         position=position,
         only_failed=data.only_failed,
+        masks=None if sees_all(caller) else visible_to(caller),
     )
 
 

@@ -1,14 +1,15 @@
 """Routes of webhook endpoints, per inbox, per pod and over all that the caller's key reaches: one set of
 handlers. What was delivered to them is in `web/deliveries.py`.
 
-A list shows the endpoints of its scope and of narrower ones, as with API keys. Who asks for types of events
-that take a permission needs it, and so does who changes where such an endpoint's events go.
+A list shows the endpoints of its scope and of narrower ones, as with API keys. Who makes an endpoint may read
+what it will be told, and so may who changes where its events go: it outlives the key, whose permissions
+nobody asks for again when it is told.
 """
 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from datetime import timedelta
 from uuid import UUID
 
@@ -18,11 +19,21 @@ from litestar.params import FromPath, JSONBody
 from litestar.types import Dependencies
 from msgspec import UNSET, UnsetType
 
-from agentmail_cp import access, bodies, events, idempotency, inboxes, limits, pages, webhooks
+from agentmail_cp import (
+    access,
+    bodies,
+    events,
+    filing,
+    idempotency,
+    inboxes,
+    limits,
+    pages,
+    webhooks,
+)
 from agentmail_cp.access import Principal, Reach
 from agentmail_cp.db import Tx
 from agentmail_cp.errors import Forbidden, Invalid, NotFound
-from agentmail_cp.events import DEFAULT_TYPES, EventType
+from agentmail_cp.events import DEFAULT_TYPES, LABEL_TYPES, EventType
 from agentmail_cp.settings import Settings
 from agentmail_cp.web.auth import needs
 from agentmail_cp.web.errors import ERRORS
@@ -274,6 +285,24 @@ def types_of(named: frozenset[EventType]) -> tuple[EventType, ...]:
     return tuple(each for each in EventType if each in named)
 
 
+def check_told(types: Iterable[EventType], caller: Principal) -> None:
+    """Raise `Forbidden` unless the caller may read all that events of these types tell. Changes of labels
+    tell of every message, the hidden ones included.
+    """
+    told = frozenset(types)
+    events.check_types(told, caller)
+    if told - {EventType.DOMAIN_VERIFIED}:
+        caller.require("message_read")
+    for each in sorted(told & LABEL_TYPES):
+        for permission in (f"label_{label}_read" for label in filing.HIDING):
+            if not caller.may(permission):
+                raise Forbidden(
+                    f"{permission} is forbidden",
+                    fix=f"Use a key with {permission}, or leave {each} out.",
+                    code="missing_permission",
+                )
+
+
 async def _new(
     tx: Tx, reach: Reach, caller: Principal, settings: Settings, data: bodies.CreateWebhook
 ) -> NewWebhook:
@@ -287,6 +316,7 @@ async def _new(
             fix="Name one at least, or leave it out for the standard ones.",
             detail="REQUIRED",
         )
+    check_told(types, caller)
     return NewWebhook(
         url=webhooks.check_url(data.url, settings.outbound_networks),
         event_types=types,
@@ -316,7 +346,7 @@ async def _change(
     current = await find(tx, reach, webhook_id, lock=True)
     changed = webhooks.patched(current, await _patch(tx, current.reach, data, caller, settings))
     if not data.only_disables:
-        events.check_types(changed.event_types, caller)
+        check_told(changed.event_types, caller)
     return await webhooks.update(tx, changed)
 
 

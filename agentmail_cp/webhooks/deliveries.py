@@ -6,7 +6,7 @@ knows it. What delivers is `delivering`; what came of each attempt stays in the 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Any, Final, Literal, LiteralString
 from uuid import UUID
@@ -17,7 +17,7 @@ from uuid_utils.compat import uuid7
 from agentmail_cp import pages
 from agentmail_cp.db import Tx, fetch_all, fetch_one, fetch_only
 from agentmail_cp.errors import Conflict, NotFound
-from agentmail_cp.events import EventType
+from agentmail_cp.events import VISIBLE, EventType
 from agentmail_cp.webhooks.endpoints import Webhook
 from agentmail_cp.webhooks.publishing import WANTED, announce
 
@@ -77,13 +77,15 @@ class Delivery(msgspec.Struct, frozen=True, kw_only=True):
 
 class Replay(msgspec.Struct, frozen=True, kw_only=True):
     """Which events are delivered again: written in this time and published behind a `position`; with
-    `only_failed` those alone whose delivery failed.
+    `only_failed` those alone whose delivery failed; with `masks` only those of messages that have one of
+    these hiding masks now.
     """
 
     since: datetime
     until: datetime | None = None
     position: int = 0
     only_failed: bool = False
+    masks: Sequence[int] | None = None
 
 
 class Replayed(msgspec.Struct, frozen=True):
@@ -213,6 +215,7 @@ async def replay(
             "until": wanted.until,
             "position": wanted.position,
             "only_failed": wanted.only_failed,
+            "masks": None if wanted.masks is None else list(wanted.masks),
             "most": most,
         },
     )
@@ -233,6 +236,7 @@ with wanted as (
             select from delivery where delivery.organization_id = %(organization_id)s
                 and delivery.webhook_id = %(webhook_id)s
                 and delivery.event_id = event.event_id and delivery.state = 'failed'))
+        and (%(masks)s::smallint[] is null or (true{VISIBLE}))
     order by event.position
     limit %(most)s
 ), again as (

@@ -10,11 +10,13 @@ import httpx
 import pytest
 import pytest_asyncio
 
+from agentmail_cp import filing
 from agentmail_cp.events import DEFAULT_TYPES, PROTECTED, EventType
 from agentmail_cp.sandbox import MailSandbox
 from tests import tenants
 from tests.api.faults import fault, mistake
-from tests.fix_app import Json, Service, serving
+from tests.api.mailbox import named, ok, path_of
+from tests.fix_app import Json, Service, a_mail, serving, until
 
 URL = "https://hooks.example/mail"
 HOOKS = "/v0/webhooks"
@@ -233,11 +235,11 @@ async def test_adding_only_adds_and_removing_only_removes(service: Service) -> N
     made = await make(service.client)
     changed = await change(service.client, made, add_inbox_ids=[alice], add_pod_ids=[pod_id])
     assert {**changed, "updated_at": made["updated_at"]} == made
-    for kind, named in (("inbox_ids", [alice]), ("pod_ids", [pod_id])):
-        fields: Json = {kind: named}
+    for kind, ids in (("inbox_ids", [alice]), ("pod_ids", [pod_id])):
+        fields: Json = {kind: ids}
         held = await make(service.client, **fields)
         path = f"{HOOKS}/{held['webhook_id']}"
-        emptied = await service.client.patch(path, json={f"remove_{kind}": named})
+        emptied = await service.client.patch(path, json={f"remove_{kind}": ids})
         mistake(emptied, f"remove_{kind}", "INVALID_VALUE")
         assert (await service.client.get(path)).json() == held
         freed = await change(service.client, held, inbox_ids=None, pod_ids=None)
@@ -582,6 +584,73 @@ async def test_what_is_hidden_takes_its_permission(service: Service, event_type:
     # Taking the type away takes nothing.
     less = await blind.patch(path, json={"event_types": ["message.received"], "enabled": True})
     assert less.status_code == 200
+
+
+async def test_who_may_not_read_mail_has_none_delivered(service: Service) -> None:
+    """A key that may only make or change webhooks would read everything on a server of its own."""
+    key = await tenants.key(
+        service.db, service.organization_id, permissions=tenants.all_but("message_read")
+    )
+    blind = tenants.client(service, key)
+    for wanted in ({}, {"event_types": ["message.bounced"]}, {"event_types": ["label.added"]}):
+        fault(await blind.post(HOOKS, json={"url": URL, **wanted}), 403, "missing_permission")
+    domains = await make(blind, event_types=["domain.verified"])
+    mails = await make(service.client, event_types=["message.received"])
+    for made, fields in (
+        (domains, {"event_types": ["domain.verified", "message.sent"]}),
+        (mails, {"url": f"{URL}/elsewhere"}),
+        (mails, {"enabled": True}),
+    ):
+        path = f"{HOOKS}/{made['webhook_id']}"
+        fault(await blind.patch(path, json=fields), 403, "missing_permission")
+        fault(await blind.put(path, json=fields), 403, "missing_permission")
+    off = await blind.patch(f"{HOOKS}/{mails['webhook_id']}", json={"enabled": False})
+    assert off.status_code == 200
+
+
+@pytest.mark.parametrize("label", filing.HIDING)
+async def test_changes_of_labels_tell_of_hidden_mail(service: Service, label: str) -> None:
+    """A key that may not see the trash would be told of all that comes into it."""
+    permission = f"label_{label}_read"
+    key = await tenants.key(
+        service.db, service.organization_id, permissions=tenants.all_but(permission)
+    )
+    blind = tenants.client(service, key)
+    refused = await blind.post(HOOKS, json={"url": URL, "event_types": ["label.removed"]})
+    assert fault(refused, 403, "missing_permission")["message"] == f"{permission} is forbidden"
+    await make(blind)
+
+
+async def test_what_is_hidden_by_now_is_not_delivered_again(service: Service) -> None:
+    """A key that may not see the trash would have it sent to itself, by a replay of the last month."""
+    inbox = await service.inbox("desk")
+    poor = tenants.client(
+        service,
+        await tenants.key(
+            service.db, service.organization_id, permissions=tenants.all_but("label_trash_read")
+        ),
+    )
+    made = await make(poor, event_types=["message.received"])
+    path = f"{HOOKS}/{made['webhook_id']}"
+    for subject in ("Kept", "Dropped"):
+        await service.deliver(a_mail(inbox["email"], subject))
+    (dropped,) = await named(service, inbox, ["Dropped"])
+    listed = await until(lambda: rows_of(service, made), lambda deliveries: len(deliveries) == 2)
+    await ok(await service.client.patch(path_of(inbox, dropped), json={"add_labels": ["trash"]}))
+    again = {"since": "2026-01-01T00:00:00Z"}
+    assert (await ok(await poor.post(f"{path}/replay", json=again)))["count"] == 1
+    assert (await ok(await service.client.post(f"{path}/replay", json=again)))["count"] == 2
+    codes = [
+        (await poor.post(f"{path}/deliveries/{each['delivery_id']}/resend")).status_code
+        for each in listed
+    ]
+    assert sorted(codes) == [200, 404]
+
+
+async def rows_of(service: Service, made: Json) -> list[Json]:
+    """The deliveries of an endpoint."""
+    answer = await service.client.get(f"{HOOKS}/{made['webhook_id']}/deliveries")
+    return (await ok(answer))["deliveries"]
 
 
 async def test_an_endpoint_outlives_the_key_that_made_it(service: Service) -> None:
