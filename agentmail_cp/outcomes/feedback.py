@@ -151,14 +151,15 @@ async def _news(tx: Tx, place: Place, feedback: Feedback, held: Collection[str])
             return [
                 news
                 for claim in feedback.claims
-                if (news := _as_news(name, claim, went_to, feedback)) is not None
+                if (news := _as_news(name, claim, went_to)) is not None
             ]
     return []
 
 
-def _as_news(name: str, claim: Claim, went_to: Collection[str], feedback: Feedback) -> News | None:
+def _as_news(name: str, claim: Claim, went_to: Collection[str]) -> News | None:
     """A claim about one of the recipients; where they are not written yet, it is looked at again when
-    they are.
+    they are. Nothing in a mail says that our own server wrote it: mail that a customer hands in, or puts
+    into a mailbox, has no Received header either.
     """
     named = [each for each in claim.addresses if whom(went_to, each)] or claim.addresses[:1]
     address = named[0] if named else None
@@ -171,7 +172,7 @@ def _as_news(name: str, claim: Claim, went_to: Collection[str], feedback: Feedba
         outcome=claim.outcome,
         code=claim.code,
         diagnostic=claim.diagnostic,
-        by_mail=feedback.from_elsewhere,
+        by_mail=True,
     )
 
 

@@ -66,12 +66,11 @@ class Claim(msgspec.Struct, frozen=True, kw_only=True):
 
 class Feedback(msgspec.Struct, frozen=True, kw_only=True):
     """What a mail says became of another one. `message_ids` (no brackets) are those the other may have, the
-    likeliest first. `from_elsewhere`: it came over SMTP, so anybody may have written it.
+    likeliest first.
     """
 
     message_ids: tuple[str, ...]
     claims: tuple[Claim, ...]
-    from_elsewhere: bool
 
 
 def read(raw: bytes) -> Feedback | None:
@@ -92,7 +91,7 @@ def _read(mail: Message) -> Feedback | None:
     message_ids = tuple(dict.fromkeys(_message_ids(mail, parts)))[:MOST_IDS]
     if not claims or not message_ids:
         return None
-    return Feedback(message_ids=message_ids, claims=claims, from_elsewhere="Received" in mail)
+    return Feedback(message_ids=message_ids, claims=claims)
 
 
 def _parts(mail: Message) -> Iterator[Message]:

@@ -9,7 +9,7 @@ known; it waits, longer each time.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from itertools import groupby
 from typing import Any, Final
@@ -38,6 +38,7 @@ from agentmail_cp.outcomes.states import (
     labels_after,
     shortened,
     steps,
+    whom,
 )
 from agentmail_cp.recipients import Standing
 
@@ -201,8 +202,9 @@ async def _tell(
         if (standings := [each for each in every if each.message_id == message.message_id])
         and (taken := steps(standings, [n for n in news if n.message_id == message.message_id]))
     ]
+    suppressed = set(_from_queue(place, every, news))
     if not changed:
-        return set()
+        return suppressed
     await recipients.move(tx, **whose, standings=[now for each in changed for now in each.now])
     new = [event for each in changed for event in told(each.message, each.taken)]
     await events.append(tx, **whose, events=new)
@@ -210,7 +212,8 @@ async def _tell(
     for each in changed:
         for step in each.taken:
             TOLD.labels(step.now.status).inc()
-    return {one for each in changed for one in _to_suppress(place, each.standings, each.taken)}
+    quoted = await _quoted(tx, place, changed)
+    return suppressed.union(*(_to_suppress(place, each, quoted) for each in changed))
 
 
 class _Changed(msgspec.Struct, frozen=True):
@@ -286,16 +289,65 @@ def _grouped(taken: Sequence[Step]) -> Iterable[tuple[EventType, dict[str, Any]]
         )
 
 
+async def _quoted(tx: Tx, place: Place, changed: Iterable[_Changed]) -> frozenset[str]:
+    """Those of the messages whose ids others of their threads mention. Only asked of what came by mail."""
+    doubtful = [each.message for each in changed if any(step.news.by_mail for step in each.taken)]
+    if not doubtful:
+        return frozenset()
+    names = [each.message_id for each in doubtful]
+    rows = await fetch_all(
+        tx,
+        _Mention,
+        "select name as message_id from unnest(%(names)s::text[]) as named (name) where exists"
+        " (select from message where message.inbox_id = %(inbox_id)s"
+        " and message.organization_id = %(organization_id)s"
+        " and message.thread_id = any(%(thread_ids)s)"
+        ' and (name = any(message."references") or name = message.in_reply_to))',
+        {
+            "inbox_id": place.inbox_id,
+            "organization_id": place.organization_id,
+            "thread_ids": [each.thread_id for each in doubtful],
+            "names": names,
+        },
+    )
+    return frozenset(row.message_id for row in rows)
+
+
+class _Mention(msgspec.Struct, frozen=True):
+    message_id: str
+
+
 def _to_suppress(
-    place: Place, standings: Sequence[Standing], taken: Iterable[Step]
+    place: Place, changed: _Changed, quoted: Collection[str]
 ) -> Iterable[_Suppression]:
-    for step in taken:
-        if not is_believed(step.news, len(standings)):
+    mentioned = changed.message.message_id in quoted
+    for step in changed.taken:
+        if not is_believed(step.news, len(changed.standings), quoted=mentioned):
             continue
         if step.now.status == "complained":
             yield _suppression(place, step.now, "complaint")
         elif step.now.status == "bounced" and _is_dead(place, step.now):
             yield _suppression(place, step.now, "bounce")
+
+
+def _from_queue(
+    place: Place, every: Sequence[Standing], news: Iterable[News]
+) -> Iterable[_Suppression]:
+    """Addresses that our own queue found to be none, also where a mail said so before, which was told then
+    and not believed.
+    """
+    for each in news:
+        if each.by_mail or each.outcome != "failed":
+            continue
+        went_to = {at.address: at for at in every if at.message_id == each.message_id}
+        address = whom(went_to, each.address)
+        if address is None:
+            continue
+        found = msgspec.structs.replace(
+            went_to[address], code=each.code, diagnostic=each.diagnostic
+        )
+        if _is_dead(place, found):
+            yield _suppression(place, found, "bounce")
 
 
 def _is_dead(place: Place, standing: Standing) -> bool:

@@ -194,8 +194,9 @@ def enhanced(text: str | None) -> str | None:
     return reply[0] if reply else None
 
 
-def is_believed(news: News, recipients: int) -> bool:
+def is_believed(news: News, recipients: int, *, quoted: bool) -> bool:
     """Whether an address may be suppressed on this news alone. What comes by mail anybody may have written
-    who has seen the message's id: of a message to one recipient, that one alone.
+    who has seen the message's id: its recipients, and whoever was sent an answer that quotes it. So it is
+    believed of a message to one recipient that no other message here refers to.
     """
-    return not news.by_mail or recipients == 1
+    return not news.by_mail or (recipients == 1 and not quoted)

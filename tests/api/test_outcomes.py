@@ -281,6 +281,23 @@ async def test_a_late_bounce_by_mail_is_an_outcome(anywhere: Service) -> None:
     assert [each["subject"] for each in shown] == ["Last", ""]
 
 
+async def test_one_recipient_cannot_bar_another(service: Service) -> None:
+    """A customer who got a mail with others could hand in a report on them, and nobody in the sender's
+    organisation could write to them again. Mail that is handed in has no Received header.
+    """
+    alice = await service.inbox("alice")
+    grace, mallory = STRANGER, "mallory@elsewhere.test"
+    sent = await service.send(alice, to=[grace, mallory], text="Hi")
+    await service.deliver(a_bounce(alice["email"], sent["message_id"], grace), alice["email"])
+
+    async def bounced() -> list[str]:
+        return await labels(service, alice, sent["message_id"])
+
+    await until(bounced, lambda seen: "bounced" in seen)
+    await settled(service, alice)
+    assert (await service.client.get("/v0/lists/send/block")).json()["entries"] == []
+
+
 async def test_lists_do_not_keep_a_bounce_out(anywhere: Service) -> None:
     """An inbox that hears from friends alone would never learn that its mail came back."""
     alice, bob = await anywhere.inbox("alice"), await anywhere.inbox("bob")

@@ -31,6 +31,8 @@ from agentmail_cp.mailserver import (
 )
 from agentmail_cp.messages import MessageFilter, Place
 from agentmail_cp.outcomes import watching
+from agentmail_cp.outcomes.record import tell
+from agentmail_cp.outcomes.states import News
 from agentmail_cp.sandbox import MailSandbox
 from tests.db.mailbox import a_mail, an_inbox, record
 from tests.fix_app import until
@@ -68,6 +70,12 @@ class Mailing:
         report = Report(outcome=outcome, at=datetime.now(UTC), **fields)
         async with self.db.transaction() as tx:
             await outcomes.note(tx, [report])
+
+    async def hear_by_mail(self, to: str) -> None:
+        """What a mail does that says so."""
+        news = News(message_id=MESSAGE, address=to, outcome="failed", code="5.1.1", by_mail=True)
+        async with self.db.transaction() as tx:
+            await tell(tx, self.place, [news])
 
     async def told(self) -> list[Event]:
         """The events about what became of mail, after everything due was told."""
@@ -196,6 +204,33 @@ async def test_a_dead_address_is_told_of_labelled_and_never_written_to_again(
     async with mailing.db.reading() as tx:
         ada, _ = await outcomes.of(tx, **mailing.whose, message_id=MESSAGE)
     assert (ada.code, ada.diagnostic) == ("5.1.1", "550 5.1.1 no such user")
+
+
+async def test_what_a_mail_said_the_queue_may_confirm(mailing: Mailing) -> None:
+    """A forged report that came first would keep a dead address alive for good."""
+    await mailing.queue()
+    await mailing.send(ADA, BOB)
+    await mailing.hear_by_mail(ADA)
+    assert [each.type for each in await mailing.told()] == [EventType.MESSAGE_BOUNCED]
+    assert await mailing.suppressed() == {}
+    await mailing.report(Outcome.FAILED, code="5.1.1")
+    assert len(await mailing.told()) == 1
+    assert await mailing.suppressed() == {ADA: "bounce"}
+
+
+@pytest.mark.parametrize("quotes", [{"references": ("m1@elsewhere.test",)}, {}])
+async def test_who_was_sent_an_answer_cannot_bar_whom_it_quotes(
+    mailing: Mailing, quotes: dict[str, Any]
+) -> None:
+    """The id of a message to Ada alone stands in every answer, and Bob may get one of those."""
+    await mailing.send(ADA)
+    answer = a_mail(2, message_id="m2@elsewhere.test", folders=frozenset({Folder.SENT}), **quotes)
+    async with mailing.db.transaction() as tx:
+        await messages.lock(tx, mailing.place.organization_id, mailing.place.inbox_id)
+        await messages.record(tx, mailing.place, present=[answer])
+    await mailing.hear_by_mail(ADA)
+    assert [each.type for each in await mailing.told()] == [EventType.MESSAGE_BOUNCED]
+    assert await mailing.suppressed() == ({} if quotes else {ADA: "bounce"})
 
 
 async def test_an_address_of_the_own_domain_is_not_suppressed(mailing: Mailing) -> None:

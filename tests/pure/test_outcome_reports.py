@@ -64,7 +64,6 @@ def test_a_bounce() -> None:
                 diagnostic="550 5.1.1 <ada@elsewhere.test>: no such user",
             ),
         ),
-        from_elsewhere=False,
     )
 
 
@@ -143,15 +142,6 @@ def test_several_recipients() -> None:
         ("ada@elsewhere.test", "failed"),
         ("bob@elsewhere.test", "delayed"),
     ]
-
-
-def test_what_came_over_smtp_is_told_from_what_our_own_server_wrote() -> None:
-    """Anybody can write a report; only the own mail server leaves out where it got it from."""
-    stranger = read(report(FAILED, headers="Received: from x by y; now\r\n"))
-    own = read(report(FAILED))
-    assert stranger is not None
-    assert own is not None
-    assert (stranger.from_elsewhere, own.from_elsewhere) == (True, False)
 
 
 def complaint(fields: str) -> bytes:

@@ -175,9 +175,11 @@ def test_the_code_in_what_a_server_said(text: str | None, code: str | None) -> N
 
 def test_a_stranger_is_believed_about_itself_only() -> None:
     """Whoever got a mail together with others could bar them from ever hearing from the customer again."""
-    assert states.is_believed(said("failed"), 3)
-    assert states.is_believed(said("failed", by_mail=True), 1)
-    assert not states.is_believed(said("failed", by_mail=True), 2)
+    by_mail = said("failed", by_mail=True)
+    assert states.is_believed(said("failed"), 3, quoted=True)
+    assert states.is_believed(by_mail, 1, quoted=False)
+    assert not states.is_believed(by_mail, 2, quoted=False)
+    assert not states.is_believed(by_mail, 1, quoted=True)
 
 
 def test_labels_say_what_happened_to_anybody() -> None:
