@@ -17,7 +17,7 @@ def test_a_storm_can_be_had_again() -> None:
     assert {each.blow for each in strikes(7, len(LASTS), pause=1)} == set(LASTS)
 
 
-@pytest.mark.timeout(180)
+@pytest.mark.timeout(300)
 async def test_nothing_is_lost_or_told_twice_in_a_storm(
     tmp_path_factory: pytest.TempPathFactory, database_url: str
 ) -> None:
@@ -28,7 +28,7 @@ async def test_nothing_is_lost_or_told_twice_in_a_storm(
     assert report.complaints == [], report.text
 
 
-@pytest.mark.timeout(120)
+@pytest.mark.timeout(300)
 async def test_an_outage_of_the_whole_control_plane_loses_nothing(
     tmp_path_factory: pytest.TempPathFactory, database_url: str
 ) -> None:

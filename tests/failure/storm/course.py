@@ -90,7 +90,7 @@ async def storm(
         striking.cancel()
         await asyncio.gather(striking, return_exceptions=True)
         await _heal(world)
-        rested = await _rest(world, watch, load.ledger)
+        rested = await _rest(world, watch)
         return await _reckon(
             world, watch, load.ledger, _fallen(fallen) | {"seconds to rest": rested}
         )
@@ -112,7 +112,7 @@ async def outage(
             await asyncio.sleep(0.5)
         await arriving
         await _heal(world)
-        caught_up = await _rest(world, watch, load.ledger)
+        caught_up = await _rest(world, watch)
         return await _reckon(world, watch, load.ledger, {"seconds to catch up": caught_up})
 
 
@@ -140,7 +140,7 @@ async def _heal(world: World) -> None:
     await world.api.until_status(200)
 
 
-async def _rest(world: World, watch: Watch, ledger: Ledger) -> float:
+async def _rest(world: World, watch: Watch) -> float:
     """Wait until nothing more is told and no outcome is open; the seconds that took."""
     loop = asyncio.get_running_loop()
     began = changed = loop.time()
@@ -148,25 +148,24 @@ async def _rest(world: World, watch: Watch, ledger: Ledger) -> float:
     while loop.time() < began + PATIENCE:
         if watch.count != seen:
             seen, changed = watch.count, loop.time()
-        elif loop.time() > changed + QUIET and not await _open(world, watch, ledger):
+        elif loop.time() > changed + QUIET and not await _open(world, watch):
             return round(changed - began, 1)
         await asyncio.sleep(0.2)
     return PATIENCE
 
 
-async def _open(world: World, watch: Watch, ledger: Ledger) -> bool:
-    """Whether something is still to come."""
-    events = await _events(world)
-    wanted = sum(each["event_type"] in TOLD for each in events)
-    behind = any(len(each.got) < wanted for each in watch.endpoints)
-    if behind or len(watch.listener.heard) < wanted:
-        return True
-    shown = await _shown(world, ledger)
-    return any(
-        one["status"] in {"queued", "delayed"}
-        for each in shown.values()
-        for one in each.get("deliveries", ())
-    )
+async def _open(world: World, watch: Watch) -> bool:
+    """Whether something is still to come. Asked of the database, as asking for each message takes long."""
+    async with world.database.reading() as tx:
+        found = await tx.execute(
+            "select exists (select from recipient where status in ('queued', 'delayed')) as open,"
+            " (select count(*) from event where type = any(%(told)s)) as wanted",
+            {"told": TOLD},
+        )
+        row = await found.fetchone()
+    assert row is not None
+    behind = any(len(each.got) < row["wanted"] for each in watch.endpoints)
+    return row["open"] or behind or len(watch.listener.heard) < row["wanted"]
 
 
 async def _events(world: World) -> list[dict[str, Any]]:
