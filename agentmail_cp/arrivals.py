@@ -17,7 +17,7 @@ import msgspec
 from agentmail_cp import events
 from agentmail_cp.access import Reach
 from agentmail_cp.db import Tx, fetch_one, fetch_only
-from agentmail_cp.events import EventType
+from agentmail_cp.events import EventType, Subscribed
 from agentmail_cp.filing import Place
 from agentmail_cp.messages import COLUMNS, Message
 from agentmail_cp.threads import pattern
@@ -89,7 +89,7 @@ async def since_event(tx: Tx, reach: Reach, place: Place, event_id: UUID) -> Sin
     """
     position = await events.position_of(tx, reach, str(event_id))
     own = Reach(place.organization_id, place.pod_id, place.inbox_id)
-    await events.after(tx, own, position, types=RECEIVED, limit=1)
+    await events.after(tx, Subscribed(reach=own, types=RECEIVED), position, limit=1)
     last = await fetch_only(
         tx,
         _Seq,

@@ -12,16 +12,15 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections import deque
-from collections.abc import Generator, Iterable
+from collections.abc import Generator
 from typing import Final
 from uuid import UUID
 
 import structlog
 
-from agentmail_cp.access import Reach
 from agentmail_cp.db import Database
 from agentmail_cp.errors import Unavailable
-from agentmail_cp.events.event import DEFAULT_TYPES, Event, EventType
+from agentmail_cp.events.event import Event
 from agentmail_cp.events.filters import Subscribed
 from agentmail_cp.events.publishing import PUBLISHED, newest_position, published_since
 from agentmail_cp.rounds import Rounds
@@ -111,29 +110,22 @@ class Feed:
         self._closed = False
 
     @contextlib.contextmanager
-    def subscribe(
-        self,
-        reach: Reach,
-        *,
-        types: frozenset[EventType] | None = None,
-        inbox_ids: Iterable[UUID] = (),
-        pod_ids: Iterable[UUID] = (),
-        most: int = MOST,
-    ) -> Generator[Subscription]:
-        """Hear of events as `Subscribed` means it (None: of `DEFAULT_TYPES`), while the block lasts. One that
-        holds `most` events raises `Overrun` when the next comes.
+    def subscribe(self, wanted: Subscribed, *, most: int = MOST) -> Generator[Subscription]:
+        """Hear of these events while the block lasts. A subscription that holds `most` of them raises
+        `Overrun` when the next comes.
         """
-        subscription = Subscription(_subscribed(reach, types, inbox_ids, pod_ids), most)
+        subscription = Subscription(wanted, most)
         if self._closed:
             subscription.close()
-        group = self._subscriptions.setdefault(reach.organization_id, set())
+        organization_id = wanted.reach.organization_id
+        group = self._subscriptions.setdefault(organization_id, set())
         group.add(subscription)
         try:
             yield subscription
         finally:
             group.discard(subscription)
-            if not group and self._subscriptions.get(reach.organization_id) is group:
-                del self._subscriptions[reach.organization_id]
+            if not group and self._subscriptions.get(organization_id) is group:
+                del self._subscriptions[organization_id]
 
     @property
     def subscribers(self) -> int:
@@ -205,17 +197,3 @@ class Feed:
         if self._position is None:
             async with self._db.reading() as tx:
                 self._position = await newest_position(tx)
-
-
-def _subscribed(
-    reach: Reach,
-    types: frozenset[EventType] | None,
-    inbox_ids: Iterable[UUID],
-    pod_ids: Iterable[UUID],
-) -> Subscribed:
-    return Subscribed(
-        reach=reach,
-        types=frozenset(DEFAULT_TYPES) if types is None else types,
-        inbox_ids=frozenset(inbox_ids),
-        pod_ids=frozenset(pod_ids),
-    )

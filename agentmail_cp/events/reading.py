@@ -8,7 +8,7 @@ skipping them. Only what is within reach counts; a cursor from elsewhere is as u
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Any, Final, LiteralString
 from uuid import UUID
 
@@ -18,7 +18,7 @@ from agentmail_cp.access import Reach
 from agentmail_cp.access.reach import in_reach
 from agentmail_cp.db import Tx, fetch_all, fetch_one
 from agentmail_cp.errors import Gone, Invalid
-from agentmail_cp.events.event import Event, EventType
+from agentmail_cp.events.event import Event
 from agentmail_cp.events.filters import Subscribed
 
 START: Final = "start"
@@ -103,23 +103,17 @@ async def newest(tx: Tx, reach: Reach) -> str:
 
 async def after(
     tx: Tx,
-    reach: Reach,
+    wanted: Subscribed,
     position: int,
     *,
-    types: frozenset[EventType],
-    inbox_ids: Iterable[UUID] = (),
-    pod_ids: Iterable[UUID] = (),
     limit: int,
     masks: Sequence[int] | None = None,
 ) -> list[Event]:
-    """Events behind a position in their order: what `Subscribed` of the same words wants, at most `limit`.
-    `masks` are those of `page`.
+    """The events wanted that are behind a position, in their order, at most `limit`. `masks` are those of
+    `page`.
 
     Raises `Gone` with the oldest event's id where some behind the position have expired.
     """
-    wanted = Subscribed(
-        reach=reach, types=types, inbox_ids=frozenset(inbox_ids), pod_ids=frozenset(pod_ids)
-    )
     found: list[Event] = []
     place = Place(position, START)
     while True:

@@ -23,7 +23,7 @@ from agentmail_cp.arrivals import RECEIVED, Arrival, Since, Wanted
 from agentmail_cp.contents import read
 from agentmail_cp.db import Database, Tx
 from agentmail_cp.errors import Invalid, Unavailable
-from agentmail_cp.events import Closed, Overrun, Subscription
+from agentmail_cp.events import Closed, Overrun, Subscribed, Subscription
 from agentmail_cp.inboxes import Inbox
 from agentmail_cp.mailserver import MailServer
 from agentmail_cp.web.auth import needs
@@ -123,9 +123,7 @@ class _Wait(msgspec.Struct, frozen=True):
         """The message; None when it is not there in time. Raises `Unavailable` when the service stops."""
         deadline = asyncio.get_running_loop().time() + self.seconds
         while True:
-            with feed.subscribe(
-                self.inbox.reach, types=RECEIVED, inbox_ids=[self.inbox.inbox_id]
-            ) as heard:
+            with feed.subscribe(Subscribed(reach=self.inbox.reach, types=RECEIVED)) as heard:
                 try:
                     return await self._follow(heard, since, deadline)
                 except TimeoutError:

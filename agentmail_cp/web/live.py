@@ -254,16 +254,10 @@ class Socket:
 
     def _listen(self) -> None:
         """Hear of everything wished for, from now on, and of nothing from before."""
-        wanted = self._wishes.wanted
         self._hearing.close()
         self._joined = len(self._wishes)
         self._subscription = self._hearing.enter_context(
-            self._home.feed.subscribe(
-                wanted.reach,
-                types=wanted.types,
-                inbox_ids=wanted.inbox_ids,
-                pod_ids=wanted.pod_ids,
-            )
+            self._home.feed.subscribe(self._wishes.wanted)
         )
         following = self._tasks.create_task(self._follow(self._subscription))
         self._hearing.callback(following.cancel)
@@ -273,16 +267,7 @@ class Socket:
         wished, wanted = len(self._wishes), self._wishes.wanted
         behind = self._wishes.behind
         page = await self._patiently(
-            lambda tx: events.after(
-                tx,
-                wanted.reach,
-                behind,
-                types=wanted.types,
-                inbox_ids=wanted.inbox_ids,
-                pod_ids=wanted.pod_ids,
-                limit=PAGE,
-                masks=self._masks,
-            )
+            lambda tx: events.after(tx, wanted, behind, limit=PAGE, masks=self._masks)
         )
         if not await self._tell(page, wished):
             return True

@@ -85,24 +85,13 @@ class Tail:
             place = await events.place_of(tx, asked.wanted.reach, asked.cursor)
         while True:
             # First the ear, then the look: what is published in between is heard.
-            with self._hearing(asked.wanted) as heard:
+            with self._feed.subscribe(asked.wanted, most=1) as heard:
                 page = await self._look(asked, place)
                 if page.events or monotonic() >= deadline:
                     return page
                 place = page.place
                 if page.ended and not await _sounds(heard, deadline - monotonic()):
                     return page
-
-    def _hearing(
-        self, wanted: Subscribed
-    ) -> contextlib.AbstractContextManager[events.Subscription]:
-        return self._feed.subscribe(
-            wanted.reach,
-            types=wanted.types,
-            inbox_ids=wanted.inbox_ids,
-            pod_ids=wanted.pod_ids,
-            most=1,
-        )
 
     async def _look(self, asked: Following, place: Place) -> Page:
         """The next page that is not empty, unless there is none or it takes too long to find."""

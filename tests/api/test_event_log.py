@@ -14,7 +14,7 @@ import pytest
 from agentmail_cp import events
 from agentmail_cp.access import Reach
 from agentmail_cp.app import HttpServer, create_app, http_config
-from agentmail_cp.events import Event, EventType, Feed
+from agentmail_cp.events import Event, EventType, Feed, Subscribed
 from agentmail_cp.mailserver import Folder
 from agentmail_cp.sandbox import Faults, MailSandbox
 from tests import tenants
@@ -279,12 +279,13 @@ async def test_a_key_kept_from_hidden_mail_is_told_nothing_of_it(service: Servic
 
 async def visible(service: Service) -> list[Event]:
     """Of all events those that whoever follows them may be told without any permission."""
-    organization_id, types = service.organization_id, frozenset(EventType)
+    organization_id = service.organization_id
+    everything = Subscribed(reach=Reach(organization_id), types=frozenset(EventType))
     async with service.db.reading() as tx:
-        log = await events.after(tx, Reach(organization_id), 0, types=types, limit=100)
+        log = await events.after(tx, everything, 0, limit=100)
         assert log
         shown = await events.visible(tx, organization_id, log, (0,))
-        read = await events.after(tx, Reach(organization_id), 0, types=types, limit=100, masks=(0,))
+        read = await events.after(tx, everything, 0, limit=100, masks=(0,))
     assert shown == read
     return shown
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from agentmail_cp import events, messages
 from agentmail_cp.access import Reach
 from agentmail_cp.db import Database, Tx
-from agentmail_cp.events import Event, EventType, NewEvent
+from agentmail_cp.events import Event, EventType, NewEvent, Subscribed
 from agentmail_cp.messages import Place
 from agentmail_cp.publication import Publication
 from tests.db.mailbox import an_inbox
@@ -46,9 +46,8 @@ async def publish(db: Database) -> int:
 async def everything(db: Database, place: Place, position: int = 0) -> list[Event]:
     """All that an organisation's reader sees behind a position."""
     async with db.reading() as tx:
-        return await events.after(
-            tx, Reach(place.organization_id), position, types=EVERYTHING, limit=10_000
-        )
+        wanted = Subscribed(reach=Reach(place.organization_id), types=EVERYTHING)
+        return await events.after(tx, wanted, position, limit=10_000)
 
 
 async def names(db: Database, place: Place, position: int = 0) -> list[str | None]:

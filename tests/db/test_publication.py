@@ -10,12 +10,13 @@ from uuid import UUID, uuid4
 
 import pytest
 import pytest_asyncio
+from msgspec import structs
 
 from agentmail_cp import db, events, jobs
 from agentmail_cp.access import Reach
 from agentmail_cp.db import Database
 from agentmail_cp.errors import Gone, Invalid
-from agentmail_cp.events import Event, EventType, Feed
+from agentmail_cp.events import Event, EventType, Feed, Subscribed
 from agentmail_cp.messages import Place
 from agentmail_cp.publication import Publication
 from tests.db.event_log import EVERYTHING, append, everything, names, neighbour, publish, write
@@ -134,10 +135,15 @@ async def feed(database: Database) -> AsyncGenerator[Feed]:
     await jobs.end(loops)
 
 
+def all_of(place: Place) -> Subscribed:
+    """What an organisation is told where nothing is named."""
+    return Subscribed(reach=Reach(place.organization_id))
+
+
 async def test_a_subscriber_hears_at_once_and_in_order(database: Database, feed: Feed) -> None:
     place = await an_inbox(database)
     other = await an_inbox(database)
-    with feed.subscribe(Reach(place.organization_id)) as subscription:
+    with feed.subscribe(all_of(place)) as subscription:
         await write(database, other, "not for us")
         await write(database, place, "one", "two")
         async with asyncio.timeout(1):
@@ -148,8 +154,8 @@ async def test_a_subscriber_hears_at_once_and_in_order(database: Database, feed:
 async def test_a_subscriber_hears_what_it_named_only(database: Database, feed: Feed) -> None:
     place = await an_inbox(database)
     other = await neighbour(database, place)
-    reach = Reach(place.organization_id)
-    with feed.subscribe(reach, inbox_ids=[other.inbox_id]) as subscription:
+    wanted = structs.replace(all_of(place), inbox_ids=frozenset({other.inbox_id}))
+    with feed.subscribe(wanted) as subscription:
         await write(database, place, "of another inbox")
         await write(database, other, "of no wanted type", type=EventType.LABEL_ADDED)
         await write(database, other, "wanted")
@@ -162,8 +168,8 @@ async def test_a_reader_who_takes_nothing_is_told_that_it_missed_some(
 ) -> None:
     """Memory must not grow with a client that sleeps; and it must not think that it has seen everything."""
     place = await an_inbox(database)
-    reach = Reach(place.organization_id)
-    with feed.subscribe(reach, most=3) as slow, feed.subscribe(reach) as quick:
+    wanted = all_of(place)
+    with feed.subscribe(wanted, most=3) as slow, feed.subscribe(wanted) as quick:
         await write(database, place, "one", "two", "three", "four")
         async with asyncio.timeout(2):
             assert len(await quick.take(10)) == 4
@@ -173,14 +179,14 @@ async def test_a_reader_who_takes_nothing_is_told_that_it_missed_some(
 
 async def test_a_stopping_process_ends_every_wait(database: Database, feed: Feed) -> None:
     place = await an_inbox(database)
-    with feed.subscribe(Reach(place.organization_id)) as subscription:
+    with feed.subscribe(all_of(place)) as subscription:
         waiting = asyncio.create_task(subscription.get())
         await asyncio.sleep(0)
         feed.close()
         with pytest.raises(events.Closed):
             await waiting
     with (
-        feed.subscribe(Reach(place.organization_id)) as late,
+        feed.subscribe(all_of(place)) as late,
         pytest.raises(events.Closed),
     ):
         await late.get()
@@ -191,7 +197,7 @@ async def test_a_feed_that_slept_gives_what_was_published_meanwhile(database: Da
     place = await an_inbox(database)
     feed = Feed(database)
     await feed.find_place()
-    with feed.subscribe(Reach(place.organization_id)) as subscription:
+    with feed.subscribe(all_of(place)) as subscription:
         await write(database, place, *(f"m{number}" for number in range(7)))
         await publish(database)
         assert not await feed.read_batch()
@@ -206,7 +212,7 @@ async def test_a_feed_without_subscribers_moves_on(database: Database) -> None:
     await write(database, place, "before")
     await publish(database)
     await feed.read_batch()
-    with feed.subscribe(Reach(place.organization_id)) as subscription:
+    with feed.subscribe(all_of(place)) as subscription:
         await write(database, place, "after")
         await publish(database)
         await feed.read_batch()
@@ -221,7 +227,7 @@ class Storm:
 
     def __init__(self, database: Database, reach: Reach) -> None:
         self.db = database
-        self.reach = reach
+        self.wanted = Subscribed(reach=reach, types=EVERYTHING)
         self.chance = random.Random(7)
         self.written = 0
         self.writing = True
@@ -249,7 +255,7 @@ class Storm:
             ended = not self.writing and not await is_unpublished(self.db)
             position = (seen[-1].position if seen else 0) or 0
             async with self.db.reading() as tx:
-                more = await events.after(tx, self.reach, position, types=EVERYTHING, limit=limit)
+                more = await events.after(tx, self.wanted, position, limit=limit)
             seen += more
             if ended and not more:
                 return seen
@@ -261,7 +267,7 @@ async def test_a_feed_goes_on_after_a_standby_took_over(database: Database) -> N
     feed = Feed(database)
     await write(database, place, "kept")
     await publish(database)
-    with feed.subscribe(Reach(place.organization_id)) as subscription:
+    with feed.subscribe(all_of(place)) as subscription:
         await feed.find_place()
         await write(database, place, "lost", "lost, too")
         await publish(database)
@@ -287,7 +293,7 @@ async def test_a_break_of_the_connection_delays_events_and_loses_none(
     monkeypatch.setattr(db, "CHECK_PATIENCE", 0.2)
     place = await an_inbox(database)
     async with Proxy(port_of(database.url)) as proxy, behind(proxy, database) as feed:
-        with feed.subscribe(Reach(place.organization_id)) as subscription:
+        with feed.subscribe(all_of(place)) as subscription:
             await write(database, place, "before")
             async with asyncio.timeout(10):
                 assert (await subscription.get()).message_id == "before"

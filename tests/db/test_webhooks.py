@@ -453,4 +453,5 @@ async def test_a_test_has_an_id_of_its_own_and_stands_in_no_log(database: Databa
     claims = await claim(database)
     assert {each.message_id for each in claims} == {str(each.delivery_id) for each in sent}
     async with database.reading() as tx:
-        assert await events.after(tx, webhook.reach, 0, types=EVERYTHING, limit=9) == []
+        wanted = Subscribed(reach=webhook.reach, types=EVERYTHING)
+        assert await events.after(tx, wanted, 0, limit=9) == []
