@@ -1,8 +1,7 @@
 """Writing the log, and reading an inbox's own part of it.
 
-Each event gets the next number of its inbox, taken from `inbox_sync.event_seq`
-under that row's lock, so that an inbox's numbers are gap-free and commit in order. An event row holds ids
-and small facts, never a subject, address list or body: those are read from Stalwart at delivery.
+Each event gets the next number of its inbox, taken from `inbox_sync.event_seq` under that row's lock, so that
+an inbox's numbers are gap-free and commit in order.
 """
 
 from __future__ import annotations

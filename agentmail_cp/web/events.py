@@ -7,7 +7,6 @@ is said that only the log knows (`after`, `wait`, `event_types`).
 from __future__ import annotations
 
 from typing import Any
-from uuid import UUID
 
 from litestar import Controller, MediaType, Response, get
 from litestar.di import NamedDependency, Provide
@@ -16,16 +15,25 @@ from litestar.openapi.spec.enums import OpenAPIType
 from litestar.params import SkipValidation
 from litestar.types import Dependencies
 
-from agentmail_cp import access, bodies, events, inboxes, pages
+from agentmail_cp import bodies, events, pages
 from agentmail_cp.access import Principal
-from agentmail_cp.db import Database, Tx
+from agentmail_cp.db import Database
 from agentmail_cp.errors import Invalid
 from agentmail_cp.events import EventType, Subscribed
 from agentmail_cp.web.auth import needs
 from agentmail_cp.web.errors import ERRORS, GONE
 from agentmail_cp.web.inject import Asked, Caller, Db
 from agentmail_cp.web.listing import SHAPES, Query, asking, sees_all, visible_to
-from agentmail_cp.web.scopes import Scope, Within, called, everywhere, one_inbox, one_pod, within
+from agentmail_cp.web.scopes import (
+    Scope,
+    Within,
+    called,
+    everywhere,
+    one_inbox,
+    one_pod,
+    subscribed,
+    within,
+)
 from agentmail_cp.web.tail import Following, Tail, provide_tail
 from agentmail_cp.web.waiting import LONGEST
 
@@ -174,22 +182,13 @@ def _said(body: object) -> Response[Any]:
 async def _wanted(db: Database, within: Scope, asked: Query, caller: Principal) -> Subscribed:
     types = events.check_types(asked.texts("event_types"), caller)
     async with db.reading() as tx:
-        return Subscribed(
-            reach=within.reach,
-            types=types or events.LOGGED_TYPES,
-            inbox_ids=await _inboxes(tx, within, asked),
-            pod_ids=await _pods(tx, within, asked),
+        return await subscribed(
+            tx,
+            within.reach,
+            types or events.LOGGED_TYPES,
+            inbox_ids=asked.texts("inbox_ids"),
+            pod_ids=asked.texts("pod_ids"),
         )
-
-
-async def _inboxes(tx: Tx, within: Scope, asked: Query) -> frozenset[UUID]:
-    named = asked.texts("inbox_ids")
-    return frozenset([(await inboxes.get(tx, within.reach, each)).inbox_id for each in named])
-
-
-async def _pods(tx: Tx, within: Scope, asked: Query) -> frozenset[UUID]:
-    named = asked.texts("pod_ids")
-    return frozenset([await access.find_pod(tx, within.reach, each) for each in named])
 
 
 ROUTES = (InboxEvents, PodEvents, Events)

@@ -30,7 +30,7 @@ from litestar.exceptions import WebSocketDisconnect
 from litestar.params import SkipValidation
 from prometheus_client import Counter, Gauge
 
-from agentmail_cp import access, events, inboxes
+from agentmail_cp import events
 from agentmail_cp.access import Keyring, Principal
 from agentmail_cp.db import Database, Tx
 from agentmail_cp.errors import AgentMailError, Invalid, Unauthorized, Unavailable
@@ -50,6 +50,7 @@ from agentmail_cp.web.frames import Subscribe
 from agentmail_cp.web.inject import Caller
 from agentmail_cp.web.listing import sees_all, visible_to
 from agentmail_cp.web.rendered import AT_ONCE, Rendered
+from agentmail_cp.web.scopes import subscribed
 from agentmail_cp.web.wishes import Wishes
 
 T = TypeVar("T")
@@ -220,13 +221,8 @@ class Socket:
     ) -> tuple[Subscribed, int, str]:
         """What is asked for, the position where it begins, and the cursor for who comes back there."""
         reach = self._caller.reach
-        wanted = Subscribed(
-            reach=reach,
-            types=types,
-            inbox_ids=frozenset(
-                [(await inboxes.get(tx, reach, each)).inbox_id for each in asked.inbox_ids]
-            ),
-            pod_ids=frozenset([await access.find_pod(tx, reach, each) for each in asked.pod_ids]),
+        wanted = await subscribed(
+            tx, reach, types, inbox_ids=asked.inbox_ids, pod_ids=asked.pod_ids
         )
         # The cursor first: what happens in between is told to whoever comes back to it.
         cursor = asked.after or await events.newest(tx, reach)

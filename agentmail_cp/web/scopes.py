@@ -17,6 +17,7 @@ from litestar.types import Dependencies
 from agentmail_cp import access, inboxes
 from agentmail_cp.access import Reach
 from agentmail_cp.db import Tx
+from agentmail_cp.events import EventType, Subscribed
 from agentmail_cp.inboxes import Inbox
 from agentmail_cp.web.inject import Caller, Db
 from agentmail_cp.web.paths import restore
@@ -87,6 +88,25 @@ async def hold(tx: Tx, reach: Reach) -> None:
         await inboxes.get(tx, reach, inboxes.public_id(reach.inbox_id), lock=True)
     elif reach.pod_id is not None:
         await access.hold_pod(tx, reach.organization_id, reach.pod_id)
+
+
+async def subscribed(
+    tx: Tx,
+    reach: Reach,
+    types: frozenset[EventType],
+    *,
+    inbox_ids: Sequence[str],
+    pod_ids: Sequence[str],
+) -> Subscribed:
+    """What a caller wants to be told who names inboxes and pods, or none for all within reach. Raises
+    `NotFound` for one beyond it.
+    """
+    return Subscribed(
+        reach=reach,
+        types=types,
+        inbox_ids=frozenset([(await inboxes.get(tx, reach, each)).inbox_id for each in inbox_ids]),
+        pod_ids=frozenset([await access.find_pod(tx, reach, each) for each in pod_ids]),
+    )
 
 
 def called(kind: str, name: str) -> Callable[..., str]:

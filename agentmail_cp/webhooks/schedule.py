@@ -68,8 +68,3 @@ def asked_for(status: int, headers: Mapping[str, str], now: datetime) -> timedel
         return None
     # A date of no zone ("-0000") is meant in UTC (RFC 5322 section 3.3).
     return max(timedelta(), until.replace(tzinfo=until.tzinfo or UTC) - now)
-
-
-def given_up(failing_since: datetime, now: datetime) -> bool:
-    """Whether an endpoint has failed for long enough."""
-    return now - failing_since >= PATIENCE
