@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from email.message import Message
 from email.parser import BytesParser
 from email.policy import compat32
+from itertools import islice
 from typing import cast
 
 import msgspec
@@ -28,12 +29,20 @@ MOST_CLAIMS = 100
 MOST_BOUNDARIES = 40
 """The parser's work grows with how deeply parts are nested."""
 
+MOST_LINES = 20_000
+"""Of a mail: the parser makes an object of each empty one in a status."""
+
+LONGEST_TYPE = 1_000
+"""Bytes of a Content-Type: what its parameters cost grows with the square of it, 140 s for 400 kB."""
+
 MOST_PARTS = 50
 MOST_IDS = 20
 LONGEST_BODY = 64 * 1024
 
 _ID = re.compile(r"<([^<>\s]{1,500})>")
 _BARE_ID = re.compile(r"[^<>\s@]{1,250}@[^<>\s@]{1,250}")
+_LINE_END = re.compile(rb"\r\n|\r|\n")
+_TYPE = re.compile(rb"(?i)(?:\A|[\r\n])content-type:[^\r\n]*(?:(?:\r\n|\r|\n)[ \t][^\r\n]*)*")
 _BLANK = re.compile(rb"\r?\n\r?\n")
 _STATUS = re.compile(r"\b([245])\.\d{1,3}\.\d{1,3}\b")
 
@@ -75,14 +84,21 @@ class Feedback(msgspec.Struct, frozen=True, kw_only=True):
 
 def read(raw: bytes) -> Feedback | None:
     """What a mail reports; None when it reports nothing that can be used."""
-    beginning = raw[:MOST_READ]
+    beginning = _first_lines(raw[:MOST_READ])
     if beginning.lower().count(b"boundary") > MOST_BOUNDARIES:
+        return None
+    if any(len(found[0]) > LONGEST_TYPE for found in _TYPE.finditer(beginning)):
         return None
     try:
         return _read(BytesParser(policy=compat32).parsebytes(beginning))
     except (ValueError, LookupError, AttributeError, TypeError, RecursionError):
         # The parser of the standard library trips over some hostile mails.
         return None
+
+
+def _first_lines(raw: bytes) -> bytes:
+    last = next(islice(_LINE_END.finditer(raw), MOST_LINES, None), None)
+    return raw if last is None else raw[: last.end()]
 
 
 def _read(mail: Message) -> Feedback | None:

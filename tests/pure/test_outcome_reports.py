@@ -249,8 +249,14 @@ def test_nothing_raises(raw: bytes) -> None:
             f"Content-Type: multipart/mixed; boundary={n}\r\n\r\n--{n}\r\n" for n in range(40)
         ).encode()
         + b"--x\r\n" * 60_000,
+        b'Content-Type: multipart/report; x="' + b";" * 400_000,
+        b'x: y\rcontent-type: multipart/report; x="' + b"\r\n ;;;;;;;;" * 40_000,
+        report(*["\r" * 400_000], FAILED),
     ],
-    ids=["at", "address", "groups", "references", "comments", "dashes", "nested", "boundaries"],
+    ids=[
+        *("at", "address", "groups", "references", "comments", "dashes", "nested", "boundaries"),
+        *("parameters", "folded", "lines"),
+    ],
 )
 def test_hostile_mail_takes_no_long_time(raw: bytes) -> None:
     """Whoever sends a few of these would keep a worker busy."""
