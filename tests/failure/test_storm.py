@@ -24,7 +24,7 @@ async def test_nothing_is_lost_or_told_twice_in_a_storm(
     """A crash anywhere would lose an agent's mail, or have it answered twice."""
     needs_stalwart()
     folder = private_folder(tmp_path_factory)
-    report = await storm(folder, database_url, seconds=14, rate=20, seed=6, pause=1.6)
+    report = await storm(folder, database_url, seconds=14, rate=20, seed=6, pause=1.6, patience=150)
     assert report.complaints == [], report.text
 
 

@@ -26,8 +26,9 @@ PAUSE: Final = 4.0
 QUIET: Final = 3.0
 """Seconds without anything new after which a storm counts as over."""
 
-PATIENCE: Final = 180.0
-"""Seconds everything may take to come to rest."""
+PATIENCE: Final = 720.0
+"""Seconds everything may take to come to rest: a Stalwart that is killed while it tries a mail leaves it locked
+in its queue for ten minutes (0.16, crates/smtp/src/queue/spool.rs)."""
 
 
 @dataclass
@@ -77,7 +78,14 @@ async def _watching(world: World) -> AsyncGenerator[Watch]:
 
 
 async def storm(
-    folder: Path, database_url: str, *, seconds: float, rate: float, seed: int, pause: float = PAUSE
+    folder: Path,
+    database_url: str,
+    *,
+    seconds: float,
+    rate: float,
+    seed: int,
+    pause: float = PAUSE,
+    patience: float = PATIENCE,
 ) -> Report:
     """Mail at `rate` a second for so long, while one blow after the other falls."""
     async with running(folder, database_url) as world, _watching(world) as watch:
@@ -90,7 +98,7 @@ async def storm(
         striking.cancel()
         await asyncio.gather(striking, return_exceptions=True)
         await _heal(world)
-        rested = await _rest(world, watch)
+        rested = await _rest(world, watch, patience)
         return await _reckon(
             world, watch, load.ledger, _fallen(fallen) | {"seconds to rest": rested}
         )
@@ -112,7 +120,7 @@ async def outage(
             await asyncio.sleep(0.5)
         await arriving
         await _heal(world)
-        caught_up = await _rest(world, watch)
+        caught_up = await _rest(world, watch, PATIENCE)
         return await _reckon(world, watch, load.ledger, {"seconds to catch up": caught_up})
 
 
@@ -140,18 +148,18 @@ async def _heal(world: World) -> None:
     await world.api.until_status(200)
 
 
-async def _rest(world: World, watch: Watch) -> float:
+async def _rest(world: World, watch: Watch, patience: float) -> float:
     """Wait until nothing more is told and no outcome is open; the seconds that took."""
     loop = asyncio.get_running_loop()
     began = changed = loop.time()
     seen = -1
-    while loop.time() < began + PATIENCE:
+    while loop.time() < began + patience:
         if watch.count != seen:
             seen, changed = watch.count, loop.time()
         elif loop.time() > changed + QUIET and not await _open(world, watch):
             return round(changed - began, 1)
         await asyncio.sleep(0.2)
-    return PATIENCE
+    return patience
 
 
 async def _open(world: World, watch: Watch) -> bool:

@@ -80,9 +80,12 @@ def _outcome(
     each: Sent, to: str, came: int, status: str | None, deaths: Sequence[float]
 ) -> Iterator[str]:
     wanted = "bounced" if to == OUTSIDE else "delivered"
+    struck = any(-LIVED_ON - 1 < death - each.at < 2 + LIVED_ON for death in deaths)
+    # A Stalwart that was killed while it tried a mail tries it again ten minutes later.
+    if struck and status in {"queued", "delayed"} and came == 0:
+        return
     if status not in {wanted, "unknown"} or (status == wanted) != (came == 1):
         yield f"{each.message_id} to {to} shows {status} and was told {came} times"
-    struck = any(-LIVED_ON - 1 < death - each.at < 2 + LIVED_ON for death in deaths)
     if status == "unknown" and not struck:
         yield f"{each.message_id} to {to} is unknown although Stalwart lived on"
 
