@@ -27,7 +27,7 @@ QUIET: Final = 3.0
 """Seconds without anything new after which a storm counts as over."""
 
 PATIENCE: Final = 720.0
-"""Seconds everything may take to come to rest: a Stalwart that is killed while it tries a mail leaves it locked
+"""Seconds everything may take to come to rest: a Stalwart killed while it tries a mail leaves that locked
 in its queue for ten minutes (0.16, crates/smtp/src/queue/spool.rs)."""
 
 
