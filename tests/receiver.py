@@ -41,6 +41,15 @@ class Got(msgspec.Struct, frozen=True):
         Webhook(secret).verify(self.body, self.headers)
 
 
+async def read_request(reader: asyncio.StreamReader) -> Got:
+    """The next request of a connection. Raises `IncompleteReadError` at its end."""
+    head = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1")
+    fields = (line.partition(":") for line in head.split("\r\n")[1:] if line)
+    headers = {name.lower(): value.strip() for name, _, value in fields}
+    body = await reader.readexactly(int(headers.get("content-length", "0")))
+    return Got(head.split(" ")[1], headers, body)
+
+
 class Receiver:
     """Answers each path as `answers` says, 200 otherwise."""
 
@@ -93,13 +102,9 @@ class Receiver:
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         while True:
-            head = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1")
-            path = head.split(" ")[1]
-            fields = (line.partition(":") for line in head.split("\r\n")[1:] if line)
-            headers = {name.lower(): value.strip() for name, _, value in fields}
-            body = await reader.readexactly(int(headers.get("content-length", "0")))
-            self.got.append(Got(path, headers, body))
-            said = self.answers.get(path, answer(200, b"thanks"))
+            got = await read_request(reader)
+            self.got.append(got)
+            said = self.answers.get(got.path, answer(200, b"thanks"))
             if said == HANG:
                 await asyncio.Event().wait()
             writer.write(said)

@@ -13,9 +13,11 @@ from collections.abc import AsyncGenerator
 from typing import Any, Final, Self
 
 import msgspec
-from svix.webhooks import Webhook, WebhookVerificationError
+from svix.webhooks import WebhookVerificationError
 from websockets.asyncio.client import connect
 from websockets.exceptions import WebSocketException
+
+from tests.receiver import Got, answer, read_request
 
 HOST: Final = "127.0.0.1"
 TOLD: Final = [
@@ -57,30 +59,23 @@ class Endpoint:
     async def _connected(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         with contextlib.suppress(OSError, asyncio.IncompleteReadError):
             while True:
-                headers, body = await _request(reader)
-                status = b"500 No" if self._choose.random() < self._failing else b"204 Fine"
-                self._note(headers, body, taken=status.startswith(b"204"))
-                writer.write(b"HTTP/1.1 " + status + b"\r\nContent-Length: 0\r\n\r\n")
+                got = await read_request(reader)
+                status = 500 if self._choose.random() < self._failing else 204
+                self._note(got, taken=status == 204)
+                writer.write(answer(status))
                 await writer.drain()
         writer.close()
 
-    def _note(self, headers: dict[str, str], body: bytes, *, taken: bool) -> None:
+    def _note(self, got: Got, *, taken: bool) -> None:
         try:
-            Webhook(self.secret).verify(body, headers)
+            got.verify(self.secret)
         except WebhookVerificationError:
             self.forged += 1
             return
         if taken:
-            self.got[msgspec.json.decode(body)["event_id"]] += 1
+            self.got[got.event["event_id"]] += 1
         else:
             self.refused += 1
-
-
-async def _request(reader: asyncio.StreamReader) -> tuple[dict[str, str], bytes]:
-    head = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1")
-    fields = (line.partition(":") for line in head.split("\r\n")[1:] if line)
-    headers = {name.lower(): value.strip() for name, _, value in fields}
-    return headers, await reader.readexactly(int(headers["content-length"]))
 
 
 class Listener:
