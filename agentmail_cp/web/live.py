@@ -19,21 +19,25 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+from collections import Counter
 from collections.abc import Awaitable, Callable, Generator, Sequence
+from datetime import UTC, datetime, timedelta
 from time import monotonic
 from typing import Any, Final, Never, TypeVar, cast
+from uuid import UUID
 
 import structlog
 from litestar import WebSocket, websocket
 from litestar.di import NamedDependency
 from litestar.exceptions import WebSocketDisconnect
 from litestar.params import SkipValidation
-from prometheus_client import Counter, Gauge
+from prometheus_client import Counter as Counted
+from prometheus_client import Gauge
 
 from agentmail_cp import events
 from agentmail_cp.access import Keyring, Principal
 from agentmail_cp.db import Database, Tx
-from agentmail_cp.errors import AgentMailError, Invalid, Unauthorized, Unavailable
+from agentmail_cp.errors import AgentMailError, Invalid, RateLimited, Unauthorized, Unavailable
 from agentmail_cp.events import (
     DEFAULT_TYPES,
     PROTECTED,
@@ -51,6 +55,7 @@ from agentmail_cp.web.inject import Caller
 from agentmail_cp.web.listing import sees_all, visible_to
 from agentmail_cp.web.rendered import AT_ONCE, Rendered
 from agentmail_cp.web.scopes import subscribed
+from agentmail_cp.web.upgrade import refuse
 from agentmail_cp.web.wishes import Wishes
 
 T = TypeVar("T")
@@ -69,11 +74,17 @@ PAUSE: Final = 0.5
 READERS: Final = 4
 """Sockets that use the database at the same time to subscribe and catch up; others wait for their turn."""
 
+MOST_OPEN: Final = 5_000
+"""Sockets of one organisation in this process: each takes some 37 kB, and may stay for good."""
+
 MOST_WISHES: Final = 32
 """Subscriptions of one socket."""
 
 MOST_ERRORS: Final = 32
 """Frames of one socket that are answered with an error."""
+
+FULL: Final = 60.0
+"""Seconds after which whoever has too many sockets may try again."""
 
 BLOCKED: Final = 0.005
 """Seconds from which handing a frame over counts as waiting for its reader."""
@@ -82,7 +93,7 @@ GOODBYE: Final = 5.0
 """Seconds a reader has to take the frame that says why its socket ends."""
 
 OPEN = Gauge("agentmail_websockets_open", "WebSockets that are open in this process.")
-ENDED = Counter("agentmail_websockets_ended", "WebSockets we closed, by close code.", ["code"])
+ENDED = Counted("agentmail_websockets_ended", "WebSockets we closed, by close code.", ["code"])
 
 
 class Ended(Exception):
@@ -368,17 +379,35 @@ class Sockets:
         self.readers = asyncio.Semaphore(READERS)
         self._keyring = keyring
         self._open = set[Socket]()
+        self._of = Counter[UUID]()
 
     async def serve(self, client: WebSocket[Any, Any, Any], caller: Principal) -> None:
-        """One client, until it is gone."""
+        """One client, until it is gone. Raises `RateLimited` where its organisation has too many."""
+        self._check_room(caller.organization_id)
         socket = Socket(client, caller, self)
         self._open.add(socket)
+        self._of[caller.organization_id] += 1
         OPEN.inc()
         try:
             await socket.serve()
         finally:
             OPEN.dec()
             self._open.discard(socket)
+            self._leave(caller.organization_id)
+
+    def _check_room(self, organization_id: UUID) -> None:
+        if self._of[organization_id] >= MOST_OPEN:
+            raise RateLimited(
+                f"This organization has {MOST_OPEN} WebSockets open.",
+                retry_at=datetime.now(UTC) + timedelta(seconds=FULL),
+                retry_after=FULL,
+                fix="Close some: one can tell of many inboxes, and has room for several subscriptions.",
+            )
+
+    def _leave(self, organization_id: UUID) -> None:
+        self._of[organization_id] -= 1
+        if not self._of[organization_id]:
+            del self._of[organization_id]
 
     async def watch(self) -> None:
         """End, until cancelled, what its key or its reader should not have any longer."""
@@ -402,7 +431,11 @@ async def live(
     sockets: NamedDependency[SkipValidation[Sockets]],
 ) -> None:
     """Events as they happen."""
-    await sockets.serve(socket, caller)
+    try:
+        await sockets.serve(socket, caller)
+    except RateLimited as error:
+        # Litestar would make something of its own out of it.
+        await refuse(socket.scope, socket.send, error)
 
 
 def _why(group: ExceptionGroup[Exception]) -> Ended:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 from collections.abc import AsyncGenerator
 from datetime import UTC, datetime, timedelta
@@ -10,6 +11,7 @@ from datetime import UTC, datetime, timedelta
 import pytest
 import pytest_asyncio
 from websockets.asyncio.client import connect
+from websockets.exceptions import InvalidStatus
 
 from agentmail_cp.mailserver import Folder
 from agentmail_cp.sandbox import MailSandbox
@@ -18,7 +20,7 @@ from agentmail_cp.web import wire
 from tests import tenants
 from tests.api.faults import fault
 from tests.api.mailbox import ok, path_of, put
-from tests.fix_app import Json, Service, a_mail, serving
+from tests.fix_app import Json, Service, a_mail, serving, until
 from tests.fix_front_door import Porch
 from tests.sockets import Listener, listening, not_opened
 
@@ -160,6 +162,26 @@ async def test_opening_counts_as_a_request(
         assert (status, body["code"]) == (429, "rate_limit_exceeded")
         assert told["x-ratelimit-remaining"] == "0"
         assert 0 < int(told["retry-after"]) <= 60
+
+
+async def test_an_organization_has_so_many_open(
+    service: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One customer's loop that forgets to close would take the memory of all; requests count once."""
+    monkeypatch.setattr("agentmail_cp.web.live.MOST_OPEN", 1)
+    other = await tenants.key(service.db, await tenants.organization(service.db))
+    async with listening(service.url, service.key), listening(service.url, other.secret):
+        status, told, body = await not_opened(f"{service.url}/v0?api_key={service.key}")
+        assert (status, body["code"]) == (429, "rate_limit_exceeded")
+        assert told["retry-after"] == "60"
+
+    async def opened() -> bool:
+        with contextlib.suppress(InvalidStatus):
+            async with listening(service.url, service.key):
+                return True
+        return False
+
+    await until(opened, bool)
 
 
 async def test_filters_hold_and_subscriptions_add_up(service: Service, listener: Listener) -> None:
