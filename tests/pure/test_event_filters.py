@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
 from uuid import UUID, uuid4
 
 import pytest
@@ -16,38 +15,15 @@ from agentmail_cp.events import (
     LABEL_TYPES,
     LOGGED_TYPES,
     PROTECTED,
-    Event,
     EventType,
     Subscribed,
     check_types,
 )
 from agentmail_cp.events.filters import HOSTED_ONLY
+from tests.pure.an_event import SOMEWHERE, an_event
 
 IDS = [UUID(int=number) for number in range(1, 4)]
-ORGANIZATION = IDS[0]
-
-
-def an_event(
-    inbox_id: UUID = IDS[0],
-    pod_id: UUID = IDS[0],
-    organization_id: UUID = ORGANIZATION,
-    kind: EventType = EventType.MESSAGE_RECEIVED,
-) -> Event:
-    return Event(
-        event_id=uuid4(),
-        organization_id=organization_id,
-        pod_id=pod_id,
-        inbox_id=inbox_id,
-        seq=1,
-        position=1,
-        type=kind,
-        thread_id=None,
-        message_id=None,
-        document_id=None,
-        recipients=1,
-        facts={},
-        created_at=datetime(2026, 1, 1, tzinfo=UTC),
-    )
+ORGANIZATION = SOMEWHERE
 
 
 def a_caller(*permissions: str, restricted: bool = True) -> Principal:
@@ -77,7 +53,9 @@ def test_nobody_is_told_of_what_is_beyond_reach_or_not_asked_for(
     """By the rule in other words: those of the reach, of those named."""
     wanted = Subscribed(reach=reach, types=types, inbox_ids=inbox_ids, pod_ids=pod_ids)
     for kind in EventType:
-        event = an_event(inbox_id, pod_id, organization_id, kind)
+        event = an_event(
+            organization_id=organization_id, pod_id=pod_id, inbox_id=inbox_id, kind=kind
+        )
         reached = reach.covers(Reach(organization_id, pod_id, inbox_id))
         named = (inbox_id in inbox_ids, pod_id in pod_ids, not inbox_ids | pod_ids)
         assert wanted.wants(event) is (reached and any(named) and kind in types)

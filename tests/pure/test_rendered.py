@@ -15,7 +15,7 @@ from agentmail_cp.events import Event
 from agentmail_cp.mailserver import MailServer
 from agentmail_cp.web import rendered
 from agentmail_cp.web.rendered import ROOM, Rendered
-from tests.pure.test_wishes import event
+from tests.pure.an_event import an_event
 
 
 def empty(room: int = ROOM) -> Rendered:
@@ -51,7 +51,7 @@ def kitchen(monkeypatch: pytest.MonkeyPatch) -> Kitchen:
 async def test_a_payload_is_made_once_for_all(kitchen: Kitchen) -> None:
     """A mail to an organisation with a thousand sockets would be read a thousand times."""
     shared = empty()
-    first, second = event(1), event(2)
+    first, second = an_event(1), an_event(2)
     told = await asyncio.gather(*(shared.text(first, [second]) for _ in range(100)))
     assert set(told) == {"1 " * 10}
     assert await shared.text(second) == "2 " * 10
@@ -61,7 +61,7 @@ async def test_a_payload_is_made_once_for_all(kitchen: Kitchen) -> None:
 async def test_who_gives_up_leaves_the_payload_to_the_others(kitchen: Kitchen) -> None:
     """A client that disconnects would take an event away from all others."""
     shared = empty()
-    impatient, patient = [asyncio.create_task(shared.text(event_)) for event_ in [event(1)] * 2]
+    impatient, patient = [asyncio.create_task(shared.text(event_)) for event_ in [an_event(1)] * 2]
     await asyncio.sleep(0)
     impatient.cancel()
     assert await patient == "1 " * 10
@@ -70,7 +70,7 @@ async def test_who_gives_up_leaves_the_payload_to_the_others(kitchen: Kitchen) -
 async def test_what_could_not_be_made_is_made_when_asked_again(kitchen: Kitchen) -> None:
     """An event would stay lost that met a restart of the mail server."""
     kitchen.away = 1
-    shared, one = empty(), event(1)
+    shared, one = empty(), an_event(1)
     refused = await asyncio.gather(shared.text(one), shared.text(one), return_exceptions=True)
     assert [type(each) for each in refused] == [Unavailable, Unavailable]
     assert await shared.text(one) == "1 " * 10
@@ -81,7 +81,7 @@ async def test_payloads_are_kept_for_a_moment_and_while_there_is_room(
 ) -> None:
     """Memory would grow with every mail, or somebody be told what a message was long ago."""
     shared = empty(room=50)
-    one, two, three = event(1), event(2), event(3)
+    one, two, three = an_event(1), an_event(2), an_event(3)
     for each in (one, two, three, three):
         await shared.text(each)
     assert kitchen.made == [[one], [two], [three]]

@@ -17,13 +17,14 @@ from msgspec import UNSET
 
 from agentmail_cp.access import Reach
 from agentmail_cp.errors import Invalid
-from agentmail_cp.events import DEFAULT_TYPES, Event, EventType, Subscribed
+from agentmail_cp.events import DEFAULT_TYPES, EventType, Subscribed
 from agentmail_cp.outbound import permitted, target_of
 from agentmail_cp.outbound.fetcher import FRAMING
 from agentmail_cp.webhooks import DisabledReason, Names, Webhook, WebhookPatch, patched
 from agentmail_cp.webhooks.checks import MOST_URL, changed_headers, check_headers, check_url
 from agentmail_cp.webhooks.endpoints import new_secret
 from agentmail_cp.webhooks.signing import key_of
+from tests.pure.an_event import an_event
 
 NOW = datetime(2026, 11, 21, tzinfo=UTC)
 HOME = UUID(int=1)
@@ -152,20 +153,11 @@ def told(webhook: Webhook) -> set[tuple[UUID, UUID]]:
         for pod_id in IDS
         for inbox_id in IDS
         if subscribed.wants(
-            Event(
-                event_id=HOME,
+            an_event(
                 organization_id=HOME,
                 pod_id=pod_id,
                 inbox_id=inbox_id,
-                seq=1,
-                position=1,
-                type=EventType.MESSAGE_SENT,
-                thread_id=None,
-                message_id=None,
-                document_id=None,
-                recipients=1,
-                facts={},
-                created_at=NOW,
+                kind=EventType.MESSAGE_SENT,
             )
         )
     }

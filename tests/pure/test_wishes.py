@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import random
 from collections.abc import Iterable
-from datetime import UTC, datetime
 from uuid import UUID, uuid4
 
 from hypothesis import given, settings
@@ -13,28 +12,11 @@ from hypothesis import strategies as st
 from agentmail_cp.access import Reach
 from agentmail_cp.events import Event, EventType, Subscribed
 from agentmail_cp.web.wishes import Wishes
+from tests.pure.an_event import an_event
 
 HERE = Reach(uuid4())
 INBOXES = [uuid4() for _ in range(3)]
 TYPES = [EventType.MESSAGE_RECEIVED, EventType.MESSAGE_SENT]
-
-
-def event(position: int, inbox_id: UUID = INBOXES[0], kind: EventType = TYPES[0]) -> Event:
-    return Event(
-        event_id=uuid4(),
-        organization_id=HERE.organization_id,
-        pod_id=INBOXES[0],
-        inbox_id=inbox_id,
-        seq=position,
-        position=position,
-        type=kind,
-        thread_id=None,
-        message_id=None,
-        document_id=None,
-        recipients=1,
-        facts={},
-        created_at=datetime.now(UTC),
-    )
 
 
 def wanted(*inboxes: UUID, types: list[EventType] | None = None) -> Subscribed:
@@ -51,7 +33,14 @@ class Reader:
         self.asked: list[tuple[Subscribed, int]] = []
 
     def publish(self, inbox_id: UUID, kind: EventType) -> None:
-        self.log.append(event(len(self.log) + 1, inbox_id, kind))
+        self.log.append(
+            an_event(
+                len(self.log) + 1,
+                organization_id=HERE.organization_id,
+                inbox_id=inbox_id,
+                kind=kind,
+            )
+        )
 
     def wish(self, wanted: Subscribed, start: int) -> None:
         self.wishes.add(wanted, start)
