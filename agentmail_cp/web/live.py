@@ -83,6 +83,13 @@ MOST_WISHES: Final = 32
 MOST_ERRORS: Final = 32
 """Frames of one socket that are answered with an error."""
 
+FRAMES_AT_ONCE: Final = 64
+"""Frames of one socket that are heard as they come."""
+
+BETWEEN_FRAMES: Final = 1.0
+"""Seconds for which a socket is deaf after each further one: a frame costs a turn of `READERS`, and other
+customers wait for theirs."""
+
 FULL: Final = 60.0
 """Seconds after which whoever has too many sockets may try again."""
 
@@ -122,6 +129,7 @@ class Socket:
         self._home = home
         self._wishes = Wishes()
         self._errors = 0
+        self._frames = 0
         self._turn = asyncio.Lock()
         """Held by whoever tells events, so that those of the log and of the feed keep their order."""
         self._hearing = contextlib.ExitStack()
@@ -198,6 +206,9 @@ class Socket:
             if message["type"] != "websocket.receive":
                 raise Ended
             await self._hear(message.get("text") or message.get("bytes") or b"")
+            self._frames += 1
+            if self._frames > FRAMES_AT_ONCE:
+                await asyncio.sleep(BETWEEN_FRAMES)
 
     async def _hear(self, frame: str | bytes) -> None:
         try:

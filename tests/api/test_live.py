@@ -7,6 +7,7 @@ import contextlib
 import logging
 from collections.abc import AsyncGenerator
 from datetime import UTC, datetime, timedelta
+from time import monotonic
 
 import pytest
 import pytest_asyncio
@@ -182,6 +183,23 @@ async def test_an_organization_has_so_many_open(
         return False
 
     await until(opened, bool)
+
+
+async def test_whoever_says_much_is_heard_slowly(
+    service: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The same subscription over and over would keep the sockets of others from the database."""
+    monkeypatch.setattr("agentmail_cp.web.live.FRAMES_AT_ONCE", 2)
+    monkeypatch.setattr("agentmail_cp.web.live.BETWEEN_FRAMES", 0.2)
+    inbox = await service.inbox("alice")
+    async with listening(service.url, service.key) as listener:
+        began = monotonic()
+        for _ in range(5):
+            await listener.subscribe()
+        assert monotonic() - began >= 0.4
+        # What it is told does not wait.
+        await send(service, inbox, "Hello")
+        assert await listener.subjects(1) == ["Hello"]
 
 
 async def test_filters_hold_and_subscriptions_add_up(service: Service, listener: Listener) -> None:
