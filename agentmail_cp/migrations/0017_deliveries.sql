@@ -1,7 +1,7 @@
 -- One row per event and endpoint it is told to: pending → delivered | failed, and pending again when it is
 -- resent. number is the order in which they were made. due_at: when the next attempt is; claimed_until: a worker
--- is at it, or lets it rest; failures: attempts in vain since it was made or resent, which is its place in the
--- schedule. event_id is null for an event sent as a test. No body is stored: it is made anew for every attempt.
+-- is at it, or lets it rest; claim_id: under which claim; failures: attempts in vain since it was made or resent,
+-- which is its place in the schedule. event_id is null for an event sent as a test. No body is stored: it is made anew for every attempt.
 create table delivery (
     delivery_id uuid primary key,
     number bigint generated always as identity,
@@ -12,6 +12,7 @@ create table delivery (
     state text not null default 'pending' check (state in ('pending', 'delivered', 'failed')),
     due_at timestamptz not null default now(),
     claimed_until timestamptz,
+    claim_id uuid,
     attempts integer not null default 0,
     failures integer not null default 0,
     created_at timestamptz not null default now(),

@@ -1,16 +1,17 @@
 """Which deliveries a worker takes, and writing down what came of them.
 
-A delivery that is due is claimed for `LEASE`, by one worker alone: a worker that dies gives back what it had
-when that ends. Of each endpoint only the oldest that are due are looked at, `lanes.AT_ONCE` of them or, while
-it fails, one: that keeps an endpoint's deliveries about in order, its attempts few over all workers, and the
-cost of a look the same however much waits for an endpoint that is away. An outcome counts for the claim it
-was made under: where a lease ended too early, the delivery is somebody else's by then.
+A delivery that is due is claimed by one worker alone, for as long as that renews its `LEASE`: a worker that
+dies gives back what it had within seconds. Of each endpoint only the oldest that are due are looked at,
+`lanes.AT_ONCE` of them or, while it fails, one: that keeps an endpoint's deliveries about in order, its
+attempts few over all workers, and the cost of a look the same however much waits for an endpoint that is
+away. An outcome counts for the claim it was made under: where a lease ended too early, the delivery is
+somebody else's by then.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from datetime import datetime, timedelta
+from datetime import timedelta
 from typing import Final, LiteralString
 from uuid import UUID
 
@@ -23,8 +24,10 @@ from agentmail_cp.webhooks.attempts import FINAL, OURS, Failure, Outcome
 from agentmail_cp.webhooks.lanes import AT_ONCE, Room
 from agentmail_cp.webhooks.schedule import PATIENCE, pause
 
-LEASE: Final = timedelta(seconds=30)
-"""How long a delivery is one worker's: an attempt takes half of that at most."""
+LEASE: Final = timedelta(seconds=4)
+"""How long a delivery stays a worker's that does not renew its claim: as late is what a dead worker had. One
+that is cut off from PostgreSQL for longer may deliver what another delivers as well, with the same id.
+"""
 
 BATCH: Final = 64
 """Deliveries that are claimed at once."""
@@ -45,7 +48,7 @@ class Claim(msgspec.Struct, frozen=True, kw_only=True):
     event_id: UUID | None
     event_type: EventType
     failures: int
-    claimed_until: datetime
+    claim_id: UUID
     url: str
     headers: dict[str, str]
     secrets: list[str]
@@ -114,10 +117,11 @@ _CLAIM: LiteralString = (
     "select delivery_id from queue where turn <= case when failing then %(failing)s else %(fast)s end))"
     f" and {_UNDONE} and (claimed_until is null or claimed_until <= now())"
     " for update skip locked)"
-    " update delivery set claimed_until = clock_timestamp() + %(lease)s from chosen, webhook"
+    " update delivery set claimed_until = clock_timestamp() + %(lease)s,"
+    " claim_id = gen_random_uuid() from chosen, webhook"
     " where delivery.delivery_id = chosen.delivery_id and webhook.webhook_id = delivery.webhook_id"
     " returning delivery.delivery_id, delivery.organization_id, delivery.webhook_id, event_id,"
-    " event_type, failures, claimed_until, url, headers, failing_since is not null as failing,"
+    " event_type, failures, claim_id, url, headers, failing_since is not null as failing,"
     " case when previous_until > now() then array[secret, previous_secret]"
     " else array[secret] end as secrets, number"
 )
@@ -161,46 +165,33 @@ async def events_of(tx: Tx, claims: Iterable[Claim]) -> dict[UUID, Event]:
     return {event.event_id: event for event in rows}
 
 
-async def hold(tx: Tx, claims: Sequence[Claim], lease: timedelta = LEASE) -> list[Claim]:
-    """Let the leases of claims end `lease` from now; returns those that still are this worker's."""
-    rows = await fetch_all(
-        tx,
-        _Held,
+async def hold(tx: Tx, claims: Sequence[Claim], lease: timedelta = LEASE) -> int:
+    """Let the leases of claims end `lease` from now; returns how many still are this worker's."""
+    cursor = await tx.execute(
         "update delivery set claimed_until = clock_timestamp() + %(lease)s"
-        " from unnest(%(ids)s::uuid[], %(leases)s::timestamptz[]) as mine (delivery_id, lease)"
-        f" where delivery.delivery_id = mine.delivery_id and {_UNDONE}"
-        " and claimed_until = mine.lease returning delivery.delivery_id, claimed_until",
+        " from unnest(%(ids)s::uuid[], %(claims)s::uuid[]) as mine (delivery_id, claim)"
+        f" where delivery.delivery_id = mine.delivery_id and {_UNDONE} and claim_id = claim",
         {**_identified(claims), "lease": lease},
     )
-    until = {row.delivery_id: row.claimed_until for row in rows}
-    return [
-        msgspec.structs.replace(each, claimed_until=until[each.delivery_id])
-        for each in claims
-        if each.delivery_id in until
-    ]
-
-
-class _Held(msgspec.Struct, frozen=True):
-    delivery_id: UUID
-    claimed_until: datetime
+    return cursor.rowcount
 
 
 def _identified(claims: Sequence[Claim]) -> dict[str, object]:
     return {
         "ids": [each.delivery_id for each in claims],
-        "leases": [each.claimed_until for each in claims],
+        "claims": [each.claim_id for each in claims],
     }
 
 
 _RECORD: LiteralString = (
-    "with told as (select * from unnest(%(ids)s::uuid[], %(leases)s::timestamptz[],"
+    "with told as (select * from unnest(%(ids)s::uuid[], %(claims)s::uuid[],"
     " %(states)s::text[], %(rests)s::interval[], %(ats)s::timestamptz[], %(durations)s::int[],"
     " %(statuses)s::smallint[], %(errors)s::text[], %(responses)s::text[])"
-    " as told (id, lease, outcome, rest, at, duration_ms, status, error, response)),"
-    " written as (update delivery set state = outcome, claimed_until = null,"
+    " as told (id, claim, outcome, rest, at, duration_ms, status, error, response)),"
+    " written as (update delivery set state = outcome, claimed_until = null, claim_id = null,"
     " due_at = now() + coalesce(rest, '0'), attempts = attempts + 1,"
     " failures = failures + case when outcome = 'delivered' then 0 else 1 end, updated_at = now()"
-    f" from told where delivery_id = id and {_UNDONE} and claimed_until = lease"
+    f" from told where delivery_id = id and {_UNDONE} and claim_id = claim"
     " returning delivery_id, organization_id, attempts)"
     " insert into delivery_attempt (delivery_id, number, organization_id, at, duration_ms, status,"
     " error, response) select delivery_id, attempts, organization_id, at, duration_ms, status,"

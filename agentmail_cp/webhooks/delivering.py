@@ -8,7 +8,7 @@ What happens when                    then
 ===================================  =================================================================
 the mail server is away              the claims rest for `RECOVERY`; no attempt is counted
 the database is away                 outcomes are kept and recorded later; nothing new begins
-a worker is killed                   its claims end with their lease and are made again: at least once
+a worker is killed                   nobody renews its claims: they are made again in seconds, at least once
 a worker is told to stop             what is under way has `GRACE` to end; the rest is given back
 an event cannot be rendered          that is an attempt in vain of its own deliveries, nobody else's
 an event is no longer kept           its deliveries have failed
@@ -57,7 +57,7 @@ from agentmail_cp.webhooks.attempts import (
     failure_of_reason,
     failure_of_status,
 )
-from agentmail_cp.webhooks.claims import BATCH, LEASE, Claim, Done
+from agentmail_cp.webhooks.claims import BATCH, Claim, Done
 from agentmail_cp.webhooks.lanes import FAILING, MOST, Lanes
 from agentmail_cp.webhooks.publishing import CHANNEL
 from agentmail_cp.webhooks.schedule import asked_for
@@ -88,8 +88,8 @@ RECOVERY: Final = 2.0
 GRACE: Final = 2.0
 """Seconds that attempts under way have to end when the worker is told to stop."""
 
-MARGIN: Final = 5.0
-"""Seconds of a lease that must be left beyond the longest attempt when one begins."""
+RENEWAL: Final = 1.0
+"""Seconds between renewals of the leases of what is under way."""
 
 Render = Callable[[Sequence[Event]], Awaitable[Sequence[bytes]]]
 """The bodies of events, in their order. Raises `Unavailable` when that has to wait."""
@@ -144,6 +144,7 @@ class Delivering:
             async with asyncio.TaskGroup() as group:
                 group.create_task(self._rounds.listen(self._db, CHANNEL))
                 group.create_task(self._rounds.run(self._step))
+                group.create_task(self._renew())
                 group.create_task(self._watch())
         finally:
             await self._stop()
@@ -218,7 +219,6 @@ class Delivering:
 
     async def _deliver(self, claims: Sequence[Claim], events: Mapping[UUID, Event]) -> None:
         """Render the events of some claims, and post each to its endpoint."""
-        begun = monotonic()
         try:
             bodies, resting = await self._bodies(claims, events)
         except Exception:
@@ -226,8 +226,6 @@ class Delivering:
             bodies, resting = {}, set(events)
         await self._let_rest([each for each in claims if each.event_id in resting])
         claims = [each for each in claims if each.event_id not in resting]
-        if monotonic() - begun > LEASE.total_seconds() - TIMEOUT - MARGIN:
-            claims = await self._held_longer(claims)
         for each in claims:
             kept = each.event_id is None or each.event_id in events
             self._begin(self._post(each, bodies.get(each.message_id), kept=kept))
@@ -279,18 +277,17 @@ class Delivering:
             self._leave(each)
         self._wake_in(RECOVERY)
 
-    async def _held_longer(self, claims: Sequence[Claim]) -> Sequence[Claim]:
-        """Claims whose lease begins anew, without those that are somebody else's by now."""
-        held: list[Claim] = []
-        with contextlib.suppress(Unavailable):
-            async with self._db.transaction() as tx:
-                held = await rows.hold(tx, claims)
-        kept = {each.delivery_id for each in held}
-        for each in claims:
-            if each.delivery_id not in kept:
-                self._leave(each)
-        self._held |= {each.delivery_id: each for each in held}
-        return held
+    async def _renew(self) -> None:
+        """Keep what is under way, and what is over but not recorded yet."""
+        while True:
+            await asyncio.sleep(RENEWAL)
+            held = [*self._held.values(), *(each.claim for each in self._done)]
+            if not held:
+                continue
+            with contextlib.suppress(Unavailable):
+                async with self._db.transaction() as tx:
+                    await rows.hurry(tx)
+                    await rows.hold(tx, held)
 
     async def _post(self, claim: Claim, body: bytes | None, *, kept: bool) -> None:
         outcome = await self._outcome(claim, body, kept=kept)

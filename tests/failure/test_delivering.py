@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import AsyncGenerator, Sequence
-from datetime import UTC, datetime
 
 import pytest
 import pytest_asyncio
@@ -383,7 +382,7 @@ def test_a_claim_shows_no_secret(place: Place) -> None:
         event_id=None,
         event_type=EventType.MESSAGE_SENT,
         failures=0,
-        claimed_until=datetime.now(UTC),
+        claim_id=place.inbox_id,
         url="https://hooks.test/?token=s3cret",
         headers={"X-Token": "th1rd"},
         secrets=["whsec_c2VjcmV0"],
