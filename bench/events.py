@@ -181,7 +181,7 @@ async def bursts(target: Target) -> list[Figure]:
 
 
 async def caught_up(target: Target) -> list[Figure]:
-    """What kill -9 costs while a mail arrives at each of many inboxes: from being healthy again to all told."""
+    """What kill -9 costs while a mail arrives at each of many inboxes: from healthy again to all told."""
     inboxes = [await new_inbox(target) for _ in range(MANY)]
     clock = Clock()
     async with by_webhook(target, "", clock):
