@@ -390,7 +390,6 @@ async def test_a_query_in_no_known_encoding_finds_nothing_or_is_ignored(
         "/v0/threads/%FF",
         "/v0/api-keys/none",
         "/v0/nowhere",
-        "/v0",
         "/",
     ],
 )
