@@ -5,7 +5,15 @@ import { AgentMailClient } from "agentmail";
 const [baseUrl, apiKey] = process.argv.slice(2);
 const client = new AgentMailClient({ baseUrl, apiKey });
 const socket = await client.websockets.connect({ waitForOpen: false });
-socket.on("open", () => socket.sendSubscribe({ type: "subscribe" }));
+// Between two attempts of the SDK nothing else may keep this process alive.
+setInterval(() => {}, 1000);
+socket.on("open", () => {
+    try {
+        socket.sendSubscribe({ type: "subscribe" });
+    } catch {
+        // It was closed again before it was asked; the SDK comes back once more.
+    }
+});
 socket.on("close", (event) => console.log(`closed ${event.code}`));
 socket.on("error", () => {});
 socket.on("message", (frame) => {
