@@ -132,8 +132,12 @@ def _fallen(fallen: Sequence[Strike]) -> dict[str, object]:
 async def _strike(world: World, plan: Sequence[Strike], fallen: list[Strike]) -> None:
     for each in plan:
         await asyncio.sleep(each.pause)
-        # A blow that has fallen is made good, whatever else ends meanwhile.
-        await asyncio.shield(asyncio.ensure_future(world.strike(each.blow, each.lasts)))
+        striking = asyncio.ensure_future(world.strike(each.blow, each.lasts))
+        try:
+            await asyncio.shield(striking)
+        finally:
+            # A blow that has fallen is made good before anybody else does so.
+            await striking
         fallen.append(each)
 
 
