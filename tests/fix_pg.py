@@ -18,6 +18,7 @@ from psycopg import AsyncConnection, sql
 
 from agentmail_cp import db
 from agentmail_cp.dev.postgres import LocalPostgres
+from tests import fix_parallel
 
 KEPT = ("migration",)
 """Tables that describe the schema and not the world."""
@@ -27,8 +28,12 @@ KEPT = ("migration",)
 def postgres_url(tmp_path_factory: pytest.TempPathFactory) -> Generator[str]:
     """URL of a database that nobody else uses during this run."""
     given = os.environ.get("AGENTMAIL_TEST_DATABASE_URL")
-    if given:
+    if given and not fix_parallel.number():
         yield given
+        return
+    if given:
+        with fresh_database(given, f"of_{fix_parallel.number()}") as url:
+            yield url
         return
     folder = tmp_path_factory.mktemp("postgres")
     server = LocalPostgres(folder, durable=False)

@@ -15,14 +15,21 @@ from typing import Self
 
 import httpx
 
+from tests import fix_parallel
+
 HOST = "127.0.0.1"
 START_TIMEOUT = 20.0
 COMMAND = "from agentmail_cp.cli import main; main()"
 
 
 def free_port() -> int:
-    """A port nobody listens on, below those the system hands out for outgoing connections."""
-    for port in range(18_000 + os.getpid() % 1_000, 20_000):
+    """A port nobody listens on, below those the system hands out for outgoing connections.
+
+    Processes of one run look in different places: a port is free until its service listens.
+    """
+    first = 18_000 + fix_parallel.number() % 14 * 1_000
+    for turn in range(1_000):
+        port = first + (os.getpid() + turn) % 1_000
         with socket.socket() as probe:
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             try:

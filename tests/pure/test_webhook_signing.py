@@ -53,6 +53,7 @@ def test_the_official_library_accepts_a_delivery(family: str) -> None:
         ("timestamp", str(int(time.time()) - 20)),
         ("signature", "v1," + base64.b64encode(bytes(32)).decode()),
     ],
+    ids=["id", "timestamp", "signature"],
 )
 def test_the_official_library_refuses_a_changed_header(family: str, field: str, value: str) -> None:
     headers = signed(family, SECRET) | {f"{family}-{field}": value}
