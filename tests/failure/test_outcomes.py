@@ -10,9 +10,10 @@ from collections.abc import Sequence
 import pytest
 import pytest_asyncio
 
-from agentmail_cp import events, intake, lists, outcomes
+from agentmail_cp import events, lists, outcomes
 from agentmail_cp.events import Event, EventType
 from agentmail_cp.inboxes import inbox_uuid
+from agentmail_cp.intake import reading
 from agentmail_cp.mailserver import Enqueued, MailServerUnavailable, Report
 from agentmail_cp.sandbox import Faults
 from tests.failure.world import OUTSIDE, World
@@ -191,7 +192,7 @@ async def test_a_flood_of_bounces_is_read_bit_by_bit(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A batch that takes longer to read than a claim lasts would be read again and again."""
-    monkeypatch.setattr(intake, "LISTENING", 0.0)
+    monkeypatch.setattr(reading, "LISTENING", 0.0)
     boxes = [await world.inbox(f"agent{number}") for number in range(3)]
     for number, box in enumerate(boxes):
         gone = f"gone{number}@elsewhere.test"

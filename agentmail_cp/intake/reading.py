@@ -1,21 +1,10 @@
-"""Intake: learning what happened in the mailboxes, losing nothing and announcing nothing twice.
-
-Stalwart's webhook is only a doorbell: it is lossy, repeats itself and holds events back, so it does no
-more than mark an inbox as due. The truth is what changed since the state stored in `inbox_sync`. A batch of
-due inboxes is claimed, read in one request and written in one transaction together with the new states;
-an inbox's state moves on only if it still is what was read from and under the same claim, so reading one
-twice is harmless, and what was read before somebody else wrote is read again. The
-sweep claims inboxes nobody rang for. An inbox that fails waits alone, longer each time. States of a row:
-quiet (`due_at` null) → due → claimed (`claimed_until`) → quiet, or due again later. A claim outlives its
-worker by `LEASE` at most. Never decides what a message means: `messages.record` does, `policy` whether its
-sender is let in, and `outcomes` whether a mail merely tells what became of another.
-"""
+"""Reading due inboxes: claimed in batches, read in one request, written in one transaction."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from datetime import datetime, timedelta
 from random import SystemRandom
 from time import monotonic
@@ -63,10 +52,6 @@ SWEEP_PAUSE = 0.05
 """Seconds between two batches of such inboxes: with the default batch a worker sweeps a
 thousand inboxes a second, and has most of its time for those who rang."""
 
-ECHOES = (0.1, 0.3)
-"""Seconds between further rings: what happens while a ring's own announcement is on its way is held back,
-too, and mail clients do several things in a row."""
-
 CHUNK = 200
 """Messages read at a time when an inbox is read from scratch."""
 
@@ -96,18 +81,6 @@ class Claim(msgspec.Struct, frozen=True, kw_only=True):
         return Place(self.inbox_id, self.organization_id, self.pod_id, self.domain)
 
 
-async def ring(tx: Tx, accounts: Iterable[AccountId]) -> None:
-    """Mark the inboxes of these accounts as due and wake the workers."""
-    await tx.execute(
-        # Rows are always locked in the order of inbox_id, so that no two transactions wait in a ring.
-        "with rung as (select inbox_id from inbox_sync where account_id = any(%(accounts)s)"
-        " and (due_at is null or (due_at > now() and failures = 0)) order by inbox_id for update)"
-        " update inbox_sync set due_at = now() from rung where inbox_sync.inbox_id = rung.inbox_id",
-        {"accounts": sorted(accounts)},
-    )
-    await tx.execute("select pg_notify('intake', '')")
-
-
 class Heard(msgspec.Struct, frozen=True):
     """What mails of one inbox report of mails it sent, and whether they are messages all the same."""
 
@@ -120,71 +93,6 @@ NOTHING_HEARD = Heard(outcomes.NOTHING_TOLD, also_messages=False)
 
 class _Clock(msgspec.Struct, frozen=True):
     now: datetime
-
-
-class Doorbell:
-    """Takes what Stalwart's webhook announces: answers at once, writes a moment later.
-
-    Stalwart keeps the last events of a burst back until another event comes (seen on 0.16.18), so each
-    announcement of something else than our own ring is followed by one ring, a little later than the
-    webhook's throttle, and by two more (`ECHOES`). What is lost between answer and write, the sweep finds.
-    """
-
-    def __init__(self, db: Database, server: MailServer, *, throttle: float) -> None:
-        self._db = db
-        self._server = server
-        self._pause = throttle * 1.5 + 0.005
-        self._accounts: set[AccountId] = set()
-        self._rung = asyncio.Event()
-        self._ring_again = asyncio.Event()
-
-    def announce(self, accounts: Iterable[AccountId], *, only_ring: bool) -> None:
-        """Something happened in these accounts. Never waits."""
-        self._accounts.update(accounts)
-        if self._accounts:
-            self._rung.set()
-        if not only_ring:
-            self._ring_again.set()
-
-    async def run(self) -> None:
-        """Write announcements and ring until cancelled."""
-        async with asyncio.TaskGroup() as group:
-            group.create_task(self._write())
-            group.create_task(self._ring())
-
-    async def _write(self) -> None:
-        while True:
-            await self._rung.wait()
-            self._rung.clear()
-            accounts, self._accounts = self._accounts, set()
-            try:
-                async with self._db.transaction() as tx:
-                    await ring(tx, accounts)
-            except Unavailable:
-                self._accounts |= accounts
-                await asyncio.sleep(1)
-                self._rung.set()
-
-    async def _ring(self) -> None:
-        while True:
-            await self._ring_again.wait()
-            self._ring_again.clear()
-            await asyncio.sleep(self._pause)
-            await self._ring_once()
-            for pause in ECHOES:
-                if await self._announced_within(pause):
-                    break
-                await self._ring_once()
-
-    async def _ring_once(self) -> None:
-        with contextlib.suppress(MailServerError):
-            await self._server.ring()
-
-    async def _announced_within(self, seconds: float) -> bool:
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(seconds):
-                await self._ring_again.wait()
-        return self._ring_again.is_set()
 
 
 class Intake:
