@@ -11,7 +11,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Mapping
-from ipaddress import IPv4Network, IPv6Network, ip_network
+from ipaddress import IPv4Network, IPv6Network, ip_address, ip_network
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -30,6 +30,9 @@ Count = Annotated[int, Meta(ge=1)]
 Limit = Annotated[int, Meta(ge=0, le=1_000_000_000)]
 """0 is no limit."""
 Tls = Literal["implicit", "starttls", "none"]
+
+DNS_PORT = 53
+_HOSTS = r"^[A-Za-z0-9][A-Za-z0-9.-]*\.[A-Za-z0-9-]+(\s*,\s*[A-Za-z0-9][A-Za-z0-9.-]*\.[A-Za-z0-9-]+)*$"
 
 
 class SettingsError(Exception):
@@ -64,6 +67,13 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     stalwart_admin: str | None = None
     """`user:password` of a Stalwart administrator; only `agentmail-cp stalwart apply` uses it."""
 
+    stalwart_certificate: str | None = None
+    """The certificate mail clients and other servers are shown, PEM, those of its issuers behind it. `stalwart
+    apply` installs it, and again once it is another; None leaves certificates to Stalwart."""
+
+    stalwart_certificate_key: str | None = None
+    """The certificate's private key, PEM."""
+
     stalwart_webhook_url: Annotated[str, Meta(pattern="^https?://")] | None = None
     """Where Stalwart reaches this service, for example http://api:8000; None leaves the webhook off."""
 
@@ -91,6 +101,24 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     domain_shared: bool = True
     """Whether `domain` is shared by organisations: its addresses then get a random suffix."""
 
+    mail_host: Annotated[str, Meta(pattern=_HOSTS)] | None = None
+    """Where customers' domains get their mail: what their MX records name, one host or several parted by
+    commas, the preferred first; by default `imap_host`, `smtp_host` or the host of `public_url`."""
+
+    sending_host: Annotated[str, Meta(pattern=_HOSTS)] | None = None
+    """Hosts that mail leaves from, by commas, which customers' SPF records name; by default `mail_host`."""
+
+    dkim_secret: str | None = None
+    """Encrypts DKIM keys until the mail server has them; by default derived from `stalwart_key`. The same in
+    every process. Once it is another, keys that wait for their records are made anew."""
+
+    dkim_retiring_days: Annotated[int, Meta(ge=1, le=90)] = 7
+    """Days for which the record of a DKIM key is asked for after another took its place."""
+
+    dns_servers: str = ""
+    """Resolvers that domains are looked up with, as address or address:port, by commas; by default those of
+    the system."""
+
     imap_host: str | None = None
     """Host name mail clients use for IMAP; by default the host of `public_url`."""
 
@@ -102,6 +130,12 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
 
     smtp_port: Port = 587
     smtp_tls: Tls = "starttls"
+
+    smtps_port: Port = 465
+    """Port at `smtp_host` on which mail clients submit with TLS from the first byte (RFC 8314)."""
+
+    mx_port: Port = 25
+    """Port on which other servers hand in mail. It is 25 for all the world; `doctor` looks at it."""
 
     key_prefix: Annotated[str, Meta(pattern="^[A-Za-z0-9]+_$")] = "inai_"
     """What new API keys start with. Keys are recognised by their hash, whatever their prefix."""
@@ -195,6 +229,16 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
             ) from None
 
     @property
+    def name_servers(self) -> tuple[tuple[str, int], ...]:
+        """`dns_servers` as addresses and ports, none for those of the system; raises `SettingsError`."""
+        try:
+            return tuple(_name_server(each) for each in re.split(r"[\s,]+", self.dns_servers) if each)
+        except ValueError as error:
+            raise SettingsError(
+                f"{PREFIX}DNS_SERVERS does not fit: {error}; use addresses like 10.0.0.2 or [::1]:5353."
+            ) from None
+
+    @property
     def stalwart_patience(self) -> float:
         """Seconds one call to Stalwart may take altogether."""
         return self.stalwart_connect_timeout + self.stalwart_timeout
@@ -211,9 +255,11 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
 SECRETS = frozenset(
     {
         "database_url",
+        "dkim_secret",
         "download_secret",
         "stalwart_key",
         "stalwart_admin",
+        "stalwart_certificate_key",
         "stalwart_webhook_secret",
     },
 )
@@ -225,6 +271,15 @@ def networks(text: str) -> tuple[Network, ...]:
     return tuple(ip_network(each) for each in re.split(r"[\s,]+", text) if each)
 
 
+def _name_server(text: str) -> tuple[str, int]:
+    """`address`, `address:port` or `[address]:port`. Raises ValueError."""
+    with_port = re.fullmatch(r"(?:\[(.+)\]|([^:]+)):(\d{1,5})", text)
+    if with_port is None:
+        return str(ip_address(text)), DNS_PORT
+    inside, plain, port = with_port.groups()
+    return str(ip_address(inside or plain)), int(port)
+
+
 def load(environ: Mapping[str, str] | None = None) -> Settings:
     """Read the settings; raises `SettingsError` naming the first variable that does not fit."""
     values = _collect(os.environ if environ is None else environ)
@@ -233,6 +288,7 @@ def load(environ: Mapping[str, str] | None = None) -> Settings:
     except msgspec.ValidationError as error:
         raise SettingsError(_explain(error, values)) from None
     _ = settings.outbound_networks
+    _ = settings.name_servers
     return settings
 
 
