@@ -12,6 +12,7 @@ password follow from the claim on it, so that another attempt comes to the same.
 
 from __future__ import annotations
 
+from agentmail_cp.domains import MailDomain
 from agentmail_cp.inboxes.creation import create, made_before
 from agentmail_cp.inboxes.deletion import delete, erase, erase_retained
 from agentmail_cp.inboxes.finding import search
@@ -25,7 +26,6 @@ from agentmail_cp.inboxes.inbox import (
     Created,
     Inbox,
     InboxPatch,
-    MailDomain,
     Metadata,
     MetadataPatch,
     NewInbox,

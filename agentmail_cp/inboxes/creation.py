@@ -19,6 +19,7 @@ from psycopg.types.json import Jsonb
 from agentmail_cp import idempotency, usernames
 from agentmail_cp.access import Reach, default_pod
 from agentmail_cp.db import Database, Tx, fetch_one
+from agentmail_cp.domains import MailDomain
 from agentmail_cp.errors import Conflict, Forbidden, Taken, Unavailable
 from agentmail_cp.idempotency import Claim, Made
 from agentmail_cp.inboxes.inbox import (
@@ -26,7 +27,6 @@ from agentmail_cp.inboxes.inbox import (
     LEASE,
     Created,
     Inbox,
-    MailDomain,
     NewInbox,
     check_new,
     get,

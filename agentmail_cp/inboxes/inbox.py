@@ -89,13 +89,6 @@ class NewInbox(msgspec.Struct, frozen=True, kw_only=True):
     metadata: MetadataPatch | None = None
 
 
-class MailDomain(msgspec.Struct, frozen=True):
-    """A domain inboxes can be made on. On a shared one every address gets a random suffix."""
-
-    name: str
-    shared: bool
-
-
 class Created(msgspec.Struct, frozen=True):
     """An inbox and, only when this call made it, its mail password."""
 

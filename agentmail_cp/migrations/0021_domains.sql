@@ -1,6 +1,7 @@
 -- Domains of organisations: claims on a name, and the DKIM keys made for each claim.
 -- Several organisations may claim a name; only one can have proved it (proved_at), and only that one's is
--- known to the mail server (installed_at).
+-- known to the mail server (installed_at). A deleted claim keeps its proof until the mail server has let go
+-- of the name, so that nobody else's is installed before that.
 
 create table domain (
     domain_id uuid primary key,
@@ -27,14 +28,21 @@ create table domain (
     verified_at timestamptz,
     -- Since when a verified domain lacks what it needs; its inboxes may not send from then on.
     broken_since timestamptz,
+    -- Since when the mail server may have something else than this row says; null: it has been told.
+    unsettled_since timestamptz,
+    -- Somebody is telling it until then; a crash lets it run out.
+    settling_until timestamptz,
     created_at timestamptz not null default now(),
     updated_at timestamptz not null default now(),
     deleted_at timestamptz
 );
 create unique index domain_claim_key on domain (organization_id, name) where deleted_at is null;
-create unique index domain_proved_key on domain (name) where proved_at is not null and deleted_at is null;
+create unique index domain_proved_key on domain (name) where proved_at is not null;
 create index domain_list on domain (organization_id, created_at desc, domain_id desc);
+create index domain_name on domain (organization_id, name);
 create index domain_due on domain (check_due_at) where deleted_at is null;
+create index domain_unsettled on domain (unsettled_since) where unsettled_since is not null;
+create index domain_catch_all on domain (catch_all_inbox_id) where catch_all_inbox_id is not null;
 
 -- A key is pending → active → retiring → retired. private_key is encrypted and only there until the mail
 -- server has it.

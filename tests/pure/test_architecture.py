@@ -56,6 +56,8 @@ TABLES = {
     "send_count": {"limits"},
     "known_recipient": {"limits"},
     "request_window": {"throttle"},
+    "domain": {"domains"},
+    "dkim_key": {"domains"},
     "migration": {"db"},
 }
 """Which modules may write each table."""

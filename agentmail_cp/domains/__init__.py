@@ -1,0 +1,48 @@
+"""Domains: the claims of organisations on domain names, from the first record to the last mail.
+
+Owns the tables `domain` and `dkim_key`. A name is nobody's until an organisation shows its token in DNS;
+until then the mail server knows nothing of it. `domain` says which states a claim has, `claiming` who may add
+one and who proves it, `use` what inboxes may do on it.
+"""
+
+from __future__ import annotations
+
+from agentmail_cp.domains.claiming import (
+    DomainPatch,
+    NewDomain,
+    check_name,
+    create,
+    prove,
+    update,
+)
+from agentmail_cp.domains.domain import (
+    Domain,
+    DomainStatus,
+    count,
+    get,
+    get_own,
+    list_page,
+    with_parents,
+)
+from agentmail_cp.domains.use import MailDomain, broken, for_inboxes, hold, keeps_feedback
+
+__all__ = [
+    "Domain",
+    "DomainPatch",
+    "DomainStatus",
+    "MailDomain",
+    "NewDomain",
+    "broken",
+    "check_name",
+    "count",
+    "create",
+    "for_inboxes",
+    "get",
+    "get_own",
+    "hold",
+    "keeps_feedback",
+    "list_page",
+    "prove",
+    "update",
+    "with_parents",
+]

@@ -1,0 +1,194 @@
+"""What inboxes may do on a domain: whether one may be made there, send from it, and keep its feedback.
+
+Reads the table `domain`, and writes nothing. The service's own domain (the setting `domain`) has no row and
+is everybody's. A sub-domain is used through the domain above it that has `subdomains_enabled`, unless
+somebody else has proved the sub-domain itself.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from typing import LiteralString
+from uuid import UUID
+
+import msgspec
+
+from agentmail_cp import access, addresses
+from agentmail_cp.access import Reach
+from agentmail_cp.db import Tx, fetch_all, fetch_one
+from agentmail_cp.domains.domain import COLUMNS, Domain, with_parents
+from agentmail_cp.errors import Forbidden, Invalid
+from agentmail_cp.settings import Settings
+
+
+class MailDomain(msgspec.Struct, frozen=True):
+    """A domain inboxes can be made on. On a shared one every address gets a random suffix. `domain_id` is
+    None for the service's own; `subdomain` tells that the name stands below that of the domain's row.
+    """
+
+    name: str
+    shared: bool
+    domain_id: UUID | None = None
+    subdomain: bool = False
+
+
+async def for_inboxes(tx: Tx, reach: Reach, settings: Settings, name: str | None) -> MailDomain:
+    """The domain that a new inbox of this reach is asked for on; without a name, the service's own.
+
+    Raises `Forbidden` (code `domain_not_verified`) for one that is not verified for its pod.
+    """
+    own = settings.domain.lower()
+    wanted = own if name is None else _normal(name)
+    if wanted == own:
+        return MailDomain(own, settings.domain_shared)
+    candidates = with_parents(wanted)
+    if own in candidates:
+        raise _not_verified(wanted, own)
+    pod_id = reach.pod_id or await access.default_pod(tx, reach.organization_id)
+    proved = await _proved(tx, reach.organization_id, candidates)
+    found = proved[0] if proved else None
+    if found is None or not found.is_seen_by(Reach(reach.organization_id, pod_id)):
+        raise _not_verified(wanted, own, elsewhere=found is not None and found.is_seen_by(reach))
+    if await _is_others(tx, found, candidates) or not _takes(found, wanted):
+        raise _not_verified(wanted, own)
+    return MailDomain(
+        wanted, shared=False, domain_id=found.domain_id, subdomain=wanted != found.name
+    )
+
+
+def _normal(name: str) -> str:
+    try:
+        return addresses.check_domain(name.strip().removesuffix("."), "domain")
+    except Invalid:
+        return name.lower()
+
+
+def _takes(domain: Domain, name: str) -> bool:
+    """Whether inboxes can be made at this name, which is the domain's or below it."""
+    if not domain.works or domain.broken_since is not None:
+        return False
+    return name == domain.name or (domain.subdomains_enabled and domain.verified_at is not None)
+
+
+def _not_verified(name: str, own: str, *, elsewhere: bool = False) -> Forbidden:
+    fix = f"Add the domain and verify it, or leave domain out to use {own}."
+    if elsewhere:
+        fix = "It belongs to a pod: make the inbox there, with pod_id or at /v0/pods/{pod_id}/inboxes."
+    return Forbidden(
+        f"The domain {name[:253]} is not verified here.",
+        fix=fix,
+        field="domain",
+        detail="UNKNOWN_DOMAIN",
+        code="domain_not_verified",
+    )
+
+
+async def _proved(tx: Tx, organization_id: UUID, names: Collection[str]) -> list[Domain]:
+    """The organisation's domains of these names that it has proved, the longest name first."""
+    return await fetch_all(
+        tx,
+        Domain,
+        f"select {COLUMNS} from domain where organization_id = %(organization_id)s"
+        " and name = any(%(names)s) and deleted_at is null and proved_at is not null"
+        " order by length(name) desc",
+        {"organization_id": organization_id, "names": list(names)},
+    )
+
+
+async def _is_others(tx: Tx, found: Domain, candidates: Collection[str]) -> bool:
+    """Whether another organisation has proved one of these names that is longer than the one found."""
+    cursor = await tx.execute(
+        _LONGER_PROVED,
+        {
+            "organization_id": found.organization_id,
+            "names": [each for each in candidates if len(each) > len(found.name)],
+        },
+    )
+    return await cursor.fetchone() is not None
+
+
+_LONGER_PROVED: LiteralString = (
+    "select 1 from domain where organization_id <> %(organization_id)s and name = any(%(names)s)"
+    " and proved_at is not null limit 1"
+)
+
+
+async def hold(tx: Tx, organization_id: UUID, mail_domain: MailDomain) -> None:
+    """Keep a domain from being deleted until this transaction ends, for whoever makes an inbox on it.
+
+    Raises `Forbidden` (code `domain_not_verified`) when it was deleted a moment ago.
+    """
+    if mail_domain.domain_id is None:
+        return
+    cursor = await tx.execute(
+        "select 1 from domain where organization_id = %(organization_id)s"
+        " and domain_id = %(domain_id)s and deleted_at is null and installed_at is not null for share",
+        {"organization_id": organization_id, "domain_id": mail_domain.domain_id},
+    )
+    if cursor.rowcount == 0:
+        raise Forbidden(
+            f"The domain {mail_domain.name} was deleted.",
+            fix="Add it again and verify it, or use another domain.",
+            field="domain",
+            detail="UNKNOWN_DOMAIN",
+            code="domain_not_verified",
+        )
+
+
+class _Standing(msgspec.Struct, frozen=True):
+    name: str
+    reason: str | None
+    deleted: bool
+    installed: bool
+    broken: bool
+
+
+async def broken(tx: Tx, organization_id: UUID, name: str) -> str | None:
+    """Why inboxes at this name may not send now, as a sentence; None when their domain is in order."""
+    found = await fetch_one(
+        tx,
+        _Standing,
+        "select name, reason, deleted_at is not null as deleted, installed_at is not null as"
+        " installed, broken_since is not null as broken from domain"
+        " where organization_id = %(organization_id)s and name = any(%(names)s)"
+        " order by deleted_at is null and installed_at is not null desc, deleted_at is null desc,"
+        " length(name) desc, created_at desc limit 1",
+        {"organization_id": organization_id, "names": with_parents(name)},
+    )
+    if found is None:
+        return None
+    if found.deleted:
+        return f"The domain {found.name} was deleted."
+    if not found.installed:
+        return f"The domain {found.name} is not verified."
+    if found.broken:
+        return f"The domain {found.name} is broken. {found.reason or ''}".strip()
+    return None
+
+
+class _Feedback(msgspec.Struct, frozen=True):
+    name: str
+    feedback_enabled: bool
+
+
+async def keeps_feedback(tx: Tx, names: Collection[str]) -> set[str]:
+    """Those of these mail domains that are somebody's and keep bounce and complaint mails as messages."""
+    above = {name: with_parents(name) for name in names}
+    rows = await fetch_all(
+        tx,
+        _Feedback,
+        _FEEDBACK,
+        {"names": sorted({each for parents in above.values() for each in parents})},
+    )
+    kept = {row.name: row.feedback_enabled for row in rows}
+    return {
+        name
+        for name, parents in above.items()
+        if next((kept[each] for each in parents if each in kept), False)
+    }
+
+
+_FEEDBACK: LiteralString = (
+    "select name, feedback_enabled from domain"
+    " where name = any(%(names)s) and proved_at is not null"
+)
