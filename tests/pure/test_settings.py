@@ -47,6 +47,10 @@ WRONG = {
     "loop_automatic_replies": "-1",
     "loop_turns": "-1",
     "loop_pace": "-1",
+    "pause_bounces_per_thousand": "1001",
+    "pause_complaints_per_thousand": "-1",
+    "pause_days": "0",
+    "pause_least_recipients": "0",
     "pods_per_organization": "-1",
     "inboxes_per_organization": "-1",
     "inboxes_per_pod": "-1",
@@ -54,6 +58,10 @@ WRONG = {
     "webhooks_per_organization": "-1",
     "requests_per_minute": "-1",
     "outbound_allow": "10.0.0.1/8",
+    "mail_host": "localhost",
+    "sending_host": "10.0.0.1, ",
+    "dkim_retiring_days": "0",
+    "dns_servers": "ns1.example.com",
     "outbound_timeout": "0",
     "log_level": "loud",
     "log_format": "xml",
@@ -63,6 +71,7 @@ WRONG = {
 FREE_TEXT = {"stalwart_key", "stalwart_admin", "stalwart_webhook_secret"} | {
     "host",
     "domain",
+    "dkim_secret",
     "download_secret",
     "imap_host",
     "smtp_host",
@@ -129,7 +138,12 @@ def test_every_setting_can_be_read_from_a_file(field: str, tmp_path: Path) -> No
     from_text = settings.load(GOOD)
     value = URL if field == "database_url" else getattr(from_text, field)
     if value is None:
-        value = {"deleted_inbox_retention_days": 7}.get(field, "http://api.test")
+        fitting: dict[str, object] = {
+            "deleted_inbox_retention_days": 7,
+            "mail_host": "mx1.api.test, mx2.api.test",
+            "sending_host": "out.api.test",
+        }
+        value = fitting.get(field, "http://api.test")
     file = tmp_path / "secret"
     file.write_text(f"{value}\n".lower() if isinstance(value, bool) else f"{value}\n")
     loaded = settings.load(GOOD | {f"{variable(field)}_FILE": str(file)})
