@@ -9,6 +9,12 @@ changes (its JMAP Email id changes when threads merge). This module does no I/O 
 from __future__ import annotations
 
 from agentmail_cp.mailserver.accounts import Account, AccountId, MailState, NewAccount, ServerStatus
+from agentmail_cp.mailserver.domains import (
+    DkimAlgorithm,
+    DkimKey,
+    InstalledDomain,
+    MailDomainSetup,
+)
 from agentmail_cp.mailserver.errors import (
     MailServerConfused,
     MailServerError,
@@ -57,13 +63,17 @@ __all__ = [
     "Changes",
     "Complaint",
     "Cursor",
+    "DkimAlgorithm",
+    "DkimKey",
     "DocumentId",
     "Enqueued",
     "Folder",
     "FoundMail",
+    "InstalledDomain",
     "Listing",
     "Mail",
     "MailContent",
+    "MailDomainSetup",
     "MailServer",
     "MailServerConfused",
     "MailServerError",

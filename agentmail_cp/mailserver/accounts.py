@@ -20,13 +20,15 @@ class NewAccount(msgspec.Struct, frozen=True):
 
 class Account(msgspec.Struct, frozen=True):
     """An account the server has. `state` is where its mail stands at this moment. `ours` is False for
-    an account that `create_account` did not make: it is somebody's, and never to be touched.
+    an account that `create_account` did not make: it is somebody's, and never to be touched. `paused`:
+    see `pause_receiving`.
     """
 
     account_id: AccountId
     address: str
     state: MailState
     ours: bool = True
+    paused: bool = False
 
 
 class ServerStatus(msgspec.Struct, frozen=True):

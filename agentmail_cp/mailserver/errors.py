@@ -43,6 +43,10 @@ class Refusal(StrEnum):
 
     ADDRESS_TAKEN = "address_taken"
     UNKNOWN_DOMAIN = "unknown_domain"
+    DOMAIN_TAKEN = "domain_taken"
+    """The server has this domain, and not for us."""
+    NO_KEY = "no_key"
+    """A DKIM key was named without its private half, and the server does not have it."""
     NO_ACCOUNT = "no_account"
     NO_MAIL = "no_mail"
     NO_BLOB = "no_blob"

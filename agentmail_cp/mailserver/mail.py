@@ -134,6 +134,11 @@ class Mail(msgspec.Struct, frozen=True, kw_only=True):
     `keywords` are lower case. `size` is the raw message in bytes. `has_attachment` counts inline pictures
     too. `preview` is plain text. `report` says that a part of the mail claims to be such a report; what
     it reports, and whether that can be believed, only its bytes tell (`raw_blob`).
+
+    `authentication_results` are the values of the Authentication-Results headers (RFC 8601) that our own
+    server wrote when the mail came in from outside, unfolded; never one that came with the mail. Empty
+    for mail that nobody checked: what we or our accounts handed in or stored. `original_recipient` is the
+    address, in lower case, that a mail was sent to which only came here by the domain's catch-all.
     """
 
     document_id: DocumentId
@@ -154,6 +159,8 @@ class Mail(msgspec.Struct, frozen=True, kw_only=True):
     has_attachment: bool = False
     preview: str = ""
     report: ReportType | None = None
+    authentication_results: tuple[str, ...] = ()
+    original_recipient: str | None = None
 
 
 class Attachment(msgspec.Struct, frozen=True, kw_only=True):

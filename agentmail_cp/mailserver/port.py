@@ -7,6 +7,7 @@ from datetime import datetime
 from typing import Protocol
 
 from agentmail_cp.mailserver.accounts import Account, AccountId, MailState, NewAccount, ServerStatus
+from agentmail_cp.mailserver.domains import DkimKey, InstalledDomain, MailDomainSetup
 from agentmail_cp.mailserver.errors import MailServerError
 from agentmail_cp.mailserver.mail import (
     Attachment,
@@ -39,6 +40,53 @@ class MailServer(Protocol):
         """Make the server accept mail for `domain`; no effect when it already does.
 
         Rejected: FORBIDDEN for what is no domain name.
+        """
+        ...
+
+    async def install_domain(self, domain: MailDomainSetup) -> None:
+        """Make the server treat a domain like this, from now on; whatever it was before, and disabled
+        ones too. When it fails in the middle, repeating it finishes the work.
+
+        Rejected: FORBIDDEN for what is no domain name or no key; DOMAIN_TAKEN for a domain that the
+        server has and that this method did not make; UNKNOWN_DOMAIN when `parent` is not installed;
+        NO_KEY; NO_ACCOUNT when `catch_all` is no account of ours.
+        """
+        ...
+
+    async def find_domain(self, name: str) -> InstalledDomain | None:
+        """A domain as the server has it, None when it has none of this name."""
+        ...
+
+    async def disable_domain(self, name: str) -> None:
+        """Let go of a domain and keep its data: nothing is accepted for it, its accounts can neither send
+        nor log in, and mail to it from here leaves for its MX. What they have stays readable through
+        this port. No effect on one that is not there, or not ours. `install_domain` brings it back.
+        """
+        ...
+
+    async def set_catch_all(self, name: str, address: str | None) -> None:
+        """Give what is addressed to nobody in this domain to an account, of any domain; None refuses it.
+
+        Rejected: UNKNOWN_DOMAIN when it is not installed; NO_ACCOUNT when it is no account of ours.
+        """
+        ...
+
+    async def add_dkim_key(self, name: str, key: DkimKey) -> None:
+        """Add a key to an installed domain, or make one it has active or not. Repeating has no effect.
+
+        Rejected: UNKNOWN_DOMAIN, NO_KEY, FORBIDDEN for what is no key.
+        """
+        ...
+
+    async def retire_dkim_key(self, name: str, selector: str) -> None:
+        """Sign nothing more with this key and forget it; no effect when there is none."""
+        ...
+
+    async def pause_receiving(self, account_id: AccountId, paused: bool) -> None:  # noqa: FBT001
+        """Hold back mail for an account, or let it come again. While paused, mail from outside is deferred
+        at RCPT (4xx), under its tags and for what comes by catch-all too; mail from accounts of this
+        server waits in its queue, also what was accepted just before, and comes in when the pause ends.
+        Through this port, mail can still be stored in it. Repeating has no effect. Rejected: NO_ACCOUNT.
         """
         ...
 

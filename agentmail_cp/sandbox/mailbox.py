@@ -59,6 +59,8 @@ class StoredMail(msgspec.Struct, kw_only=True):
     folder: Folder
     keywords: frozenset[str]
     submitted: Submitted | None = None
+    authentication_results: tuple[str, ...] = ()
+    original_recipient: str | None = None
 
     def to_mail(self) -> Mail:
         return msgspec.structs.replace(
@@ -67,6 +69,8 @@ class StoredMail(msgspec.Struct, kw_only=True):
             folders=frozenset({self.folder}),
             keywords=self.keywords,
             received_at=self.received_at,
+            authentication_results=self.authentication_results,
+            original_recipient=self.original_recipient,
         )
 
     def to_content(self) -> MailContent:
@@ -97,7 +101,7 @@ class StoredMail(msgspec.Struct, kw_only=True):
 
 
 class Mailbox:
-    """An account. `address` stays for ever, `retired` only closes it."""
+    """An account. `address` stays for ever, `retired` only closes it; a `paused` one gets nothing yet."""
 
     def __init__(self, account_id: AccountId, address: str) -> None:
         self.account_id = account_id
@@ -106,6 +110,7 @@ class Mailbox:
         self.password_hash: str | None = None
         self.ours = True
         self.retired = False
+        self.paused = False
         self._mails: dict[DocumentId, StoredMail] = {}
         self._next = 1
         self._born: dict[DocumentId, int] = {}

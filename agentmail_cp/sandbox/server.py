@@ -6,18 +6,15 @@ it: when `submit` has answered, the mail is in its recipients' inboxes, unless i
 
 from __future__ import annotations
 
-import re
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from contextlib import asynccontextmanager
 from datetime import UTC, datetime
-from functools import wraps
 from importlib.metadata import version
-from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, TypeVar
+from typing import TYPE_CHECKING
 
 import msgspec
 
 from agentmail_cp.labels import SENT_KEYWORD
 from agentmail_cp.mailserver import (
-    Account,
     AccountId,
     Attachment,
     BlobId,
@@ -34,7 +31,6 @@ from agentmail_cp.mailserver import (
     MailServerError,
     MailServerRejected,
     MailState,
-    NewAccount,
     NoRoom,
     OutgoingEmail,
     QueuedMail,
@@ -48,7 +44,9 @@ from agentmail_cp.mailserver import (
     Verdict,
 )
 from agentmail_cp.sandbox import mime, reports
-from agentmail_cp.sandbox.faults import HEALTHY, Faults, Hook, answering
+from agentmail_cp.sandbox.accounts import Accounts
+from agentmail_cp.sandbox.core import NO_MAILBOX, answered
+from agentmail_cp.sandbox.domains import Domains, Hosted
 from agentmail_cp.sandbox.mailbox import Mailbox, StoredMail, lower
 from agentmail_cp.sandbox.queue import FIRST_ID, Listener, Outgoing, Teller
 from agentmail_cp.sandbox.smtp import Door
@@ -65,13 +63,10 @@ if TYPE_CHECKING:
         Mapping,
         Sequence,
     )
-    from types import CoroutineType
 
-P = ParamSpec("P")
-R = TypeVar("R")
-
-NO_MAILBOX = "550 5.1.2 Mailbox does not exist."
 CHUNK = 65_536
+PAUSED = "451 4.2.1 This mailbox does not take mail for now."
+NO_MAIL_HERE = "550 5.7.1 This domain does not receive mail."
 
 DELAYED = QueuedRecipient(
     status=QueueStatus.DELAYED, code="4.3.0", diagnostic="Mailbox over quota."
@@ -80,8 +75,6 @@ FAILED = QueuedRecipient(
     status=QueueStatus.FAILED, code="5.1.1", diagnostic="The mailbox does not exist."
 )
 DELIVERED = QueuedRecipient(status=QueueStatus.DELIVERED, code="250")
-
-_DOMAIN = re.compile(r"[A-Za-z0-9-]+(\.[A-Za-z0-9-]+)+")
 
 
 class OutboxMail(msgspec.Struct, frozen=True):
@@ -92,27 +85,15 @@ class OutboxMail(msgspec.Struct, frozen=True):
     raw: bytes
 
 
-def _answered(
-    method: Callable[Concatenate[MailSandbox, P], Awaitable[R]],
-) -> Callable[Concatenate[MailSandbox, P], CoroutineType[Any, Any, R]]:
-    """Send a method of the port through the faults that are set when it is called."""
-
-    @wraps(method)
-    async def call(self: MailSandbox, /, *args: P.args, **kwargs: P.kwargs) -> R:
-        async with self.answering(method.__name__):
-            return await method(self, *args, **kwargs)
-
-    return call
-
-
-class MailSandbox:
+class MailSandbox(Domains, Accounts):
     """A mail server in memory.
 
     `faults` may be replaced at any time. `before` and `after` hold, by method name of the port,
     hooks that are awaited when a call begins and when its work is done. `on_bell` is called with
     each account whose mail changed, whoever changed it. `on_queued` is awaited before a mail goes on its
     way, and `on_report` a moment after something became of it. `outbox` keeps mail to other domains.
-    `patience` is after how many seconds a slow answer counts as lost.
+    `patience` is after how many seconds a slow answer counts as lost. `authentication_results` is the
+    value of the header of that name that mail from outside gets; the sandbox itself checks nothing.
     """
 
     def __init__(
@@ -123,20 +104,17 @@ class MailSandbox:
         max_recipients: int = 100,
         patience: float = 10.0,
     ) -> None:
-        self.faults: Faults = HEALTHY
-        self.before: dict[str, Hook] = {}
-        self.after: dict[str, Hook] = {}
-        self.on_bell = on_bell
+        super().__init__(on_bell=on_bell, patience=patience)
         self.on_queued: Callable[[Enqueued], Awaitable[None]] | None = None
+        self.authentication_results: str | None = None
         self.outbox: list[OutboxMail] = []
         self._max_size = max_size
         self._max_recipients = max_recipients
-        self._patience = patience
-        self._domains = {domain.lower() for domain in domains}
-        self._mailboxes: dict[AccountId, Mailbox] = {}
-        self._addresses: dict[str, Mailbox] = {}
-        self._accounts_made = 0
+        self._hosted.update(
+            {each.lower(): Hosted(name=each.lower(), ours=False) for each in domains}
+        )
         self._queue: dict[int, Outgoing] = {}
+        self._held: list[tuple[bytes, str]] = []
         self._last_queue_id = FIRST_ID
         self._teller = Teller()
         self._complaints: dict[str, Complaint] = {}
@@ -150,24 +128,6 @@ class MailSandbox:
     def on_report(self, listener: Listener | None) -> None:
         self._teller.listener = listener
 
-    def answering(self, method: str) -> AbstractAsyncContextManager[None]:
-        """The context one call is carried out in; used by `_answered`."""
-        return answering(
-            self.faults.of(method),
-            patience=self._patience,
-            before=self.before.get(method),
-            after=self.after.get(method),
-        )
-
-    @property
-    def hostname(self) -> str:
-        return min(self._domains, default="sandbox.test")
-
-    @property
-    def addresses(self) -> frozenset[str]:
-        """The address of every account, retired ones and strangers' included."""
-        return frozenset(self._addresses)
-
     @asynccontextmanager
     async def listening(self, host: str = "127.0.0.1", port: int = 0) -> AsyncGenerator[Door]:
         """Take mail over SMTP while the context is open. Raises OSError when the port is in use."""
@@ -178,68 +138,13 @@ class MailSandbox:
         finally:
             await door.stop()
 
-    # --- accounts
-
-    @_answered
+    @answered
     async def status(self) -> ServerStatus:
         return ServerStatus("sandbox", version("agentmail-cp"))
 
-    @_answered
-    async def ensure_domain(self, domain: str) -> None:
-        if not _DOMAIN.fullmatch(domain):
-            raise MailServerRejected(Refusal.FORBIDDEN, f"{domain} is no domain name.")
-        self._domains.add(domain.lower())
-
-    @_answered
-    async def create_account(self, new: NewAccount) -> Account:
-        address = new.address.lower()
-        if address.rpartition("@")[2] not in self._domains:
-            raise MailServerRejected(
-                Refusal.UNKNOWN_DOMAIN, f"{address} is in no domain of this server."
-            )
-        if address in self._addresses:
-            raise MailServerRejected(
-                Refusal.ADDRESS_TAKEN, f"{address} belongs to another account."
-            )
-        mailbox = self._open(address)
-        mailbox.display_name = new.display_name
-        mailbox.password_hash = new.password_hash
-        return _account(mailbox)
-
-    def add_stranger(self, address: str) -> None:
-        """Make an account that belongs to somebody else, as a shared server has."""
-        self._open(address.lower()).ours = False
-
-    def _open(self, address: str) -> Mailbox:
-        self._accounts_made += 1
-        mailbox = Mailbox(AccountId(f"sandbox-{self._accounts_made}"), address)
-        self._mailboxes[mailbox.account_id] = self._addresses[address] = mailbox
-        return mailbox
-
-    @_answered
-    async def find_account(self, address: str) -> Account | None:
-        mailbox = self._addresses.get(address.lower())
-        return None if mailbox is None or mailbox.retired else _account(mailbox)
-
-    @_answered
-    async def set_password(self, account_id: AccountId, password_hash: str | None) -> None:
-        self.mailbox(account_id).password_hash = password_hash
-
-    @_answered
-    async def retire_account(self, account_id: AccountId) -> None:
-        mailbox = self.mailbox(account_id)
-        mailbox.retired = True
-        mailbox.password_hash = None
-
-    @_answered
-    async def destroy_account(self, account_id: AccountId) -> None:
-        mailbox = self._mailboxes.pop(account_id, None)
-        if mailbox is not None:
-            del self._addresses[mailbox.address]
-
     # --- sending
 
-    @_answered
+    @answered
     async def submit(self, account_id: AccountId, email: OutgoingEmail) -> Submitted:
         mailbox = self.mailbox(account_id)
         self._check(mailbox, email)
@@ -264,7 +169,8 @@ class MailSandbox:
         return raw
 
     def _check(self, mailbox: Mailbox, email: OutgoingEmail) -> None:
-        if mailbox.retired or email.sender.email.lower() != mailbox.address:
+        closed = mailbox.retired or self._domain_of(mailbox.address) is None
+        if closed or email.sender.email.lower() != mailbox.address:
             raise MailServerRejected(Refusal.SENDER_NOT_ALLOWED, "The sender is not this account.")
         if not email.recipients:
             raise MailServerRejected(Refusal.INVALID_MAIL, "There is no recipient.")
@@ -301,6 +207,9 @@ class MailSandbox:
         """Try again what is still in the queue, as a mail server does after a while."""
         for mail in list(self._queue.values()):
             self._attempt(mail)
+        held, self._held = self._held, []
+        for raw, recipient in held:
+            self._deliver(raw, recipient)
 
     def _attempt(self, mail: Outgoing) -> None:
         fates = {recipient: self._hand_over(mail, recipient) for recipient in mail.waiting}
@@ -312,6 +221,8 @@ class MailSandbox:
     def _hand_over(self, mail: Outgoing, recipient: str) -> QueuedRecipient:
         if recipient in lower(self.faults.delay):
             return DELAYED
+        if (route := self._route(recipient)) is not None and route.mailbox.paused:
+            return mail.recipients[recipient]
         if self._bounces(recipient):
             self._bounce(mail.raw, mail.sender, recipient, mail.message_id)
             return FAILED
@@ -328,25 +239,25 @@ class MailSandbox:
         report = reports.feedback_report(mail.raw, sender=mail.sender, recipient=recipient, now=now)
         self._deliver(report, mail.sender)
 
-    @_answered
+    @answered
     async def queue(self, queue_ids: Collection[int]) -> Mapping[int, QueuedMail]:
         return {each: self._queue[each].to_mail() for each in queue_ids if each in self._queue}
 
-    @_answered
+    @answered
     async def queued_by(self, sender: str) -> tuple[QueuedMail, ...]:
         wanted = sender.lower()
         return tuple(mail.to_mail() for mail in self._queue.values() if mail.sender == wanted)
 
-    @_answered
+    @answered
     async def complaints(self) -> tuple[Complaint, ...]:
         return tuple(self._complaints.values())
 
-    @_answered
+    @answered
     async def forget_complaints(self, complaint_ids: Collection[str]) -> None:
         for each in complaint_ids:
             self._complaints.pop(each, None)
 
-    @_answered
+    @answered
     async def store_draft(
         self, account_id: AccountId, email: OutgoingEmail, *, replaces: DocumentId | None = None
     ) -> Stored:
@@ -359,13 +270,13 @@ class MailSandbox:
         self._bell(mailbox)
         return Stored(draft.document_id, len(raw), _no_room(email, draft))
 
-    @_answered
+    @answered
     async def find(
         self, account_id: AccountId, message_id: str, since: MailState | None
     ) -> tuple[Mail, ...]:
         return tuple(mail.to_mail() for mail in self.mailbox(account_id).find(message_id, since))
 
-    @_answered
+    @answered
     async def find_own(
         self, account_id: AccountId, message_id: str, since: MailState | None
     ) -> FoundMail | None:
@@ -376,13 +287,13 @@ class MailSandbox:
 
     # --- mail
 
-    @_answered
+    @answered
     async def destroy_mail(self, account_id: AccountId, document_ids: Sequence[DocumentId]) -> None:
         mailbox = self.mailbox(account_id)
         if mailbox.destroy(document_ids):
             self._bell(mailbox)
 
-    @_answered
+    @answered
     async def changes(
         self, cursors: Sequence[Cursor], *, limit: int = 200
     ) -> Mapping[AccountId, Changes | MailServerError]:
@@ -394,23 +305,23 @@ class MailSandbox:
         except MailServerError as error:
             return error
 
-    @_answered
+    @answered
     async def listing(self, account_id: AccountId) -> Listing:
         return self.mailbox(account_id).listing()
 
-    @_answered
+    @answered
     async def fetch(
         self, account_id: AccountId, document_ids: Sequence[DocumentId]
     ) -> tuple[Mail, ...]:
         return self.mailbox(account_id).fetch(document_ids)
 
-    @_answered
+    @answered
     async def read(
         self, account_id: AccountId, document_ids: Sequence[DocumentId]
     ) -> Mapping[DocumentId, MailContent]:
         return self.mailbox(account_id).read(document_ids)
 
-    @_answered
+    @answered
     async def attachments(
         self, wanted: Mapping[AccountId, Sequence[DocumentId]]
     ) -> Mapping[AccountId, Mapping[DocumentId, tuple[Attachment, ...]]]:
@@ -420,7 +331,7 @@ class MailSandbox:
             if account_id in self._mailboxes
         }
 
-    @_answered
+    @answered
     async def search(
         self, account_ids: Sequence[AccountId], text: str, *, limit: int
     ) -> Mapping[AccountId, tuple[DocumentId, ...]]:
@@ -430,13 +341,13 @@ class MailSandbox:
             if account_id in self._mailboxes
         }
 
-    @_answered
+    @answered
     async def excerpts(
         self, account_id: AccountId, document_ids: Sequence[DocumentId], text: str
     ) -> Mapping[DocumentId, str]:
         return self.mailbox(account_id).excerpts(document_ids, text)
 
-    @_answered
+    @answered
     async def relabel(self, account_id: AccountId, changes: Sequence[Relabel]) -> NoRoom:
         mailbox = self.mailbox(account_id)
         left_out = {change.document_id: mailbox.relabel(change) for change in changes}
@@ -447,7 +358,7 @@ class MailSandbox:
             raise MailServerRejected(Refusal.NO_MAIL, "Some of these mails are gone.")
         return {each: some for each, some in there.items() if some}
 
-    @_answered
+    @answered
     async def append(
         self,
         account_id: AccountId,
@@ -467,7 +378,7 @@ class MailSandbox:
 
     # --- blobs
 
-    @_answered
+    @answered
     async def upload(
         self,
         account_id: AccountId,
@@ -478,11 +389,11 @@ class MailSandbox:
         data = content if isinstance(content, bytes) else b"".join([part async for part in content])
         return mailbox.upload(data)
 
-    @_answered
+    @answered
     async def blob_size(self, account_id: AccountId, blob_id: BlobId) -> int:
         return len(self.mailbox(account_id).blob(blob_id))
 
-    @_answered
+    @answered
     async def raw_blob(self, account_id: AccountId, document_id: DocumentId) -> BlobId:
         content = self.mailbox(account_id).read([document_id]).get(document_id)
         if content is None:
@@ -499,7 +410,7 @@ class MailSandbox:
 
     # --- the rest of the port
 
-    @_answered
+    @answered
     async def ring(self) -> None:
         """Nothing to flush: the sandbox holds no bell back."""
 
@@ -511,9 +422,15 @@ class MailSandbox:
     def refusal(self, recipient: str) -> str | None:
         if self.faults.down:
             return "451 4.3.0 The mail sandbox was told to be down."
-        if not self._is_local(recipient):
+        domain = self._domain_of(recipient)
+        if domain is None:
             return "550 5.1.2 Relay not allowed."
-        return self._unroutable(recipient)
+        if not domain.inbound:
+            return NO_MAIL_HERE
+        route = self._route(recipient)
+        if route is None:
+            return NO_MAILBOX
+        return PAUSED if route.mailbox.paused else None
 
     def receive(
         self, raw: bytes, *, mail_from: str, recipients: list[str], helo: str, peer: str
@@ -522,12 +439,15 @@ class MailSandbox:
         traced = mime.with_trace(
             raw, mail_from=mail_from, helo=helo, peer=peer, hostname=self.hostname, now=now
         )
+        checked = tuple(filter(None, [self.authentication_results]))
+        if checked:
+            traced = f"Authentication-Results: {checked[0]}\r\n".encode() + traced
         for recipient in recipients:
             self._hear_complaint(traced, recipient)
             if self._bounces(recipient):
                 self._bounce(traced, mail_from, recipient)
             else:
-                self._deliver(traced, recipient)
+                self._deliver(traced, recipient, checked)
 
     def _hear_complaint(self, raw: bytes, recipient: str) -> None:
         """Stalwart reads the reports that come to a postmaster, and delivers them all the same."""
@@ -539,11 +459,17 @@ class MailSandbox:
             self._complaints_heard = number
             self._complaints[complaint.complaint_id] = complaint
 
-    def _deliver(self, raw: bytes, recipient: str) -> None:
-        mailbox = self._route(recipient)
-        if mailbox is None or mailbox.holds_twin(raw):
+    def _deliver(self, raw: bytes, recipient: str, checked: tuple[str, ...] = ()) -> None:
+        route = self._route(recipient)
+        if route is None or route.mailbox.holds_twin(raw):
             return
-        mailbox.store(f"Delivered-To: {mailbox.address}\r\n".encode() + raw, Folder.INBOX)
+        mailbox = route.mailbox
+        if mailbox.paused:
+            self._held.append((raw, recipient))
+            return
+        mail = mailbox.store(f"Delivered-To: {mailbox.address}\r\n".encode() + raw, Folder.INBOX)
+        mail.original_recipient = route.caught
+        mail.authentication_results = checked
         self._bell(mailbox)
 
     def _bounces(self, recipient: str) -> bool:
@@ -562,34 +488,8 @@ class MailSandbox:
         )
         self._deliver(report, sender)
 
-    def _is_local(self, address: str) -> bool:
-        return address.lower().rpartition("@")[2] in self._domains
-
     def _unroutable(self, address: str) -> str | None:
         return NO_MAILBOX if self._route(address) is None else None
-
-    def _route(self, address: str) -> Mailbox | None:
-        """The mailbox that gets mail to this address; `alice+tag` is alice's."""
-        local, _, domain = address.lower().rpartition("@")
-        mailbox = self._addresses.get(f"{local}@{domain}") or self._addresses.get(
-            f"{local.partition('+')[0]}@{domain}"
-        )
-        return None if mailbox is None or mailbox.retired else mailbox
-
-    def mailbox(self, account_id: AccountId) -> Mailbox:
-        """An account's insides, faults or not. Rejected: NO_ACCOUNT."""
-        mailbox = self._mailboxes.get(account_id)
-        if mailbox is None:
-            raise MailServerRejected(Refusal.NO_ACCOUNT, f"There is no account {account_id}.")
-        return mailbox
-
-    def _bell(self, mailbox: Mailbox) -> None:
-        if self.on_bell is not None:
-            self.on_bell(mailbox.account_id)
-
-
-def _account(mailbox: Mailbox) -> Account:
-    return Account(mailbox.account_id, mailbox.address, mailbox.state, mailbox.ours)
 
 
 def _no_room(email: OutgoingEmail, stored: StoredMail) -> frozenset[str]:
