@@ -101,6 +101,12 @@ class LimitExceeded(Forbidden):
     code = "limit_exceeded"
 
 
+class InboxPaused(Forbidden):
+    """The inbox may not send now: it is paused, or its domain is broken. Nothing was sent."""
+
+    code = "inbox_paused"
+
+
 class Gone(AgentMailError):
     """It was there, and its time is over. `oldest` is what is there instead: the id of an event."""
 

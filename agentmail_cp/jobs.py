@@ -224,7 +224,8 @@ async def working(resources: Resources) -> AsyncGenerator[None]:
         sweep_interval=settings.sweep_interval,
         feedback_enabled=settings.feedback_enabled,
     )
-    watching = outcomes.Watching(resources.db, resources.server)
+    defaults = limits.defaults(settings)
+    watching = outcomes.Watching(resources.db, resources.server, defaults)
     tasks = [
         asyncio.create_task(for_ever("intake", intake.run)),
         asyncio.create_task(for_ever("publication", Publication(resources.db).run)),

@@ -38,6 +38,10 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     loop_automatic_replies: int
     loop_turns: int
     loop_pace: int
+    pause_bounces_per_thousand: int
+    pause_complaints_per_thousand: int
+    pause_days: int
+    pause_least_recipients: int
     pods_per_organization: int
     inboxes_per_organization: int
     inboxes_per_pod: int

@@ -151,6 +151,36 @@ async def of(tx: Tx, *, organization_id: UUID, inbox_id: UUID, message_id: str) 
     )
 
 
+class Tally(msgspec.Struct, frozen=True):
+    """How many recipients stand like this."""
+
+    status: Status
+    code: str | None
+    count: int
+
+
+async def tally(
+    tx: Tx, *, organization_id: UUID, inbox_id: UUID, lately: timedelta, since: datetime | None
+) -> list[Tally]:
+    """Where the recipients stand to whom an inbox wrote lately, and after `since`. Those who were refused
+    when the mail was handed in are left out.
+    """
+    return await fetch_all(
+        tx,
+        Tally,
+        "select status, code, count(*) as count from recipient where inbox_id = %(inbox_id)s"
+        " and organization_id = %(organization_id)s"
+        " and created_at > greatest(now() - %(lately)s, coalesce(%(since)s, '-infinity'::timestamptz))"
+        " and status <> 'rejected' group by status, code",
+        {
+            "organization_id": organization_id,
+            "inbox_id": inbox_id,
+            "lately": lately,
+            "since": since,
+        },
+    )
+
+
 async def claim(tx: Tx, *, lease: timedelta, most: int) -> list[Waiting]:
     """Take recipients whose time has come to be asked about; nobody else does until the lease is over."""
     return await fetch_all(tx, Waiting, _CLAIM, {"lease": lease, "most": most})

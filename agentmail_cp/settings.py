@@ -191,6 +191,18 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     loop_pace: Annotated[int, Meta(ge=1, le=3600)] = 60
     """Seconds within which only machines keep answering each other."""
 
+    pause_bounces_per_thousand: Annotated[int, Meta(ge=0, le=1000)] = 100
+    """Of a thousand recipients, how many may bounce for good before an inbox is paused for sending."""
+
+    pause_complaints_per_thousand: Annotated[int, Meta(ge=0, le=1000)] = 5
+    """Of a thousand recipients, how many may complain before an inbox is paused for sending."""
+
+    pause_days: Annotated[int, Meta(ge=1, le=30)] = 7
+    """Days over which bounces and complaints are counted."""
+
+    pause_least_recipients: Annotated[int, Meta(ge=1, le=1_000_000)] = 100
+    """Recipients an inbox has written to in these days before their share says anything."""
+
     pods_per_organization: Limit = 0
     """Pods an organisation may have, its default pod included."""
 

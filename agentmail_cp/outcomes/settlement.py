@@ -23,9 +23,11 @@ from agentmail_cp import events, labels, lists, messages, recipients
 from agentmail_cp.db import Database, Tx, fetch_all, fetch_only
 from agentmail_cp.events import EventType, NewEvent
 from agentmail_cp.filing import Place
+from agentmail_cp.limits import Limits
 from agentmail_cp.lists import Origin
 from agentmail_cp.mailserver import DocumentId, Verdict
 from agentmail_cp.messages import Filed
+from agentmail_cp.outcomes import reputation
 from agentmail_cp.outcomes.states import (
     Bounce,
     News,
@@ -112,14 +114,18 @@ class _Suppression(msgspec.Struct, frozen=True, order=True):
     reason: str
 
 
-async def apply_due(db: Database) -> int:
-    """Tell on what is written down and due; returns how many reports were looked at."""
+async def apply_due(db: Database, defaults: Limits) -> int:
+    """Tell on what is written down and due; returns how many reports were looked at. Inboxes of which more
+    was bounced or complained about are judged afterwards: whoever deletes one locks it before its mail.
+    """
     async with db.transaction() as tx:
         due = await _take_due(tx)
         suppressed: set[_Suppression] = set()
         for _, of_inbox in groupby(sorted(due, key=_by_inbox), key=lambda each: each.inbox_id):
             suppressed |= await _apply_alone(tx, list(of_inbox))
         await _suppress(tx, suppressed)
+    for place in {each.place for each in due if each.outcome in {"failed", "complained"}}:
+        await reputation.judge(db, place, defaults)
     return len(due)
 
 

@@ -24,6 +24,7 @@ from agentmail_cp import recipients
 from agentmail_cp.db import Database, Tx, fetch_all
 from agentmail_cp.errors import Unavailable
 from agentmail_cp.filing import Place
+from agentmail_cp.limits import Limits
 from agentmail_cp.mailserver import (
     Complaint,
     Enqueued,
@@ -312,9 +313,10 @@ async def _complain_about(tx: Tx, place: Place, complaint: Complaint, message_id
 class Watching:
     """The loops that tell what became of mail. One per worker process."""
 
-    def __init__(self, db: Database, server: MailServer) -> None:
+    def __init__(self, db: Database, server: MailServer, defaults: Limits) -> None:
         self._db = db
         self._server = server
+        self._defaults = defaults
         self._rounds = Rounds()
         self._complaints_at = monotonic()
         self._standstill = Standstill(log, "outcome")
@@ -329,7 +331,7 @@ class Watching:
     async def _tell(self) -> float:
         """Tell what is due; how many seconds to wait for a report before the next is."""
         try:
-            while await apply_due(self._db):
+            while await apply_due(self._db, self._defaults):
                 pass
             return max(SHORTEST, await next_due(self._db, most=LOOK))
         except Unavailable:

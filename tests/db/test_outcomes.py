@@ -11,10 +11,11 @@ from uuid import UUID
 import pytest
 import pytest_asyncio
 
-from agentmail_cp import events, lists, messages, outcomes, recipients
+from agentmail_cp import events, limits, lists, messages, outcomes, recipients
 from agentmail_cp.access import Reach
 from agentmail_cp.db import Database, Tx
 from agentmail_cp.events import Event, EventType
+from agentmail_cp.limits import Limits
 from agentmail_cp.lists import NamedList
 from agentmail_cp.mailserver import (
     Complaint,
@@ -37,6 +38,7 @@ from agentmail_cp.sandbox import MailSandbox
 from tests.db.mailbox import a_mail, an_inbox, record
 from tests.fix_app import until
 
+UNLIMITED = Limits(**dict.fromkeys(limits.NAMES, 0))
 QUEUE_ID = 341724319889492480
 MESSAGE = "<m1@elsewhere.test>"
 ADA, BOB = "ada@elsewhere.test", "bob@far.test"
@@ -48,6 +50,7 @@ class Mailing:
     def __init__(self, db: Database, place: Place) -> None:
         self.db = db
         self.place = place
+        self.limits = UNLIMITED
         self.sender = f"{place.inbox_id.hex}@agents.test"
         self.whose = {"organization_id": place.organization_id, "inbox_id": place.inbox_id}
 
@@ -79,7 +82,7 @@ class Mailing:
 
     async def told(self) -> list[Event]:
         """The events about what became of mail, after everything due was told."""
-        while await outcomes.apply_due(self.db):
+        while await outcomes.apply_due(self.db, self.limits):
             pass
         async with self.db.reading() as tx:
             every = await events.list_of_inbox(tx, self.place.organization_id, self.place.inbox_id)
@@ -287,7 +290,7 @@ async def test_two_workers_tell_everything_once(mailing: Mailing) -> None:
     await mailing.send(*everybody)
     for each in everybody:
         await mailing.report(Outcome.DELIVERED, each)
-    await asyncio.gather(*(outcomes.apply_due(mailing.db) for _ in range(4)))
+    await asyncio.gather(*(outcomes.apply_due(mailing.db, mailing.limits) for _ in range(4)))
     told = await mailing.told()
     assert sorted(to for event in told for to in event.facts["recipients"]) == sorted(everybody)
     assert await mailing.waiting() == 0
@@ -580,7 +583,7 @@ async def test_the_loops_tell_at_once_ask_later_and_live_through_outages(
     await mailing.queue()
     await mailing.send(ADA, BOB)
     await mailing.hurry()
-    task = asyncio.create_task(outcomes.Watching(mailing.db, queue).run())
+    task = asyncio.create_task(outcomes.Watching(mailing.db, queue, mailing.limits).run())
     try:
         await mailing.report(Outcome.DELIVERED)
         await until(mailing.statuses, lambda seen: seen[ADA] == "delivered")

@@ -10,15 +10,17 @@ from collections.abc import Sequence
 import pytest
 import pytest_asyncio
 
-from agentmail_cp import events, lists, outcomes
+from agentmail_cp import events, limits, lists, outcomes
 from agentmail_cp.events import Event, EventType
 from agentmail_cp.inboxes import inbox_uuid
 from agentmail_cp.intake import reading
+from agentmail_cp.limits import Limits
 from agentmail_cp.mailserver import Enqueued, MailServerUnavailable, Report
 from agentmail_cp.sandbox import Faults
 from tests.failure.world import OUTSIDE, World
 from tests.fix_app import DOMAIN, Json
 
+UNLIMITED = Limits(**dict.fromkeys(limits.NAMES, 0))
 SEEDS = pytest.mark.parametrize("seed", range(3))
 GONE = "gone@elsewhere.test"
 TOLD = {
@@ -60,7 +62,7 @@ async def wire(world: World) -> Wire:
 
 async def tell(world: World) -> None:
     """What the worker does with what is due."""
-    while await outcomes.apply_due(world.db):
+    while await outcomes.apply_due(world.db, UNLIMITED):
         pass
 
 
@@ -115,7 +117,7 @@ async def test_a_worker_that_dies_while_telling_tells_nothing_twice(
 
     with monkeypatch.context() as patched:
         patched.setattr(events if step == "append" else lists, step, hang)
-        task = asyncio.create_task(outcomes.apply_due(world.db))
+        task = asyncio.create_task(outcomes.apply_due(world.db, UNLIMITED))
         await asyncio.wait_for(there.wait(), 5)
         task.cancel()
         await asyncio.gather(task, return_exceptions=True)
@@ -244,7 +246,7 @@ async def test_whatever_reports_do_each_outcome_is_told_once(
         wire.reports = chance.sample(kept, k=len(kept))
         for _ in range(chance.randrange(3)):
             await wire.hand_over(reports=chance.sample(kept, k=len(kept) // 2))
-            await asyncio.gather(*(outcomes.apply_due(world.db) for _ in range(2)))
+            await asyncio.gather(*(outcomes.apply_due(world.db, UNLIMITED) for _ in range(2)))
         if chance.random() < 0.5:
             await world.read()
     await wire.hand_over()

@@ -28,7 +28,8 @@ TABLES = {
     # The default pod is made with its organisation.
     "pod": {"access", "pods"},
     "api_key": {"access"},
-    "inbox": {"inboxes"},
+    # Whoever finds that too much bounces stops an inbox from sending.
+    "inbox": {"inboxes", "pauses"},
     # The row is made and removed with its inbox, moved on by intake, numbered by events and marked as
     # due by whoever changed labels.
     "inbox_sync": {"inboxes", "intake", "events", "messages"},
