@@ -2,7 +2,7 @@
 
 Owns the tables `domain` and `dkim_key`. A name is nobody's until an organisation shows its token in DNS;
 until then the mail server knows nothing of it. `domain` says which states a claim has, `claiming` who may add
-one and who proves it, `use` what inboxes may do on it.
+one and who proves it, `settlement` how the mail server is told, `use` what inboxes may do on it.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from agentmail_cp.domains.domain import (
     list_page,
     with_parents,
 )
+from agentmail_cp.domains.settlement import delete, settle, subdomain, tell
 from agentmail_cp.domains.use import MailDomain, broken, for_inboxes, hold, keeps_feedback
 
 __all__ = [
@@ -36,6 +37,7 @@ __all__ = [
     "check_name",
     "count",
     "create",
+    "delete",
     "for_inboxes",
     "get",
     "get_own",
@@ -43,6 +45,9 @@ __all__ = [
     "keeps_feedback",
     "list_page",
     "prove",
+    "settle",
+    "subdomain",
+    "tell",
     "update",
     "with_parents",
 ]

@@ -2,8 +2,8 @@
 
 Owns the writing of a claim's own fields. Adding a name captures nobody's mail: it is a row, a token and keys
 until DNS shows the token. Several organisations may claim one name and are told nothing of each other; the
-first to prove it has it (`prove`), and with sub-domains enabled all below it that nobody had before. To delete
-a claim, and to tell the mail server of it, is `settlement`.
+first to prove it has it (`prove`), and with sub-domains enabled all below it that nobody had before. Ending a
+claim, and telling the mail server of one, is `settlement`.
 """
 
 from __future__ import annotations
@@ -151,7 +151,7 @@ async def update(tx: Tx, reach: Reach, domain: str, patch: DomainPatch) -> Domai
         " catch_all_inbox_id = %(catch_all_inbox_id)s, updated_at = now(),"
         " verified_at = case when %(to_check)s then null else verified_at end,"
         " check_due_at = case when %(to_check)s then now() else check_due_at end,"
-        " unsettled_since = case when %(to_tell)s and installed_at is not null then now()"
+        " unsettled_since = case when %(to_tell)s and proved_at is not null then now()"
         " else unsettled_since end"
         " where domain_id = %(domain_id)s and organization_id = %(organization_id)s"
         f" returning {COLUMNS}",
@@ -180,8 +180,9 @@ def _on_the_server(domain: Domain) -> tuple[object, ...]:
 
 
 async def prove(tx: Tx, domain: Domain) -> bool:
-    """Take note that a claim's token was seen in DNS; False when the name is another organisation's, or the
-    mail server has not let go of an earlier claim yet. A claim that was proved stays so.
+    """Take note that a claim's token was seen in DNS, and that the mail server is to be told (`tell`); False
+    when the name is another organisation's, or the mail server has not let go of an earlier claim yet. A
+    claim that was proved stays so.
     """
     try:
         async with tx.transaction():
@@ -199,7 +200,8 @@ async def prove(tx: Tx, domain: Domain) -> bool:
 
 
 _PROVE: LiteralString = """
-update domain set proved_at = coalesce(proved_at, now()), updated_at = now()
+update domain set proved_at = coalesce(proved_at, now()), updated_at = now(),
+    unsettled_since = case when installed_at is null then now() else unsettled_since end
 where organization_id = %(organization_id)s and domain_id = %(domain_id)s and deleted_at is null
     and (proved_at is not null or not exists (select from domain as above
         where above.organization_id <> %(organization_id)s and above.name = any(%(parents)s)
