@@ -75,7 +75,8 @@ class LocalStalwart:
     """A server process and its folder; `async with` starts and stops it.
 
     After `start`: `url` and `key` for the adapter, `ports` for mail clients. Certificates are
-    self-signed. `doorbell` is where it rings and `hook` where it asks, None for nowhere.
+    self-signed. `doorbell` is where it rings and `hook` where it asks, None for nowhere. `dns` is the
+    address and UDP port of a DNS server: with one it checks SPF, DKIM, DMARC and ARC of mail from outside.
     """
 
     def __init__(
@@ -85,11 +86,13 @@ class LocalStalwart:
         domain: str,
         doorbell: Doorbell | None = None,
         hook: Hook | None = None,
+        dns: tuple[str, int] | None = None,
     ) -> None:
         self._folder = folder.absolute()
         self._domain = domain
         self._doorbell = doorbell
         self._hook = hook
+        self._dns = dns
         # Hexadecimal: Stalwart takes a password that begins with "_" for a hash (BSDi crypt).
         self._password = secrets.token_hex(32)
         self._process: subprocess.Popen[bytes] | None = None
@@ -116,6 +119,18 @@ class LocalStalwart:
     def admin(self) -> str:
         """`user:password` of an administrator, as the setting `stalwart_admin` wants it."""
         return f"{ADMIN}:{self._password}"
+
+    @property
+    def wanted(self) -> setup.Wanted:
+        """The state it is brought to."""
+        return setup.Wanted(
+            domain=self._domain,
+            doorbell=self._doorbell,
+            hook=self._hook,
+            own=self._own_server(),
+            dev=True,
+            dns=self._dns,
+        )
 
     @property
     def pid(self) -> int:
@@ -252,16 +267,9 @@ class LocalStalwart:
                 await client.close()
 
     async def _apply(self) -> setup.Report:
-        wanted = setup.Wanted(
-            domain=self._domain,
-            doorbell=self._doorbell,
-            hook=self._hook,
-            own=self._own_server(),
-            dev=True,
-        )
         client = self._client(basic(ADMIN, self._password))
         try:
-            return await setup.apply(client, wanted, check=False)
+            return await setup.apply(client, self.wanted, check=False)
         finally:
             await client.close()
 

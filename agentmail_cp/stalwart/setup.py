@@ -16,7 +16,7 @@ import msgspec
 
 from agentmail_cp.mailserver import MailServerError, ServerStatus
 from agentmail_cp.sizes import mail_limit
-from agentmail_cp.stalwart import mtahook
+from agentmail_cp.stalwart import certificates, mtahook
 from agentmail_cp.stalwart.hooks import DOORBELL_PATH
 from agentmail_cp.stalwart.jmap import (
     Call,
@@ -54,6 +54,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from agentmail_cp.settings import Settings
+    from agentmail_cp.stalwart.certificates import TlsCertificate
 
 __all__ = [
     "MAILBOX_ROLE",
@@ -88,8 +89,14 @@ MANY: Final = frozenset({"Account", "Domain"})
 FEWEST_CALLS: Final = 16
 """Calls every Stalwart takes in one request."""
 
-RELOADED_AT_ONCE: Final = frozenset({"Account", "Domain", "Role", "NetworkListener"})
-"""Types that `ReloadSettings` does nothing for: Stalwart sees them at once or at its next start."""
+RELOADED_BY: Final[dict[str, tuple[str, ...]]] = {
+    **dict.fromkeys(("Account", "Domain", "Role", "NetworkListener"), ()),
+    "Certificate": ("ReloadTlsCertificates",),
+    "SystemSettings": ("ReloadSettings", "ReloadTlsCertificates"),
+}
+"""Actions that make Stalwart take notice of a changed type, where that is not `ReloadSettings` alone. With
+none, it sees the change at once or at its next start.
+"""
 
 NEEDED: Final = (
     *("authenticate", "impersonate", "unlimitedRequests", "unlimitedUploads", "fetchAnyBlob"),
@@ -97,6 +104,7 @@ NEEDED: Final = (
     *(f"sysAccount{verb}" for verb in ("Get", "Create", "Update", "Destroy", "Query")),
     *(f"sysDomain{verb}" for verb in ("Get", "Create", "Update", "Query")),
     *(f"sysRole{verb}" for verb in ("Get", "Query")),
+    *(f"sysAppPassword{verb}" for verb in ("Get", "Create", "Destroy")),
     *(f"jmapMailbox{verb}" for verb in ("Get", "Changes", "Query", "Create", "Update")),
     *(f"jmapEmail{verb}" for verb in ("Get", "Changes", "Query", "Create", "Update", "Destroy")),
     *("jmapEmailImport", "jmapBlobGet", "jmapBlobUpload"),
@@ -168,13 +176,17 @@ class _Self(msgspec.Struct):
 
 
 def wanted_state(settings: Settings, *, own: OwnServer | None = None, dev: bool = False) -> Wanted:
-    """The variables as the settings have them. Raises SetupError for a webhook without a secret."""
+    """The variables as the settings have them. Raises SetupError for a webhook without a secret, and for a
+    certificate that would not do.
+    """
     return Wanted(
         domain=settings.domain,
         message_size=message_size(settings),
+        imap_connections=settings.imap_connections_per_inbox,
         doorbell=_doorbell(settings),
         hook=_hook(settings),
         own=own,
+        certificate=_certificate(settings),
         dev=dev,
     )
 
@@ -287,7 +299,7 @@ class _Server:
         self._client = client
         self._check = check
         self._objects: dict[str, list[Object]] = {}
-        self._reload = False
+        self._reloads: dict[str, None] = {}
         self.changes: list[Change] = []
 
     async def read(self, wished: Iterable[tuple[Entry, ...]]) -> None:
@@ -312,30 +324,37 @@ class _Server:
 
     async def reload(self) -> None:
         """Make Stalwart read its settings again, if any changed."""
-        if not self._reload:
-            return
-        call = Call("x:Action/set", {"create": {"reload": {"@type": "ReloadSettings"}}}, "0")
-        done = (await self._client.call(call))["0"].into(_Done)
-        if done.refused is not None:
-            raise SetupError(
-                "The settings are stored, but Stalwart refuses to use them before its next start: "
-                f"{done.refused.sentence}"
-            )
+        for action in sorted(self._reloads):
+            call = Call("x:Action/set", {"create": {"reload": {"@type": action}}}, "0")
+            done = (await self._client.call(call))["0"].into(_Done)
+            if done.refused is not None:
+                raise SetupError(
+                    "The settings are stored, but Stalwart refuses to use them before its next "
+                    f"start: {done.refused.sentence}"
+                )
 
     async def _find(self, head: Entry) -> Object | None:
         if head.type in MANY:
             return await _find_one(self._client, head.type, head.match)
         objects = self._objects[head.type]
-        return next((found for found in objects if matches(found, head.match)), None)
+        return next((found for found in objects if matches(found, head.marks)), None)
 
     async def _ids(self, entry: Entry) -> dict[str, Any]:
         """Values of `${id:Type:name}`: the id of an object made earlier in the list."""
         ids: dict[str, Any] = {}
         for place in id_places(entry):
             _, kind, name = place.split(":")
-            found = await _find_one(self._client, kind, {"name": name})
+            found = await self._named(kind, name)
             ids[place] = found["id"] if found else None
         return ids
+
+    async def _named(self, kind: str, name: str) -> Object | None:
+        """An object by its name; a certificate has none but itself."""
+        if kind != "Certificate":
+            return await _find_one(self._client, kind, {"name": name})
+        call = Call("x:Certificate/get", {"ids": None}, "0")
+        found = (await self._client.call(call, repeat=True))["0"].into(_Got).found
+        return next((one for one in found if matches(one, {"certificate/value": name})), None)
 
     async def _create(self, group: tuple[Entry, ...]) -> None:
         head = group[0]
@@ -369,7 +388,7 @@ class _Server:
         done = (await self._client.call(call))["0"].into(_Done)
         if done.refused is not None:
             raise SetupError(f"Stalwart refuses {head.title}: {done.refused.sentence}")
-        self._reload = self._reload or head.type not in RELOADED_AT_ONCE
+        self._reloads |= dict.fromkeys(RELOADED_BY.get(head.type, ("ReloadSettings",)))
 
 
 async def _introduce(client: JmapClient) -> _Self:
@@ -398,7 +417,7 @@ def _demand(mine: _Self, wanted: Wanted, *, check: bool) -> None:
         permission
         for kind, head in kinds.items()
         for verb in (*verbs, *(("Query",) if kind in MANY else ()))
-        if (head.match or verb != "Create")
+        if (head.marks or verb != "Create")
         and (permission := f"sys{kind}{verb}") not in mine.permissions
     ]
     if missing:
@@ -519,10 +538,27 @@ def _hook(settings: Settings) -> Hook | None:
     return mtahook.hook_at(settings.stalwart_webhook_url, settings.stalwart_webhook_secret)
 
 
+def _certificate(settings: Settings) -> TlsCertificate | None:
+    chain, key = settings.stalwart_certificate, settings.stalwart_certificate_key
+    if chain is None and key is None:
+        return None
+    if chain is None or key is None:
+        raise SetupError(
+            "AGENTMAIL_CP_STALWART_CERTIFICATE and AGENTMAIL_CP_STALWART_CERTIFICATE_KEY go together; "
+            "set both, or none."
+        )
+    try:
+        return certificates.read(chain, key)
+    except certificates.BadCertificate as error:
+        raise SetupError(
+            f"AGENTMAIL_CP_STALWART_CERTIFICATE will not do: {error}. Give the files of a renewed one."
+        ) from None
+
+
 def _within(pointer: str, places: Iterable[str]) -> bool:
     return any(pointer.startswith(f"{place}/") for place in places)
 
 
 def _get(head: Entry) -> Call:
-    ids = None if head.match else ["singleton"]
+    ids = None if head.marks else ["singleton"]
     return Call(f"x:{head.type}/get", {"ids": ids}, head.type)

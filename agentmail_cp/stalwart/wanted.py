@@ -17,11 +17,14 @@ from typing import TYPE_CHECKING, Any, Final, TypeGuard
 
 import msgspec
 
-from agentmail_cp.settings import DEFAULT_MESSAGE_SIZE
+from agentmail_cp.mailserver import MOST_APP_PASSWORDS
+from agentmail_cp.settings import DEFAULT_IMAP_CONNECTIONS, DEFAULT_MESSAGE_SIZE
 from agentmail_cp.sizes import mail_limit
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
+
+    from agentmail_cp.stalwart.certificates import TlsCertificate
 
 OWN_DOMAIN: Final = "control-plane.internal"
 SERVICE_ACCOUNT: Final = "agentmail-cp"
@@ -33,14 +36,17 @@ RETIRED_PREFIX: Final = "retired~"
 DEFAULT_MAIL_SIZE: Final = mail_limit(DEFAULT_MESSAGE_SIZE)
 """Bytes of the largest mail, headers and encoding included."""
 
-FILES: Final = ("access", "server", "smtp", "mailbox", "jmap", "webhook", "hook", "dev")
-"""In the order in which objects are made: later ones refer to the domains of the first."""
+FILES: Final = (
+    *("certificate", "access", "server", "smtp", "mailbox", "jmap", "webhook", "hook", "dev"),
+)
+"""In the order in which objects are made: later ones refer to domains and the certificate of the first."""
 
 ANY: Final = "*"
 """In `match`: the property is there, whatever its value."""
 
 PLACEHOLDER: Final = re.compile(r"\$\{([a-z_]+|id:[A-Za-z]+:[^}]+)\}")
 LONGEST_SHOWN: Final = 300
+PEM: Final = "-----BEGIN CERTIFICATE"
 
 Object = dict[str, Any]
 """An object of Stalwart as JMAP shows it."""
@@ -90,15 +96,20 @@ def standard_server(hostname: str) -> OwnServer:
 class Wanted(msgspec.Struct, frozen=True):
     """The variables of the wanted state. `message_size` in bytes.
 
-    `own` None leaves the server's name and listeners alone. `dev` is for loopback without internet.
+    `own` None leaves the server's name and listeners alone, `certificate` None its certificates. `dev` is
+    for loopback without internet; `dns` is then an address and a UDP port to ask instead of the system's
+    resolver, and mail from outside is checked with what it answers.
     """
 
     domain: str
     message_size: int = DEFAULT_MAIL_SIZE
+    imap_connections: int = DEFAULT_IMAP_CONNECTIONS
     doorbell: Doorbell | None = None
     hook: Hook | None = None
     own: OwnServer | None = None
+    certificate: TlsCertificate | None = None
     dev: bool = False
+    dns: tuple[str, int] | None = None
 
 
 class Entry(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -110,16 +121,22 @@ class Entry(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     create: dict[str, Any] = {}
     secret: dict[str, Any] = {}
     match: dict[str, Any] = {}
+    derived: dict[str, Any] = {}
     when: str | None = None
     stage: str | None = None
     optional: bool = False
     absent: bool = False
 
     @property
+    def marks(self) -> dict[str, Any]:
+        """By what the object is found among others of its type; empty for a singleton."""
+        return {**self.match, **self.derived}
+
+    @property
     def title(self) -> str:
         """The object's type and what tells it from others of the type."""
-        marks = (value for value in self.match.values() if value != ANY)
-        return " ".join([self.type, *(str(mark) for mark in marks)])
+        marks = (value for value in self.marks.values() if value != ANY)
+        return " ".join([self.type, *(_mark(mark) for mark in marks)])
 
 
 class Change(msgspec.Struct, frozen=True):
@@ -149,7 +166,7 @@ def groups(wanted: Wanted) -> list[tuple[Entry, ...]]:
     for entry in _read_files():
         if _holds(entry.when, wanted):
             ready = filled(entry, values)
-            by_object.setdefault((ready.type, repr(ready.match)), []).append(ready)
+            by_object.setdefault((ready.type, repr(ready.marks)), []).append(ready)
     return [tuple(entries) for entries in by_object.values()]
 
 
@@ -239,6 +256,8 @@ def _values(wanted: Wanted) -> dict[str, Any]:
         "service_account": SERVICE_ACCOUNT,
         "mailbox_role": MAILBOX_ROLE,
         "retired_prefix": RETIRED_PREFIX,
+        "imap_connections": wanted.imap_connections,
+        "app_passwords": MOST_APP_PASSWORDS,
         "message_size": wanted.message_size,
         "message_size_text": str(wanted.message_size),
         "request_size": wanted.message_size * 2,
@@ -253,6 +272,12 @@ def _values(wanted: Wanted) -> dict[str, Any]:
         values["queued_url"] = wanted.hook.queued_url
         values["hook_token"] = wanted.hook.token
         values["hook_token_digest"] = digest(wanted.hook.token)
+    if wanted.certificate is not None:
+        values["certificate"] = wanted.certificate.chain
+        values["certificate_key"] = wanted.certificate.key
+        values["certificate_names"] = dict.fromkeys(wanted.certificate.names, True)
+    if wanted.dns is not None:
+        values["dns_address"], values["dns_port"] = wanted.dns
     if wanted.own is not None:
         listeners = msgspec.structs.asdict(wanted.own)
         values["hostname"] = listeners.pop("hostname")
@@ -268,8 +293,11 @@ def _holds(when: str | None, wanted: Wanted) -> bool:
         "own": wanted.own is not None,
         "webhook": wanted.doorbell is not None,
         "hook": wanted.hook is not None,
+        "certificate": wanted.certificate is not None,
+        "dns": wanted.dns is not None,
+        "checks": not wanted.dev or wanted.dns is not None,
     }
-    return facts[when.removeprefix("!")] != when.startswith("!")
+    return all(facts[each.removeprefix("!")] != each.startswith("!") for each in when.split())
 
 
 def _fill(value: Any, values: Mapping[str, Any]) -> Any:
@@ -334,10 +362,16 @@ def _difference(is_: Any, should: Any) -> str:
     return "; ".join([f"lacks {lacks}"] * bool(lacks) + [f"also has {extra}"] * bool(extra))
 
 
+def _mark(value: Any) -> str:
+    return ", ".join(sorted(value)) if _is_set(value) else str(value)
+
+
 def _shown(value: Any) -> str:
     if value is None:
         return "nothing"
     text = value if isinstance(value, str) else msgspec.json.encode(value).decode()
+    if PEM in text:
+        return f"certificate {hashlib.sha256(text.encode()).hexdigest()[:16]}"
     return text if len(text) <= LONGEST_SHOWN else f"{text[:LONGEST_SHOWN]}…"
 
 
