@@ -24,6 +24,9 @@ Network = IPv4Network | IPv6Network
 DEFAULT_MESSAGE_SIZE = 26_214_400
 """Bytes: 25 MiB, what the large mail providers take."""
 
+DEFAULT_IMAP_CONNECTIONS = 64
+"""Connections."""
+
 Port = Annotated[int, Meta(ge=1, le=65535)]
 Seconds = Annotated[float, Meta(gt=0, le=86_400)]
 Count = Annotated[int, Meta(ge=1)]
@@ -130,6 +133,9 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
 
     smtp_port: Port = 587
     smtp_tls: Tls = "starttls"
+
+    imap_connections_per_inbox: Annotated[int, Meta(ge=1, le=10_000)] = DEFAULT_IMAP_CONNECTIONS
+    """IMAP connections to one inbox at a time, for each Stalwart node; the next login is refused."""
 
     smtps_port: Port = 465
     """Port at `smtp_host` on which mail clients submit with TLS from the first byte (RFC 8314)."""

@@ -147,6 +147,7 @@ def _own(server: LocalStalwart, settings: Settings) -> Mail:
             smtp_port=submission.port,
             smtp_tls=submission.tls,
             imap_host=HOST,
+            smtps_port=ports.submissions,
             imap_port=imap.port,
             imap_tls=imap.tls,
         ),

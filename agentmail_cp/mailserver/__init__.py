@@ -22,6 +22,13 @@ from agentmail_cp.mailserver.errors import (
     MailServerUnavailable,
     Refusal,
 )
+from agentmail_cp.mailserver.logins import (
+    LONGEST_NAME,
+    MOST_APP_PASSWORDS,
+    Access,
+    AppPassword,
+    NewAppPassword,
+)
 from agentmail_cp.mailserver.mail import (
     Address,
     Attachment,
@@ -55,9 +62,13 @@ from agentmail_cp.mailserver.queue import (
 )
 
 __all__ = [
+    "LONGEST_NAME",
+    "MOST_APP_PASSWORDS",
+    "Access",
     "Account",
     "AccountId",
     "Address",
+    "AppPassword",
     "Attachment",
     "BlobId",
     "Changes",
@@ -81,6 +92,7 @@ __all__ = [
     "MailServerUnavailable",
     "MailState",
     "NewAccount",
+    "NewAppPassword",
     "NoRoom",
     "Outcome",
     "OutgoingAttachment",

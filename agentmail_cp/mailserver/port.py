@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Collection, Mapping, Sequence
 from datetime import datetime
 from typing import Protocol
+from uuid import UUID
 
 from agentmail_cp.mailserver.accounts import Account, AccountId, MailState, NewAccount, ServerStatus
 from agentmail_cp.mailserver.domains import DkimKey, InstalledDomain, MailDomainSetup
 from agentmail_cp.mailserver.errors import MailServerError
+from agentmail_cp.mailserver.logins import AppPassword, NewAppPassword
 from agentmail_cp.mailserver.mail import (
     Attachment,
     BlobId,
@@ -106,6 +108,33 @@ class MailServer(Protocol):
 
     async def set_password(self, account_id: AccountId, password_hash: str | None) -> None:
         """Replace the account's own password by a hash; None takes it away. Rejected: NO_ACCOUNT."""
+        ...
+
+    async def set_passwords(
+        self, passwords: Mapping[AccountId, str | None]
+    ) -> frozenset[AccountId]:
+        """As `set_password`, for many accounts in few round trips. Returns the accounts that are gone."""
+        ...
+
+    async def create_app_password(self, account_id: AccountId, new: NewAppPassword) -> str:
+        """Make one more password for an account, and tell it, this once. Not repeated inside.
+
+        Rejected: NO_ACCOUNT; OVER_QUOTA for an account that has as many as it may have.
+        """
+        ...
+
+    async def app_passwords(self, account_id: AccountId) -> tuple[AppPassword, ...]:
+        """The app passwords of an account that `create_app_password` made, the oldest first. An id is
+        there twice when one was made twice. Rejected: NO_ACCOUNT.
+        """
+        ...
+
+    async def destroy_app_passwords(
+        self, account_id: AccountId, app_password_ids: Collection[UUID]
+    ) -> None:
+        """Let app passwords of an account open nothing any more; those already gone are no error, nor is
+        an account that is gone.
+        """
         ...
 
     async def retire_account(self, account_id: AccountId) -> None:

@@ -44,14 +44,11 @@ class Accounts(Core):
         return None if mailbox is None or mailbox.retired else _account(mailbox)
 
     @answered
-    async def set_password(self, account_id: AccountId, password_hash: str | None) -> None:
-        self.mailbox(account_id).password_hash = password_hash
-
-    @answered
     async def retire_account(self, account_id: AccountId) -> None:
         mailbox = self.mailbox(account_id)
         mailbox.retired = True
         mailbox.password_hash = None
+        mailbox.app_passwords.clear()
 
     @answered
     async def pause_receiving(self, account_id: AccountId, paused: bool) -> None:  # noqa: FBT001

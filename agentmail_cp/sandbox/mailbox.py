@@ -16,6 +16,7 @@ import msgspec
 from agentmail_cp.excerpts import excerpt, holds, html_words, words
 from agentmail_cp.mailserver import (
     AccountId,
+    AppPassword,
     Attachment,
     BlobId,
     Changes,
@@ -108,6 +109,7 @@ class Mailbox:
         self.address = address
         self.display_name: str | None = None
         self.password_hash: str | None = None
+        self.app_passwords: list[AppPassword] = []
         self.ours = True
         self.retired = False
         self.paused = False

@@ -47,6 +47,7 @@ from agentmail_cp.sandbox import mime, reports
 from agentmail_cp.sandbox.accounts import Accounts
 from agentmail_cp.sandbox.core import NO_MAILBOX, answered
 from agentmail_cp.sandbox.domains import Domains, Hosted
+from agentmail_cp.sandbox.logins import Logins
 from agentmail_cp.sandbox.mailbox import Mailbox, StoredMail, lower
 from agentmail_cp.sandbox.queue import FIRST_ID, Listener, Outgoing, Teller
 from agentmail_cp.sandbox.smtp import Door
@@ -85,7 +86,7 @@ class OutboxMail(msgspec.Struct, frozen=True):
     raw: bytes
 
 
-class MailSandbox(Domains, Accounts):
+class MailSandbox(Domains, Accounts, Logins):
     """A mail server in memory.
 
     `faults` may be replaced at any time. `before` and `after` hold, by method name of the port,

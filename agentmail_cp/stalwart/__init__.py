@@ -12,6 +12,7 @@ from agentmail_cp.stalwart.blobs import Blobs
 from agentmail_cp.stalwart.drafts import Drafts
 from agentmail_cp.stalwart.finding import Finding
 from agentmail_cp.stalwart.folders import Folders
+from agentmail_cp.stalwart.logins import Logins
 from agentmail_cp.stalwart.mail import Mailboxes
 from agentmail_cp.stalwart.queue import Queue
 from agentmail_cp.stalwart.relabel import Relabelling
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
 
 
 class StalwartMailServer(
-    Accounts, Mailboxes, Submissions, Drafts, Finding, Blobs, Searches, Relabelling, Queue
+    Accounts, Logins, Mailboxes, Submissions, Drafts, Finding, Blobs, Searches, Relabelling, Queue
 ):
     """A Stalwart server under one service account's key. Safe to share between tasks."""
 

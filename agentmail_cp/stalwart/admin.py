@@ -1,6 +1,6 @@
 """Domains and accounts on the server: Stalwart's management objects behind the port's words.
 
-Owns the life of an account there: made → (password changed) → retired → destroyed. A retired account
+Owns the life of an account there: made → retired → destroyed; `logins.py` has its passwords. A retired account
 has the name `retired~<old name>` and keeps its old address as a disabled alias, so that nobody can get
 it; the server's RCPT rewrite (stalwart-config/smtp.toml) answers 550 for an address with such a twin.
 It never decides who may have an address, and never sees a password, only hashes.
@@ -52,7 +52,6 @@ class _StoredAccount(msgspec.Struct, rename="camel"):
     name: str = ""
     domain_id: str = ""
     email_address: str = ""
-    credentials: dict[str, dict[str, Any]] = {}
 
 
 class _Links(NamedTuple):
@@ -166,22 +165,6 @@ class Accounts:
                 return Account(AccountId(account.id), account.email_address, state, ours)
         return None
 
-    async def set_password(self, account_id: AccountId, password_hash: str | None) -> None:
-        account = await self._stored(account_id, "credentials")
-        key = _password_key(account.credentials)
-        if key is not None:
-            patch = (
-                {f"credentials/{key}": None}
-                if password_hash is None
-                else {f"credentials/{key}/secret": password_hash}
-            )
-        elif password_hash is not None:
-            key = _free_key(account.credentials)
-            patch = {f"credentials/{key}": _password(password_hash)}
-        else:
-            return
-        await self._update("x:Account", account_id, patch)
-
     async def retire_account(self, account_id: AccountId) -> None:
         account = await self._stored(account_id, "name", "domainId")
         if account.name.startswith(setup.RETIRED_PREFIX):
@@ -281,14 +264,6 @@ def _split(address: str) -> tuple[str, str]:
 
 def _password(password_hash: str) -> dict[str, str]:
     return {"@type": "Password", "secret": password_hash}
-
-
-def _password_key(credentials: dict[str, dict[str, Any]]) -> str | None:
-    return next((k for k, c in credentials.items() if c.get("@type") == "Password"), None)
-
-
-def _free_key(credentials: dict[str, dict[str, Any]]) -> str:
-    return str(max((int(key) for key in credentials), default=-1) + 1)
 
 
 def _is_stale(answer: Answer) -> bool:
