@@ -21,9 +21,6 @@ Result = Literal["pass", "fail", "softfail", "neutral", "none", "temperror", "pe
 
 DmarcPolicy = Literal["none", "quarantine", "reject"]
 
-Unauthenticated = Literal["none", "label", "drop"]
-"""What becomes of a mail that is an explicit FAIL: nothing, it is labelled and hidden, or it is erased."""
-
 MOST_DOMAINS: Final = 10
 LONGEST_DOMAIN: Final = 253
 """Characters of a domain name (RFC 1035 section 2.3.4)."""

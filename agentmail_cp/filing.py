@@ -13,7 +13,8 @@ from uuid import UUID
 
 import msgspec
 
-from agentmail_cp import addresses, labels
+from agentmail_cp import addresses, authentication, labels
+from agentmail_cp.authentication import Authentication
 from agentmail_cp.mailserver import Address, DocumentId, Folder, Mail
 from agentmail_cp.threads import Links
 
@@ -44,12 +45,14 @@ class Place(msgspec.Struct, frozen=True):
 
 class Arrival(msgspec.Struct, frozen=True):
     """A mail that was received just now. `sender` is the address in From, the first of several, None when
-    there is none; `answers` says whether it answers a mail of the inbox itself (In-Reply-To).
+    there is none; `answers` says whether it answers a mail of the inbox itself (In-Reply-To);
+    `authentication` is what the mail server found out about its sender, None when nobody checked.
     """
 
     document_id: DocumentId
     sender: str | None
     answers: bool
+    authentication: Authentication | None = None
 
 
 def arrivals(fresh: Iterable[Mail], sent: Collection[str]) -> list[Arrival]:
@@ -61,6 +64,7 @@ def arrivals(fresh: Iterable[Mail], sent: Collection[str]) -> list[Arrival]:
             mail.document_id,
             mail.sender.email if mail.sender else None,
             not own.isdisjoint(parents(mail)),
+            authentication.read(mail.authentication_results),
         )
         for mail in fresh
         if _direction(mail) == "received"
@@ -152,6 +156,8 @@ def row(
         "mask": mask_of(shown),
         "timestamp": mail.received_at,
         "sender": _shown(mail.sender) if mail.sender else "",
+        "authentication": _checked(mail) if direction == "received" else None,
+        "original_recipient": _recipient(mail) if direction == "received" else None,
         # The sender's secret: some servers forget to take it away.
         "bcc": _all_shown(mail.bcc) if direction == "sent" else [],
         "in_reply_to": f"<{in_reply_to}>" if in_reply_to else None,
@@ -176,6 +182,16 @@ def contents(mail: Mail) -> dict[str, Any]:
 def _direction(mail: Mail) -> Direction:
     own = Folder.SENT in mail.folders or labels.SENT_KEYWORD in mail.keywords
     return "sent" if own else "received"
+
+
+def _checked(mail: Mail) -> str | None:
+    """As JSON, what the mail server found out about who sent it."""
+    found = authentication.read(mail.authentication_results)
+    return msgspec.json.encode(found).decode() if found else None
+
+
+def _recipient(mail: Mail) -> str | None:
+    return _one_line(mail.original_recipient)[:LONGEST_ID] if mail.original_recipient else None
 
 
 def _shown(address: Address) -> str:

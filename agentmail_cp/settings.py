@@ -33,9 +33,12 @@ Count = Annotated[int, Meta(ge=1)]
 Limit = Annotated[int, Meta(ge=0, le=1_000_000_000)]
 """0 is no limit."""
 Tls = Literal["implicit", "starttls", "none"]
+Unauthenticated = Literal["none", "label", "drop"]
 
 DNS_PORT = 53
-_HOSTS = r"^[A-Za-z0-9][A-Za-z0-9.-]*\.[A-Za-z0-9-]+(\s*,\s*[A-Za-z0-9][A-Za-z0-9.-]*\.[A-Za-z0-9-]+)*$"
+_HOSTS = (
+    r"^[A-Za-z0-9][A-Za-z0-9.-]*\.[A-Za-z0-9-]+(\s*,\s*[A-Za-z0-9][A-Za-z0-9.-]*\.[A-Za-z0-9-]+)*$"
+)
 
 
 class SettingsError(Exception):
@@ -161,6 +164,10 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     feedback_enabled: bool = False
     """Whether bounce and complaint mails about sent mail are messages as well as outcomes."""
 
+    unauthenticated: Unauthenticated = "label"
+    """What becomes of mail that is an explicit FAIL of SPF and DKIM, or DMARC: nothing, it is labelled and
+    hidden, or it is erased. For one organisation: `agentmail-cp org unauthenticated set`."""
+
     deleted_inbox_retention_days: Annotated[int, Meta(ge=1)] | None = None
     """Days after which a deleted inbox's mail is erased; None keeps it until it is erased by hand."""
 
@@ -250,7 +257,9 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     def name_servers(self) -> tuple[tuple[str, int], ...]:
         """`dns_servers` as addresses and ports, none for those of the system; raises `SettingsError`."""
         try:
-            return tuple(_name_server(each) for each in re.split(r"[\s,]+", self.dns_servers) if each)
+            return tuple(
+                _name_server(each) for each in re.split(r"[\s,]+", self.dns_servers) if each
+            )
         except ValueError as error:
             raise SettingsError(
                 f"{PREFIX}DNS_SERVERS does not fit: {error}; use addresses like 10.0.0.2 or [::1]:5353."

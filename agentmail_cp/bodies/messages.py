@@ -10,6 +10,7 @@ from uuid import UUID
 import msgspec
 
 from agentmail_cp import codes, extract, links, messages, recipients
+from agentmail_cp.authentication import Authentication
 from agentmail_cp.bodies.attachments import AttachmentItem, attachment_items
 from agentmail_cp.bodies.sends import Texts
 from agentmail_cp.mailserver import Attachment, MailContent
@@ -17,7 +18,10 @@ from agentmail_cp.markup import Markup, read
 
 
 class MessageItem(msgspec.Struct, omit_defaults=True, kw_only=True):
-    """A message in a list: everything but its bodies."""
+    """A message in a list: everything but its bodies. Beyond the contract: `authentication` is there for
+    mail that was checked when it came in from outside, `original_recipient` for mail that only came here by
+    the domain's catch-all.
+    """
 
     inbox_id: str
     thread_id: UUID
@@ -36,6 +40,8 @@ class MessageItem(msgspec.Struct, omit_defaults=True, kw_only=True):
     attachments: list[AttachmentItem] | None = None
     in_reply_to: str | None = None
     references: list[str] | None = None
+    authentication: Authentication | None = None
+    original_recipient: str | None = None
 
 
 class ExtractedCode(msgspec.Struct, kw_only=True):
@@ -167,6 +173,8 @@ def message_fields(
         "attachments": attachment_items(row.inbox_id, row.document_id, attached),
         "in_reply_to": row.in_reply_to,
         "references": row.references or None,
+        "authentication": row.authentication,
+        "original_recipient": row.original_recipient,
     }
 
 

@@ -202,11 +202,11 @@ async def _add(
 _INSERT = """
 insert into message (inbox_id, document_id, organization_id, pod_id, thread_id, message_id, direction,
     labels, mask, "timestamp", subject, sender, "to", cc, bcc, reply_to, in_reply_to, "references",
-    preview, size, has_attachment, kept_labels, created_at, updated_at)
+    preview, size, has_attachment, kept_labels, authentication, original_recipient, created_at, updated_at)
 values (%(inbox_id)s, %(document_id)s, %(organization_id)s, %(pod_id)s, %(thread_id)s, %(message_id)s,
     %(direction)s, %(labels)s, %(mask)s, %(timestamp)s, %(subject)s, %(sender)s, %(to)s, %(cc)s,
     %(bcc)s, %(reply_to)s, %(in_reply_to)s, %(references)s, %(preview)s, %(size)s, %(has_attachment)s,
-    %(kept_labels)s, clock_timestamp(), clock_timestamp())
+    %(kept_labels)s, %(authentication)s::jsonb, %(original_recipient)s, clock_timestamp(), clock_timestamp())
 """
 """Of messages recorded together each has a moment of its own, for whoever asks what came after it."""
 

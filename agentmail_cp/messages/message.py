@@ -7,12 +7,17 @@ from uuid import UUID
 
 import msgspec
 
+from agentmail_cp.authentication import Authentication
 from agentmail_cp.filing import Direction
 from agentmail_cp.mailserver import DocumentId
 
 
 class Message(msgspec.Struct, frozen=True, kw_only=True):
-    """One message as lists show it. Addresses are in display form, ids in brackets."""
+    """One message as lists show it. Addresses are in display form, ids in brackets.
+
+    `authentication` is None for mail nobody checked; `original_recipient` is the address of mail that only
+    came here by a domain's catch-all, None where that is unknown.
+    """
 
     inbox_id: UUID
     document_id: DocumentId
@@ -34,6 +39,8 @@ class Message(msgspec.Struct, frozen=True, kw_only=True):
     preview: str
     size: int
     has_attachment: bool
+    authentication: Authentication | None
+    original_recipient: str | None
     created_at: datetime
     updated_at: datetime
 
@@ -56,5 +63,5 @@ class Filed(msgspec.Struct, frozen=True):
 COLUMNS = (
     "inbox_id, document_id, organization_id, pod_id, thread_id, message_id, direction, labels,"
     ' "timestamp", subject, sender, "to", cc, bcc, reply_to, in_reply_to, "references", preview,'
-    " size, has_attachment, created_at, updated_at"
+    " size, has_attachment, authentication, original_recipient, created_at, updated_at"
 )

@@ -40,6 +40,7 @@ WRONG = {
     "submission_copy_delay": "-1",
     "large_requests": "0",
     "feedback_enabled": "perhaps",
+    "unauthenticated": "erase",
     "sends_per_day": "-1",
     "inbox_sends_per_day": "-1",
     "inbox_new_recipients_per_day": "-1",
