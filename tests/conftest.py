@@ -12,6 +12,7 @@ for name in [each for each in os.environ if each.startswith("AGENTMAIL_")]:
 # In the order of their imports: pytest rewrites the assertions of those it loads itself only.
 pytest_plugins = [
     "tests.fix_collector",
+    "tests.fix_failures",
     "tests.fix_parallel",
     "tests.fix_front_door",
     "tests.fix_stalwart",
