@@ -130,6 +130,7 @@ async def _install(
     await server.install_domain(
         MailDomainSetup(
             name=domain.name,
+            owner=str(domain.organization_id),
             dkim=keys.for_server(known.keys, sealing_key),
             catch_all=known.catch_all,
             inbound=domain.inbound_enabled,
@@ -141,12 +142,17 @@ async def _install(
 
 def subdomain(name: str, domain: Domain) -> MailDomainSetup:
     """How the mail server treats a name below a domain that inboxes stand on."""
-    return MailDomainSetup(name=name, parent=domain.name, inbound=domain.inbound_enabled)
+    return MailDomainSetup(
+        name=name,
+        owner=str(domain.organization_id),
+        parent=domain.name,
+        inbound=domain.inbound_enabled,
+    )
 
 
 async def _disable(server: MailServer, domain: Domain, known: _Knowledge) -> None:
     for name in (*known.subdomains, domain.name):
-        await server.disable_domain(name)
+        await server.disable_domain(name, str(domain.organization_id))
 
 
 async def _retire(server: MailServer, account_id: AccountId) -> None:

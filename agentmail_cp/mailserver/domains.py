@@ -38,7 +38,8 @@ class DkimKey(msgspec.Struct, frozen=True, kw_only=True):
 class MailDomainSetup(msgspec.Struct, frozen=True, kw_only=True):
     """How the server should treat a domain.
 
-    `dkim`: all the keys it has; others of this domain are removed. `parent`: for a sub-domain without
+    `owner` says for whom, in letters, digits and `-`: what `disable_domain` put away comes back for the
+    same one only. `dkim`: all the keys it has; others of this domain are removed. `parent`: for a sub-domain without
     keys of its own, the domain whose keys sign for it (DMARC's relaxed alignment, RFC 7489 section 3.1).
     `catch_all`: the address of the account that gets what is addressed to nobody. `inbound` False: it
     only sends; mail from outside is refused, and mail from here to an address that is no account leaves
@@ -46,6 +47,7 @@ class MailDomainSetup(msgspec.Struct, frozen=True, kw_only=True):
     """
 
     name: str
+    owner: str
     dkim: tuple[DkimKey, ...] = ()
     parent: str | None = None
     catch_all: str | None = None
@@ -53,14 +55,13 @@ class MailDomainSetup(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class InstalledDomain(msgspec.Struct, frozen=True, kw_only=True):
-    """A domain as the server has it; its keys without their private halves. `enabled` False: disabled.
-    `ours` is False for a domain that `install_domain` did not make.
+    """A domain as the server has it; its keys without their private halves. `owner` is None for a domain
+    that `install_domain` did not make.
     """
 
     name: str
-    enabled: bool
+    owner: str | None = None
     dkim: tuple[DkimKey, ...] = ()
     parent: str | None = None
     catch_all: str | None = None
     inbound: bool = True
-    ours: bool = True

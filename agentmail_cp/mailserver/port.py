@@ -46,11 +46,11 @@ class MailServer(Protocol):
         ...
 
     async def install_domain(self, domain: MailDomainSetup) -> None:
-        """Make the server treat a domain like this, from now on; whatever it was before, and disabled
-        ones too. When it fails in the middle, repeating it finishes the work.
+        """Make the server treat a domain like this from now on. When it fails in the middle, repeating it
+        finishes the work. Accounts that the owner had when the domain was disabled are back with it.
 
         Rejected: FORBIDDEN for what is no domain name or no key; DOMAIN_TAKEN for a domain that the
-        server has and that this method did not make; UNKNOWN_DOMAIN when `parent` is not installed;
+        server has for another owner, or not of our making; UNKNOWN_DOMAIN when `parent` is not installed;
         NO_KEY; NO_ACCOUNT when `catch_all` is no account of ours.
         """
         ...
@@ -59,10 +59,10 @@ class MailServer(Protocol):
         """A domain as the server has it, None when it has none of this name."""
         ...
 
-    async def disable_domain(self, name: str) -> None:
-        """Let go of a domain and keep its data: nothing is accepted for it, its accounts can neither send
-        nor log in, and mail to it from here leaves for its MX. What they have stays readable through
-        this port. No effect on one that is not there, or not ours. `install_domain` brings it back.
+    async def disable_domain(self, name: str, owner: str) -> None:
+        """Let go of an owner's domain and keep its data: nothing is accepted for it, its accounts can
+        neither send nor log in, and mail to it from here leaves for its MX. What they have stays readable
+        through this port; their addresses are free. No effect on a domain the owner does not have.
         """
         ...
 

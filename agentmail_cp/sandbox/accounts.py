@@ -59,8 +59,11 @@ class Accounts(Core):
     @answered
     async def destroy_account(self, account_id: AccountId) -> None:
         mailbox = self._mailboxes.pop(account_id, None)
-        if mailbox is not None:
-            del self._addresses[mailbox.address]
+        if mailbox is None:
+            return
+        for known in (self._addresses, *self._disabled.values()):
+            if known.get(mailbox.address) is mailbox:
+                del known[mailbox.address]
 
 
 def _account(mailbox: Mailbox) -> Account:

@@ -46,6 +46,7 @@ class Core:
         self.on_bell = on_bell
         self._patience = patience
         self._hosted: dict[str, Hosted] = {}
+        self._disabled: dict[tuple[str, str], dict[str, Mailbox]] = {}
         self._mailboxes: dict[AccountId, Mailbox] = {}
         self._addresses: dict[str, Mailbox] = {}
 

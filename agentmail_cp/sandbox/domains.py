@@ -1,8 +1,8 @@
 """Domains of the sandbox, and to whom an address in one of them leads.
 
-A domain is one of the server's own (`ensure_domain`, as the shared one) or installed for a customer, and
-the latter may be disabled: then it is as if it were not there, but for its accounts' mail. The sandbox
-signs nothing; of DKIM keys it only keeps what it was told, without private halves.
+A domain is one of the server's own (`ensure_domain`, as the shared one) or installed for an owner. Of one
+that was disabled only the accounts are left, without addresses, until its owner installs it again. The
+sandbox signs nothing; of DKIM keys it only keeps what it was told, without private halves.
 """
 
 from __future__ import annotations
@@ -30,8 +30,7 @@ class Hosted(msgspec.Struct, kw_only=True):
     """A domain of the server. `keys` by selector."""
 
     name: str
-    ours: bool = True
-    enabled: bool = True
+    owner: str | None = None
     inbound: bool = True
     catch_all: str | None = None
     parent: str | None = None
@@ -40,12 +39,11 @@ class Hosted(msgspec.Struct, kw_only=True):
     def to_installed(self) -> InstalledDomain:
         return InstalledDomain(
             name=self.name,
-            enabled=self.enabled,
+            owner=self.owner,
             dkim=tuple(self.keys[selector] for selector in sorted(self.keys)),
             parent=self.parent,
             catch_all=self.catch_all,
             inbound=self.inbound,
-            ours=self.ours,
         )
 
 
@@ -61,25 +59,28 @@ class Domains(Core):
 
     @property
     def hostname(self) -> str:
-        own = (domain.name for domain in self._hosted.values() if not domain.ours)
+        own = (domain.name for domain in self._hosted.values() if not domain.owner)
         return min(own, default="sandbox.test")
 
     @answered
     async def ensure_domain(self, domain: str) -> None:
         name = _name(domain)
-        self._hosted.setdefault(name, Hosted(name=name, ours=False)).enabled = True
+        self._hosted.setdefault(name, Hosted(name=name))
 
     @answered
     async def install_domain(self, domain: MailDomainSetup) -> None:
         name = _name(domain.name)
         known = self._hosted.get(name)
-        if known is not None and not known.ours:
+        if known is not None and known.owner != domain.owner:
             raise MailServerRejected(Refusal.DOMAIN_TAKEN, f"The server has {name} for others.")
         if domain.parent is not None:
             self._installed(domain.parent)
+        if known is None:
+            self._addresses |= self._disabled.pop((name, domain.owner), {})
         keys = {} if known is None else known.keys
         self._hosted[name] = Hosted(
             name=name,
+            owner=domain.owner,
             inbound=domain.inbound,
             catch_all=self._catcher(domain.catch_all),
             parent=None if domain.parent is None else domain.parent.lower(),
@@ -92,10 +93,14 @@ class Domains(Core):
         return None if hosted is None else hosted.to_installed()
 
     @answered
-    async def disable_domain(self, name: str) -> None:
+    async def disable_domain(self, name: str, owner: str) -> None:
         hosted = self._hosted.get(name.lower())
-        if hosted is not None and hosted.ours:
-            hosted.enabled = False
+        if hosted is None or hosted.owner != owner:
+            return
+        del self._hosted[hosted.name]
+        inside = [each for each in self._addresses if each.endswith(f"@{hosted.name}")]
+        put_away = {each: self._addresses.pop(each) for each in inside}
+        self._disabled.setdefault((hosted.name, owner), {}).update(put_away)
 
     @answered
     async def set_catch_all(self, name: str, address: str | None) -> None:
@@ -110,12 +115,12 @@ class Domains(Core):
     @answered
     async def retire_dkim_key(self, name: str, selector: str) -> None:
         hosted = self._hosted.get(name.lower())
-        if hosted is not None and hosted.ours:
+        if hosted is not None and hosted.owner is not None:
             hosted.keys.pop(selector, None)
 
     def _installed(self, name: str) -> Hosted:
         hosted = self._hosted.get(name.lower())
-        if hosted is None or not hosted.ours:
+        if hosted is None or hosted.owner is None:
             raise MailServerRejected(Refusal.UNKNOWN_DOMAIN, f"{name} is not installed.")
         return hosted
 
@@ -128,9 +133,7 @@ class Domains(Core):
         return mailbox.address
 
     def _domain_of(self, address: str) -> Hosted | None:
-        """The enabled domain of an address."""
-        hosted = self._hosted.get(address.lower().rpartition("@")[2])
-        return hosted if hosted is not None and hosted.enabled else None
+        return self._hosted.get(address.lower().rpartition("@")[2])
 
     def _is_local(self, address: str) -> bool:
         """Whether mail from here to this address stays here."""

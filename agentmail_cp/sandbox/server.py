@@ -111,9 +111,7 @@ class MailSandbox(Domains, Accounts, Logins):
         self.outbox: list[OutboxMail] = []
         self._max_size = max_size
         self._max_recipients = max_recipients
-        self._hosted.update(
-            {each.lower(): Hosted(name=each.lower(), ours=False) for each in domains}
-        )
+        self._hosted.update({each.lower(): Hosted(name=each.lower()) for each in domains})
         self._queue: dict[int, Outgoing] = {}
         self._held: list[tuple[bytes, str]] = []
         self._last_queue_id = FIRST_ID
@@ -170,7 +168,7 @@ class MailSandbox(Domains, Accounts, Logins):
         return raw
 
     def _check(self, mailbox: Mailbox, email: OutgoingEmail) -> None:
-        closed = mailbox.retired or self._domain_of(mailbox.address) is None
+        closed = mailbox.retired or self._addresses.get(mailbox.address) is not mailbox
         if closed or email.sender.email.lower() != mailbox.address:
             raise MailServerRejected(Refusal.SENDER_NOT_ALLOWED, "The sender is not this account.")
         if not email.recipients:
