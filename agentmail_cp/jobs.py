@@ -145,9 +145,9 @@ PERIODIC = (
 
 
 async def settle_for_ever(resources: Resources) -> None:
-    """Settle interrupted inboxes, sends and drafts, every `settle_interval` seconds."""
+    """Settle interrupted inboxes, pauses, sends and drafts, every `settle_interval` seconds."""
     while True:
-        for settle in (inboxes.settle, sending.settle, drafts.settle):
+        for settle in (inboxes.settle, inboxes.settle_pauses, sending.settle, drafts.settle):
             await _attempt(settle, resources)
         await asyncio.sleep(resources.settings.settle_interval)
 
@@ -223,6 +223,7 @@ async def working(resources: Resources) -> AsyncGenerator[None]:
         batch=settings.intake_batch,
         sweep_interval=settings.sweep_interval,
         feedback_enabled=settings.feedback_enabled,
+        unauthenticated=settings.unauthenticated,
     )
     defaults = limits.defaults(settings)
     watching = outcomes.Watching(resources.db, resources.server, defaults)

@@ -1,17 +1,17 @@
 """Pauses: why an inbox may not send, whoever asks.
 
 Owns of the table `inbox` what says so: `send_paused` with its reason, set by a person or, after too many
-bounces or complaints, by `stop_sending`; `status` `paused`, which stops receiving as well (`inboxes` carries it
-to the mail server); and `bounces_from`. A broken domain pauses its inboxes too: that is derived, never stored,
-and ends with the domain's trouble. Whichever it is, one sentence says why, and it is the same in the API and
-at every other door.
+bounces or complaints, by `stop_sending`; `status` `paused`, which stops receiving as well (`inboxes` tells
+the mail server); and `bounces_from`. A broken domain pauses its inboxes too: that is derived, never stored,
+and ends with the domain's trouble. Whichever it is, one sentence says why, the same in the API and at every
+other door.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 from datetime import datetime
-from typing import Final, Literal, Protocol
+from typing import Final, Literal
 from uuid import UUID
 
 import msgspec
@@ -31,47 +31,31 @@ LONGEST_REASON: Final = 300
 
 
 class Pause(msgspec.Struct, frozen=True):
-    """Why an inbox may not send, as a sentence, and what ends that. Only what `send_paused` itself says is
-    `lifted` by setting it to false.
-    """
+    """Why an inbox may not send, as a sentence, and what ends that."""
 
     reason: str
     fix: str
-    lifted: bool = False
 
 
-class Pausable(Protocol):
-    """What is stored of an inbox's pauses."""
-
-    @property
-    def status(self) -> Status: ...
-    @property
-    def send_paused(self) -> bool: ...
-    @property
-    def send_paused_reason(self) -> str | None: ...
-
-
-def pause(inbox: Pausable, broken: str | None) -> Pause | None:
-    """What stands in the way of sending, that which stops most first; `broken` is what is wrong with the
-    inbox's domain. Pure.
+def pause(status: Status, sending: str | None, broken: str | None) -> Pause | None:
+    """What stands in the way of sending, that which stops most first. `sending` is why `send_paused` is set,
+    None where it is not; `broken` is what is wrong with the inbox's domain. Pure.
     """
-    if inbox.status == "paused":
+    if status == "paused":
         return Pause(BY_STATUS, "Set its status to active.")
     if broken is not None:
         return Pause(
             broken[:LONGEST_REASON],
             "Mend the DNS records of the domain; sending goes on by itself once they are seen.",
         )
-    if inbox.send_paused:
-        reason = inbox.send_paused_reason or BY_REQUEST
-        return Pause(reason, "Set its send_paused to false.", lifted=True)
+    if sending is not None:
+        return Pause(sending, "Set its send_paused to false.")
     return None
 
 
 class _Stored(msgspec.Struct, frozen=True):
     status: Status
-    send_paused: bool
-    send_paused_reason: str | None
+    sending: str | None
 
 
 async def ensure_none(tx: Tx, place: Place) -> None:
@@ -79,12 +63,16 @@ async def ensure_none(tx: Tx, place: Place) -> None:
     stored = await fetch_one(
         tx,
         _Stored,
-        "select status, send_paused, send_paused_reason from inbox"
-        " where inbox_id = %(inbox_id)s and organization_id = %(organization_id)s",
-        {"inbox_id": place.inbox_id, "organization_id": place.organization_id},
+        "select status, case when send_paused then coalesce(send_paused_reason, %(by_request)s) end"
+        " as sending from inbox where inbox_id = %(inbox_id)s and organization_id = %(organization_id)s",
+        {
+            "inbox_id": place.inbox_id,
+            "organization_id": place.organization_id,
+            "by_request": BY_REQUEST,
+        },
     )
     broken = await domains.broken(tx, place.organization_id, place.domain)
-    found = None if stored is None else pause(stored, broken)
+    found = None if stored is None else pause(stored.status, stored.sending, broken)
     if found is not None:
         raise InboxPaused(f"This inbox may not send now. {found.reason}", fix=found.fix)
 

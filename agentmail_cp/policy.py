@@ -1,10 +1,11 @@
 """Policy: may this inbox send this to them now, may it receive that, and why not.
 
 The one place that answers, whoever asks: `sending` does for mail and drafts of the API, in the transaction
-that writes the mail's row, and intake for mail that arrived. It looks at lists, at what was sent already
-(`limits`) and at the conversation (`loops`), and knows nothing of requests. The order of reasons against a
-mail that leaves: recipients that the lists refuse; what no waiting heals (`LimitExceeded`); what waiting does
-(`RateLimited`, the one that takes longest). It leaves for all its recipients or for none. Owns no table.
+that writes the mail's row, `submissions` for mail that a client hands in, and intake for mail that arrived. It
+looks at pauses, at lists, at what was sent already (`limits`) and at the conversation (`loops`), and knows
+nothing of requests. The order of reasons against a mail that leaves: its inbox may not send at all; recipients
+that the lists refuse; what no waiting heals (`LimitExceeded`); what waiting does (`RateLimited`, the one that
+takes longest). It leaves for all its recipients or for none. Owns no table.
 """
 
 from __future__ import annotations
@@ -16,11 +17,12 @@ from typing import Final
 
 import msgspec
 
-from agentmail_cp import addresses, limits, lists, loops, threads
+from agentmail_cp import access, addresses, authentication, limits, lists, loops, pauses, threads
 from agentmail_cp.access import Reach
 from agentmail_cp.db import Tx
 from agentmail_cp.errors import (
     AgentMailError,
+    InboxPaused,
     Invalid,
     LimitExceeded,
     MessageRejected,
@@ -32,12 +34,13 @@ from agentmail_cp.lists import Verdict
 from agentmail_cp.loops import Turn
 from agentmail_cp.mailserver import DocumentId
 from agentmail_cp.messages import Kept
+from agentmail_cp.settings import Unauthenticated
 from agentmail_cp.threads import Recent
 
 LOOKED_AT = 100
 """Messages of a conversation that are looked at: two times what the settings of `loops` may ask for."""
 
-REFUSALS: Final = (MessageRejected, LimitExceeded, RateLimited)
+REFUSALS: Final = (InboxPaused, MessageRejected, LimitExceeded, RateLimited)
 """What `may_send` raises."""
 
 
@@ -55,14 +58,11 @@ class Leaving(msgspec.Struct, frozen=True, kw_only=True):
 async def may_send(tx: Tx, mail: Leaving, defaults: Limits) -> Charge:
     """What the mail is to be counted as. `defaults` hold where the organisation has no limits of its own.
 
-    Raises `MessageRejected`, `LimitExceeded` and `RateLimited`. Counts nothing: whoever writes the mail's
-    row does, with `limits.COUNTING`.
+    Raises `InboxPaused`, `MessageRejected`, `LimitExceeded` and `RateLimited`. Counts nothing: whoever writes
+    the mail's row does, with `limits.COUNTING`.
     """
     place = mail.place
-    whose = Reach(place.organization_id, place.pod_id, place.inbox_id)
-    refused = lists.refusal(await lists.verdicts(tx, whose, "send", mail.recipients))
-    if refused:
-        raise MessageRejected(refused, fix="Leave them out, or change the lists.")
+    await may_write_to(tx, place, mail.recipients)
     recent = await _recent(tx, mail)
     thread_id = recent[0].thread_id if recent else None
     recipients = tuple(sorted({each.lower() for each in mail.recipients}))
@@ -84,6 +84,15 @@ async def may_send(tx: Tx, mail: Leaving, defaults: Limits) -> Charge:
     return charge
 
 
+async def may_write_to(tx: Tx, place: Place, recipients: Sequence[str]) -> None:
+    """Ask only what does not depend on how much is sent. Raises `InboxPaused` and `MessageRejected`."""
+    await pauses.ensure_none(tx, place)
+    whose = Reach(place.organization_id, place.pod_id, place.inbox_id)
+    refused = lists.refusal(await lists.verdicts(tx, whose, "send", recipients))
+    if refused:
+        raise MessageRejected(refused, fix="Leave them out, or change the lists.")
+
+
 async def _recent(tx: Tx, mail: Leaving) -> list[Recent]:
     if not mail.references:
         return []
@@ -103,24 +112,48 @@ def _writers(recent: Iterable[Recent]) -> Iterator[str]:
             yield addresses.parse(sender, "to").email.lower()
 
 
-_BLOCKED: Final = frozenset({"blocked"})
-
-
-async def received(tx: Tx, place: Place, arrived: Sequence[Arrival]) -> Kept:
-    """The labels that mails which just arrived get because of their senders: `blocked`, which hides them,
-    where the lists refuse. An answer to a mail of the inbox is judged by its `reply` lists alone, any other
-    by its `receive` lists. Who cannot be told from From is refused where an allow list says who may write.
+async def received(
+    tx: Tx, place: Place, arrived: Sequence[Arrival], *, unauthenticated: Unauthenticated = "label"
+) -> Kept:
+    """The labels that mails which just arrived get because of their senders, and which hide them: `blocked`
+    where the lists refuse, `unauthenticated` where a mail is an explicit FAIL and the organisation, or else
+    the setting `unauthenticated`, wants that to be seen. An answer to a mail of the inbox is judged by its
+    `reply` lists alone, any other by its `receive` lists. Who cannot be told from From is refused where an
+    allow list says who may write.
     """
+    hidden = {
+        "blocked": await _blocked(tx, place, arrived),
+        "unauthenticated": await _failed(tx, place, arrived, unauthenticated),
+    }
+    return {
+        each: frozenset(label for label, mails in hidden.items() if each in mails)
+        for each in set[DocumentId]().union(*hidden.values())
+    }
+
+
+async def _failed(
+    tx: Tx, place: Place, arrived: Sequence[Arrival], default: Unauthenticated
+) -> set[DocumentId]:
+    failed = {each.document_id for each in arrived if authentication.is_fail(each.authentication)}
+    if failed and await on_unauthenticated(tx, place, default) == "none":
+        return set()
+    return failed
+
+
+async def on_unauthenticated(tx: Tx, place: Place, default: Unauthenticated) -> Unauthenticated:
+    """What is done with mail to an inbox that is an explicit FAIL. What is to be erased (`drop`) and is
+    there all the same is labelled.
+    """
+    return await access.on_unauthenticated(tx, place.organization_id) or default
+
+
+async def _blocked(tx: Tx, place: Place, arrived: Sequence[Arrival]) -> set[DocumentId]:
     whose = Reach(place.organization_id, place.pod_id, place.inbox_id)
     asked: dict[DocumentId, lists.Question] = {
         each.document_id: ("reply" if each.answers else "receive", each.sender) for each in arrived
     }
     said = await lists.judge(tx, whose, set(asked.values()))
-    return {
-        document_id: _BLOCKED
-        for document_id, question in asked.items()
-        if said[question] is not Verdict.ALLOWED
-    }
+    return {each for each, question in asked.items() if said[question] is not Verdict.ALLOWED}
 
 
 class _Rule(msgspec.Struct, frozen=True):

@@ -44,6 +44,7 @@ FOR_EVERY_TENANT = {
     "events/publishing.published_since": "one reader hands each tenant's events to its own subscribers",
     "events/publishing.newest_position": "one reader hands each tenant's events to its own subscribers",
     "events/publishing.oldest_unpublished": "a metric of the whole service",
+    "inboxes/changing._claim": "settling is the operator's work, over all tenants",
     "inboxes/settlement._claim_unsettled": "settling is the operator's work, over all tenants",
     "inboxes/deletion.erase_retained": "retention is the operator's setting",
     "intake/doorbell.ring": "Stalwart names accounts, which are unique in all",

@@ -13,6 +13,7 @@ password follow from the claim on it, so that another attempt comes to the same.
 from __future__ import annotations
 
 from agentmail_cp.domains import MailDomain
+from agentmail_cp.inboxes.changing import settle_pauses, update
 from agentmail_cp.inboxes.creation import create, made_before
 from agentmail_cp.inboxes.deletion import delete, erase, erase_retained
 from agentmail_cp.inboxes.finding import search
@@ -44,7 +45,6 @@ from agentmail_cp.inboxes.inbox import (
     parse_id,
     password_hash,
     public_id,
-    update,
 )
 from agentmail_cp.inboxes.quota import count
 from agentmail_cp.inboxes.settlement import settle
@@ -86,5 +86,6 @@ __all__ = [
     "public_id",
     "search",
     "settle",
+    "settle_pauses",
     "update",
 ]

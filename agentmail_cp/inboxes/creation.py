@@ -22,6 +22,7 @@ from agentmail_cp.db import Database, Tx, fetch_one
 from agentmail_cp.domains import MailDomain
 from agentmail_cp.errors import Conflict, Forbidden, Taken, Unavailable
 from agentmail_cp.idempotency import Claim, Made
+from agentmail_cp.inboxes.changing import begin_paused
 from agentmail_cp.inboxes.inbox import (
     COLUMNS,
     LEASE,
@@ -103,6 +104,8 @@ async def create(
             await idempotency.complete(tx, claim, inbox.inbox_id)
     if inbox is None:
         raise Conflict("Making this inbox took too long and was undone.", fix="Try again.")
+    if inbox.pausing_until is not None:
+        await begin_paused(db, server, inbox)
     return Created(inbox, password)
 
 
@@ -236,6 +239,7 @@ def _row(organization_id: UUID, pod_id: UUID, address: str, new: NewInbox) -> di
         "display_name": new.display_name,
         "client_id": new.client_id,
         "metadata": Jsonb(merge_metadata({}, new.metadata)),
+        "status": new.status,
         "lease": LEASE,
     }
 
@@ -264,9 +268,9 @@ def _being_made(inbox: Inbox) -> Conflict:
 
 _RESERVE = f"""
 insert into inbox (inbox_id, organization_id, pod_id, address, username, domain, display_name,
-    client_id, metadata, state, lease_until)
+    client_id, metadata, status, state, lease_until)
 values (%(inbox_id)s, %(organization_id)s, %(pod_id)s, %(address)s, %(username)s, %(domain)s,
-    %(display_name)s, %(client_id)s, %(metadata)s, 'creating', now() + %(lease)s)
+    %(display_name)s, %(client_id)s, %(metadata)s, %(status)s, 'creating', now() + %(lease)s)
 on conflict do nothing
 returning {COLUMNS}
 """
@@ -274,7 +278,7 @@ returning {COLUMNS}
 
 _TAKE_OVER = f"""
 update inbox set lease_until = now() + %(lease)s, display_name = %(display_name)s,
-    client_id = %(client_id)s, metadata = %(metadata)s
+    client_id = %(client_id)s, metadata = %(metadata)s, status = %(status)s
 where inbox_id = (
     select inbox_id from inbox
     where (address = %(address)s or client_id = %(client_id)s)
@@ -385,11 +389,13 @@ async def _activate(tx: Tx, inbox: Inbox, account: Account) -> Inbox | None:
         "account_id": account.account_id,
         "state": account.state,
         "lease_until": inbox.lease_until,
+        "lease": LEASE,
     }
     active = await fetch_one(
         tx,
         Inbox,
         "update inbox set state = 'active', account_id = %(account_id)s, lease_until = null,"
+        " pausing_until = case when status = 'paused' then now() + %(lease)s end,"
         " updated_at = now() where inbox_id = %(inbox_id)s"
         " and organization_id = %(organization_id)s and state = 'creating'"
         " and lease_until = %(lease_until)s"

@@ -1,7 +1,6 @@
 """What an inbox is: its fields, its ids, what a caller may ask for, and how one is looked up.
 
-Owns the reading of the table `inbox` and its two plain changes, display name and metadata. Never talks
-to the mail server.
+Owns the reading of the table `inbox`. Never talks to the mail server.
 """
 
 from __future__ import annotations
@@ -17,15 +16,15 @@ from uuid import NAMESPACE_DNS, UUID, uuid5
 
 import msgspec
 from msgspec import UNSET, UnsetType
-from psycopg.types.json import Jsonb
 
-from agentmail_cp import pages, usernames
+from agentmail_cp import pages, pauses, usernames
 from agentmail_cp.access import Reach, in_reach
-from agentmail_cp.db import Tx, fetch_all, fetch_one, fetch_only
+from agentmail_cp.db import Tx, fetch_all, fetch_one
 from agentmail_cp.errors import Invalid, NotFound
 from agentmail_cp.idempotency import TOKEN
 from agentmail_cp.mailserver import AccountId
 from agentmail_cp.messages import Place
+from agentmail_cp.pauses import BY_REQUEST, Pause, Status
 
 NAMESPACE = uuid5(NAMESPACE_DNS, "inbox.agentmail-cp")
 PREFIX = "inb_"
@@ -40,12 +39,15 @@ MetadataPatch = dict[str, str | int | float | bool | None]
 
 COLUMNS = (
     "inbox_id, organization_id, pod_id, address, username, domain, display_name, client_id, metadata,"
-    " state, account_id, lease_until, created_at, updated_at"
+    " state, account_id, lease_until, status, pausing_until, send_paused, send_paused_reason,"
+    " created_at, updated_at"
 )
 
 
 class Inbox(msgspec.Struct, frozen=True, kw_only=True):
-    """An inbox as callers know it, plus the mail account behind it."""
+    """An inbox as callers know it, plus the mail account behind it. `status`, `send_paused` and its reason
+    are what was asked for (`pauses`); while `pausing_until` is set, the mail server may not know of it yet.
+    """
 
     inbox_id: UUID
     organization_id: UUID
@@ -59,6 +61,10 @@ class Inbox(msgspec.Struct, frozen=True, kw_only=True):
     state: str
     account_id: AccountId | None
     lease_until: datetime | None
+    status: Status = "active"
+    pausing_until: datetime | None = None
+    send_paused: bool = False
+    send_paused_reason: str | None = None
     created_at: datetime
     updated_at: datetime
 
@@ -70,6 +76,11 @@ class Inbox(msgspec.Struct, frozen=True, kw_only=True):
     def reach(self) -> Reach:
         """How far whoever is held to this inbox reaches."""
         return Reach(self.organization_id, self.pod_id, self.inbox_id)
+
+    def pause(self, broken: str | None) -> Pause | None:
+        """Why it may not send now; `broken` is what is wrong with its domain."""
+        sending = (self.send_paused_reason or BY_REQUEST) if self.send_paused else None
+        return pauses.pause(self.status, sending, broken)
 
     @property
     def account(self) -> AccountId:
@@ -87,6 +98,7 @@ class NewInbox(msgspec.Struct, frozen=True, kw_only=True):
     display_name: str | None = None
     client_id: str | None = None
     metadata: MetadataPatch | None = None
+    status: Status = "active"
 
 
 class Created(msgspec.Struct, frozen=True):
@@ -100,10 +112,25 @@ class Created(msgspec.Struct, frozen=True):
 
 
 class InboxPatch(msgspec.Struct, frozen=True, kw_only=True):
-    """A change to an inbox: a metadata key set to null is removed, metadata null clears all."""
+    """A change to an inbox: a metadata key set to null is removed, metadata null clears all. Status `active`
+    ends every pause, `send_paused` included where that is not given as well.
+    """
 
     display_name: str | UnsetType | None = UNSET
     metadata: MetadataPatch | UnsetType | None = UNSET
+    status: Status | UnsetType = UNSET
+    send_paused: bool | UnsetType = UNSET
+
+    @property
+    def empty(self) -> bool:
+        return all(getattr(self, name) is UNSET for name in self.__struct_fields__)
+
+    @property
+    def resumes(self) -> bool:
+        """Whether sending is to go on."""
+        if self.send_paused is UNSET:
+            return self.status == "active"
+        return not self.send_paused
 
 
 def inbox_uuid(address: str) -> UUID:
@@ -287,40 +314,3 @@ async def list_page(
         msgspec.structs.asdict(reach) | parameters,
     )
     return pages.cut(scope, rows, limit, lambda last: (last.created_at, last.inbox_id))
-
-
-async def update(tx: Tx, reach: Reach, inbox: str, patch: InboxPatch) -> Inbox:
-    """Change display_name or metadata."""
-    if patch.display_name is UNSET and patch.metadata is UNSET:
-        raise Invalid(
-            "display_name",
-            "Nothing to update.",
-            fix="Give display_name or metadata.",
-            detail="REQUIRED",
-        )
-    if patch.metadata == {}:
-        raise Invalid(
-            "metadata",
-            "metadata is empty.",
-            fix="Give the keys to change, or null to clear all.",
-        )
-    current = await get(tx, reach, inbox, lock=True)
-    metadata = current.metadata
-    if patch.metadata is not UNSET:
-        check_metadata(patch.metadata or {})
-        metadata = merge_metadata(metadata, patch.metadata)
-    name = current.display_name if patch.display_name is UNSET else patch.display_name
-    check_display_name(name)
-    return await fetch_only(
-        tx,
-        Inbox,
-        "update inbox set display_name = %(display_name)s, metadata = %(metadata)s,"
-        " updated_at = now() where inbox_id = %(inbox_id)s"
-        f" and organization_id = %(organization_id)s returning {COLUMNS}",
-        {
-            "display_name": name,
-            "metadata": Jsonb(metadata),
-            "inbox_id": current.inbox_id,
-            "organization_id": current.organization_id,
-        },
-    )

@@ -1,10 +1,10 @@
 """Pausing an inbox for sending when too much of its mail bounces or is complained about.
 
 Large providers judge a sender's whole server by such mail, so one inbox that goes on would cost the others
-theirs. Counted are recipients of the last days, by what became of them; once more of a thousand than the limits
-allow bounced for good or complained, the inbox is paused and says why. A person ends that, and from then on only
-mail sent later counts (`inbox.bounces_from`). Mail that was refused when it was handed in never left and does
-not count.
+theirs. Counted are recipients of the last days, by what became of them; once more of a thousand than the
+limits allow bounced for good or complained, the inbox is paused and says why. A person ends that, and from
+then on only mail sent later counts (`inbox.bounces_from`). Mail that was refused when it was handed in never
+left and does not count.
 """
 
 from __future__ import annotations

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from litestar import Controller, Request, Response, delete, get, patch, post
@@ -9,12 +10,12 @@ from litestar.di import Provide
 from litestar.params import FromPath, JSONBody
 from litestar.types import Dependencies
 
-from agentmail_cp import access, bodies, idempotency, inboxes, limits, pages
+from agentmail_cp import access, bodies, idempotency, inboxes, limits, pages, pauses
 from agentmail_cp.access import Reach
 from agentmail_cp.db import Database, Tx
-from agentmail_cp.errors import Forbidden
+from agentmail_cp.errors import Forbidden, Invalid
 from agentmail_cp.idempotency import Claim, Made
-from agentmail_cp.inboxes import Created, InboxPatch, MailDomain, NewInbox
+from agentmail_cp.inboxes import Created, Inbox, InboxPatch, MailDomain, NewInbox
 from agentmail_cp.settings import Settings
 from agentmail_cp.web.auth import needs
 from agentmail_cp.web.errors import ERRORS
@@ -55,7 +56,7 @@ class _Inboxes(Controller):
         wanted = data or bodies.CreateInbox()
         async with db.reading() as tx:
             may = await limits.of(tx, settings, within.reach.organization_id)
-            reach = await _where(tx, within.reach, wanted.pod_id)
+            reach = await _where(tx, within.reach, _pod(wanted))
         async with once.held(db, "inbox", within.reach, wanted, private=True) as claim:
             if claim.made:
                 created = await _made_before(db, reach, claim, claim.made)
@@ -72,14 +73,15 @@ class _Inboxes(Controller):
         credentials = None
         if caller.outranks_mail_passwords:
             credentials = bodies.credentials(created, settings, request.base_url.hostname or "")
-        shown = bodies.inbox(created.inbox, credentials)
+        async with db.reading() as tx:
+            (shown,) = await show(tx, [created.inbox], credentials)
         return answered(claim, shown, new=created.password is not None)
 
     @get(
         operation_id=called("inboxes", "list"),
         guards=[needs("inbox_read")],
         responses=ERRORS,
-        operation_class=listing("limit", "page_token", "ascending"),
+        operation_class=listing("limit", "page_token", "ascending", "pod_id", "environment"),
     )
     async def list(
         self,
@@ -87,17 +89,18 @@ class _Inboxes(Controller):
         within: Within,
         db: Db,
     ) -> bodies.ListInboxes:
-        """List inboxes, newest first."""
+        """List inboxes, newest first, those of one pod where `pod_id` or `environment` names it."""
         limit = pages.limit(asked.text("limit"))
+        pod = one_of(asked.text("pod_id"), asked.text("environment"))
         async with db.reading() as tx:
             found, token = await inboxes.list_page(
                 tx,
-                within.reach,
+                await _where(tx, within.reach, pod),
                 limit=limit,
                 page_token=asked.text("page_token"),
                 ascending=asked.flag("ascending"),
             )
-        shown = [bodies.inbox(each) for each in found]
+            shown = await show(tx, found)
         return bodies.ListInboxes(len(shown), limit, shown, shown, token)
 
     @get(
@@ -114,7 +117,8 @@ class _Inboxes(Controller):
     ) -> bodies.Inbox:
         """Get one inbox."""
         async with db.reading() as tx:
-            return bodies.inbox(await inboxes.get(tx, within.reach, restore(inbox_id)))
+            (shown,) = await show(tx, [await inboxes.get(tx, within.reach, restore(inbox_id))])
+        return shown
 
     @patch(
         "/{inbox_id:str}",
@@ -128,11 +132,23 @@ class _Inboxes(Controller):
         data: JSONBody[bodies.UpdateInbox],
         within: Within,
         db: Db,
+        server: Server,
     ) -> bodies.Inbox:
-        """Change display_name or metadata. Metadata is merged; null removes."""
-        wanted = InboxPatch(display_name=data.display_name, metadata=data.metadata)
-        async with db.transaction() as tx:
-            return bodies.inbox(await inboxes.update(tx, within.reach, restore(inbox_id), wanted))
+        """Change display_name or metadata, which is merged (null removes), or pause the inbox and let it go
+        on: `send_paused` stops sending, `status` paused receiving too.
+        """
+        wanted = InboxPatch(
+            display_name=data.display_name,
+            metadata=data.metadata,
+            status=data.status,
+            send_paused=data.send_paused,
+        )
+        changed = await inboxes.update(
+            db, server, reach=within.reach, inbox=restore(inbox_id), patch=wanted
+        )
+        async with db.reading() as tx:
+            (shown,) = await show(tx, [changed])
+        return shown
 
     @delete(
         "/{inbox_id:str}",
@@ -166,6 +182,32 @@ class PodInboxes(_Inboxes):
     dependencies: Dependencies | None = within(Provide(one_pod))
 
 
+async def show(
+    tx: Tx, found: Sequence[Inbox], credentials: bodies.Credentials | None = None
+) -> list[bodies.Inbox]:
+    """Inboxes of one organisation as callers see them."""
+    if not found:
+        return []
+    names = [each.domain for each in found]
+    broken = await pauses.broken_among(tx, found[0].organization_id, names)
+    return [bodies.inbox(each, credentials, broken=broken.get(each.domain)) for each in found]
+
+
+def one_of(pod_id: str | None, environment: str | None) -> str | None:
+    """The pod that is named by either of its words. Raises `Invalid` where they name two."""
+    if pod_id is not None and environment is not None and pod_id != environment:
+        raise Invalid(
+            "environment",
+            "pod_id and environment name different pods.",
+            fix="Give one of them: an environment is a pod.",
+        )
+    return environment if pod_id is None else pod_id
+
+
+def _pod(wanted: bodies.CreateInbox) -> str | None:
+    return one_of(wanted.pod_id, wanted.environment)
+
+
 async def _where(tx: Tx, reach: Reach, pod: str | None) -> Reach:
     """Where a new inbox goes: to the pod that is named, as long as that is within reach."""
     if pod is None:
@@ -179,6 +221,7 @@ def _new(wanted: bodies.CreateInbox) -> NewInbox:
         display_name=wanted.display_name,
         client_id=wanted.client_id,
         metadata=wanted.metadata,
+        status=wanted.status or "active",
     )
 
 

@@ -15,6 +15,7 @@ from agentmail_cp import bodies, inboxes, pages, search
 from agentmail_cp.contents import attached
 from agentmail_cp.web.auth import needs
 from agentmail_cp.web.errors import ERRORS
+from agentmail_cp.web.inboxes import show
 from agentmail_cp.web.inject import Asked, Caller, Db, Server
 from agentmail_cp.web.listing import Query, listing
 from agentmail_cp.web.paths import restore
@@ -152,7 +153,7 @@ class _InboxSearch(Controller):
                 limit=limit,
                 page_token=asked.text("page_token"),
             )
-        shown = [bodies.inbox(each) for each in found]
+            shown = await show(tx, found)
         return bodies.SearchInboxes(len(shown), limit, shown, token)
 
 

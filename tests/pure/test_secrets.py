@@ -84,7 +84,7 @@ NEW_WEBHOOK = NewWebhook(
         MADE,
         SETTINGS,
         TOLD,
-        bodies.inbox(INBOX, TOLD),
+        bodies.inbox(INBOX, TOLD, broken=None),
         bodies.created_api_key(NewApiKey(KEY, CANARY), None),
         WEBHOOK,
         NEW_WEBHOOK,

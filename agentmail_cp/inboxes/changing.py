@@ -1,0 +1,262 @@
+"""Changing an inbox: its display name and metadata, and its pauses.
+
+What only this database knows changes in one transaction. A status is known to the mail server too, which
+holds mail back while an inbox is `paused`: the row says so first, with a lease (`pausing_until`), then the
+mail server is told, then the lease goes. While it is there nobody else changes the status; when it has run
+out, `settle_pauses` tells the mail server what the row says by then. Sending follows the row.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from datetime import UTC, datetime
+from typing import LiteralString
+
+import structlog
+from msgspec import UNSET
+from psycopg.types.json import Jsonb
+
+from agentmail_cp import domains, pauses
+from agentmail_cp.access import Reach
+from agentmail_cp.db import Database, Tx, fetch_all, fetch_only
+from agentmail_cp.errors import Conflict, Invalid, Unavailable
+from agentmail_cp.inboxes.inbox import (
+    COLUMNS,
+    LEASE,
+    Inbox,
+    InboxPatch,
+    check_display_name,
+    check_metadata,
+    get,
+    merge_metadata,
+)
+from agentmail_cp.mailserver import (
+    MailServer,
+    MailServerConfused,
+    MailServerError,
+    MailServerRejected,
+    MailServerUnavailable,
+    Refusal,
+)
+from agentmail_cp.pauses import BY_REQUEST, Status
+
+log = structlog.stdlib.get_logger(__name__)
+
+PATIENCE = 8.0
+"""Seconds the mail server may take to be told: less than the lease, so that nobody else is at it."""
+
+SETTLED_AT_ONCE = 16
+
+
+async def update(
+    db: Database, server: MailServer, *, reach: Reach, inbox: str, patch: InboxPatch
+) -> Inbox:
+    """Change an inbox within reach: all of the patch, or nothing of it.
+
+    Raises `Invalid`, `NotFound`, `Conflict` while another request changes the status or where sending
+    cannot go on, and `Unavailable`.
+    """
+    check_patch(patch)
+    if patch.status is not UNSET:
+        async with db.transaction() as tx:
+            before = await get(tx, reach, inbox, lock=True)
+            await _ensure_resumable(tx, before, patch)
+            taken = await _set_status(tx, before, patch.status)
+        if taken is not None:
+            await _carry_out(db, server, taken, before.status)
+    async with db.transaction() as tx:
+        current = await get(tx, reach, inbox, lock=True)
+        await _ensure_resumable(tx, current, patch)
+        return await _change(tx, current, patch)
+
+
+def check_patch(patch: InboxPatch) -> None:
+    """Raise `Invalid` for what can be judged without a database."""
+    if patch.empty:
+        raise Invalid(
+            "display_name",
+            "Nothing to update.",
+            fix="Give display_name, metadata, status or send_paused.",
+            detail="REQUIRED",
+        )
+    if patch.metadata == {}:
+        raise Invalid(
+            "metadata",
+            "metadata is empty.",
+            fix="Give the keys to change, or null to clear all.",
+        )
+    if patch.display_name is not UNSET:
+        check_display_name(patch.display_name)
+    if patch.metadata is not UNSET:
+        check_metadata(patch.metadata or {})
+
+
+async def _ensure_resumable(tx: Tx, current: Inbox, patch: InboxPatch) -> None:
+    """Raise `Conflict` where `send_paused` false would change nothing about what stands in the way."""
+    if patch.send_paused is not False:
+        return
+    broken = await domains.broken(tx, current.organization_id, current.domain)
+    status = current.status if patch.status is UNSET else patch.status
+    left = pauses.pause(status, None, broken)
+    if left is not None:
+        raise Conflict(f"Sending cannot go on. {left.reason}", fix=left.fix)
+
+
+async def _set_status(tx: Tx, current: Inbox, status: Status) -> Inbox | None:
+    """Write the status down, with a lease on telling the mail server; None when it knows already."""
+    if current.pausing_until is None and current.status == status:
+        return None
+    if current.pausing_until is not None and current.pausing_until > datetime.now(UTC):
+        left = (current.pausing_until - datetime.now(UTC)).total_seconds()
+        raise Conflict(
+            "Another request is changing the status of this inbox.",
+            fix="Repeat the request after Retry-After seconds.",
+            retry_after=max(1.0, left),
+        )
+    return await fetch_only(
+        tx,
+        Inbox,
+        "update inbox set status = %(status)s, pausing_until = now() + %(lease)s, updated_at = now()"
+        " where inbox_id = %(inbox_id)s and organization_id = %(organization_id)s"
+        f" returning {COLUMNS}",
+        {
+            "status": status,
+            "lease": LEASE,
+            "inbox_id": current.inbox_id,
+            "organization_id": current.organization_id,
+        },
+    )
+
+
+async def _carry_out(db: Database, server: MailServer, taken: Inbox, before: Status) -> None:
+    """Tell the mail server. When it is away the status is what it was; when only its answer is missing, the
+    change stands and `settle` finishes it.
+    """
+    try:
+        async with asyncio.timeout(PATIENCE):
+            await tell(db, server, taken)
+    except TimeoutError:
+        log.warning("inbox.pausing_unanswered", inbox_id=str(taken.inbox_id))
+    except MailServerUnavailable as error:
+        if error.reached:
+            log.warning("inbox.pausing_unanswered", inbox_id=str(taken.inbox_id))
+            return
+        async with db.transaction() as tx:
+            await _end(tx, taken, before)
+        raise Unavailable(
+            "The mail server is not answering; the inbox was not changed.",
+            retry_after=error.retry_after,
+        ) from error
+
+
+async def begin_paused(db: Database, server: MailServer, made: Inbox) -> None:
+    """Tell the mail server of an inbox that is made paused. Whatever comes of that, there is the inbox;
+    `settle_pauses` goes on.
+    """
+    try:
+        async with asyncio.timeout(PATIENCE):
+            await tell(db, server, made)
+    except (MailServerError, TimeoutError) as error:
+        log.warning("inbox.pausing_waits", reason=type(error).__name__)
+
+
+async def tell(db: Database, server: MailServer, taken: Inbox) -> None:
+    """Tell the mail server what the row says, and let go of the row. Repeating has no effect."""
+    try:
+        await server.pause_receiving(taken.account, taken.status == "paused")
+    except MailServerRejected as error:
+        # Somebody destroyed the account behind our back: it takes no mail either.
+        if error.code is not Refusal.NO_ACCOUNT:
+            raise
+    async with db.transaction() as tx:
+        await _end(tx, taken, taken.status)
+
+
+async def _end(tx: Tx, taken: Inbox, status: Status) -> None:
+    """The mail server has this status; of a row that somebody else took meanwhile nothing is known."""
+    await tx.execute(
+        "update inbox set status = %(status)s, pausing_until = null, updated_at = now()"
+        " where inbox_id = %(inbox_id)s and organization_id = %(organization_id)s"
+        " and pausing_until = %(pausing_until)s",
+        {
+            "status": status,
+            "inbox_id": taken.inbox_id,
+            "organization_id": taken.organization_id,
+            "pausing_until": taken.pausing_until,
+        },
+    )
+
+
+async def _change(tx: Tx, current: Inbox, patch: InboxPatch) -> Inbox:
+    metadata = current.metadata
+    if patch.metadata is not UNSET:
+        metadata = merge_metadata(metadata, patch.metadata)
+    return await fetch_only(
+        tx,
+        Inbox,
+        _CHANGE,
+        {
+            "display_name": _either(patch.display_name, current.display_name),
+            "metadata": Jsonb(metadata),
+            "resumes": patch.resumes,
+            "stops": patch.send_paused is True,
+            "by_request": BY_REQUEST,
+            "inbox_id": current.inbox_id,
+            "organization_id": current.organization_id,
+        },
+    )
+
+
+def _either(given: object, current: str | None) -> object:
+    return current if given is UNSET else given
+
+
+_CHANGE: LiteralString = (
+    "update inbox set display_name = %(display_name)s, metadata = %(metadata)s,"
+    # What bounced before a person let it go on does not stop it again.
+    " bounces_from = case when %(resumes)s and send_paused then now() else bounces_from end,"
+    " send_paused_reason = case when %(resumes)s then null"
+    " when %(stops)s then coalesce(send_paused_reason, %(by_request)s) else send_paused_reason end,"
+    " send_paused = (send_paused or %(stops)s) and not %(resumes)s,"
+    " updated_at = now() where inbox_id = %(inbox_id)s and organization_id = %(organization_id)s"
+    f" returning {COLUMNS}"
+)
+
+
+async def settle_pauses(db: Database, server: MailServer) -> int:
+    """Tell the mail server of statuses it may not know of; returns of how many. One it refuses waits for a
+    later round; raises `MailServerUnavailable` when it is away.
+    """
+    settled = 0
+    while claimed := await _claim(db):
+        results = await asyncio.gather(
+            *(_settle_claimed(db, server, each) for each in claimed), return_exceptions=True
+        )
+        for result in results:
+            if isinstance(result, BaseException):
+                raise result
+            settled += result
+    return settled
+
+
+async def _settle_claimed(db: Database, server: MailServer, inbox: Inbox) -> bool:
+    try:
+        await tell(db, server, inbox)
+    except (MailServerRejected, MailServerConfused) as error:
+        log.error("inbox.pause_not_settled", inbox_id=str(inbox.inbox_id), reason=str(error))
+        return False
+    log.info("inbox.pause_settled", status=inbox.status, inbox_id=str(inbox.inbox_id))
+    return True
+
+
+async def _claim(db: Database) -> list[Inbox]:
+    async with db.transaction() as tx:
+        return await fetch_all(
+            tx,
+            Inbox,
+            "update inbox set pausing_until = now() + %(lease)s where inbox_id in ("
+            " select inbox_id from inbox where pausing_until < now() and state = 'active'"
+            " order by pausing_until limit %(most)s for update skip locked)"
+            f" returning {COLUMNS}",
+            {"lease": LEASE, "most": SETTLED_AT_ONCE},
+        )
