@@ -48,7 +48,7 @@ FOR_EVERY_TENANT = {
     "inboxes/settlement._claim_unsettled": "settling is the operator's work, over all tenants",
     "inboxes/deletion.erase_retained": "retention is the operator's setting",
     "intake/doorbell.ring": "Stalwart names accounts, which are unique in all",
-    "intake/reading.Intake._measure": "a metric of the whole service",
+    "intake/reading.measure": "a metric of the whole service",
     "intake/reading._CLAIM_DUE": "one worker reads inboxes of all tenants",
     "intake/reading._CLAIM_STALE": "one worker reads inboxes of all tenants",
     "intake/reading._confirm": "takes note of a claim over all tenants",

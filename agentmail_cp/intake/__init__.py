@@ -14,6 +14,6 @@ sender is let in, and `outcomes` whether a mail merely tells what became of anot
 from __future__ import annotations
 
 from agentmail_cp.intake.doorbell import Doorbell, ring
-from agentmail_cp.intake.reading import Intake
+from agentmail_cp.intake.reading import Backlog, Intake, measure
 
-__all__ = ["Doorbell", "Intake", "ring"]
+__all__ = ["Backlog", "Doorbell", "Intake", "measure", "ring"]

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 from collections.abc import Collection, Mapping, Sequence
 from datetime import datetime, timedelta
+from functools import partial
 from random import SystemRandom
 from time import monotonic
 from typing import TypeGuard
@@ -18,6 +19,7 @@ from prometheus_client import Counter, Gauge, Histogram
 from agentmail_cp import drafts, messages, outcomes, policy, sending, submissions
 from agentmail_cp.db import Database, Tx, fetch_all, fetch_only
 from agentmail_cp.errors import Unavailable
+from agentmail_cp.intake.erasing import without_unwanted
 from agentmail_cp.mailserver import (
     AccountId,
     Changes,
@@ -31,8 +33,9 @@ from agentmail_cp.mailserver import (
     MailState,
     Refusal,
 )
-from agentmail_cp.messages import Place
+from agentmail_cp.messages import Judge, Place
 from agentmail_cp.rounds import Rounds, Standstill
+from agentmail_cp.settings import Unauthenticated
 
 log = structlog.stdlib.get_logger(__name__)
 
@@ -106,10 +109,13 @@ class Intake:
         batch: int = 50,
         sweep_interval: float = 60.0,
         feedback_enabled: bool = False,
+        unauthenticated: Unauthenticated = "label",
     ) -> None:
         self._db = db
         self._server = server
         self._feedback_enabled = feedback_enabled
+        self._unauthenticated: Unauthenticated = unauthenticated
+        self._judge = partial(policy.received, unauthenticated=unauthenticated)
         self._batch = batch
         self._sweep_interval = timedelta(seconds=sweep_interval)
         self._begun_at: datetime | None = None
@@ -187,6 +193,13 @@ class Intake:
             answers = await self._server.changes(
                 [Cursor(claim.account_id, claim.state) for claim in claims]
             )
+            answers = await without_unwanted(
+                self._db,
+                self._server,
+                {claim.account_id: claim.place for claim in claims},
+                answers,
+                self._unauthenticated,
+            )
             heard = await self._listen_to_all(claims, answers)
         except MailServerUnavailable:
             async with self._db.transaction() as tx:
@@ -259,7 +272,7 @@ class Intake:
             for claim in sorted(claims, key=lambda each: each.inbox_id):
                 answer = answers[claim.account_id]
                 if isinstance(answer, Changes) and not _quiet(answer):
-                    await _apply_alone(tx, claim, answer, heard[claim.account_id])
+                    await _apply_alone(tx, claim, answer, heard[claim.account_id], self._judge)
                 elif not isinstance(answer, Changes) and not _lost(answer):
                     await _postpone(tx, claim, answer)
         quiet = [claim for claim in claims if _quiet(answers[claim.account_id])]
@@ -296,11 +309,11 @@ class Intake:
                 if held_claim is None:
                     return
                 claim = held_claim
-                await _record(tx, claim, mails, (), heard)
+                await _record(tx, claim, mails, (), heard, self._judge)
         async with self._db.transaction() as tx:
             await messages.lock(tx, claim.organization_id, claim.inbox_id)
             if await _advance(tx, claim, listing.state, more=False):
-                await _record(tx, claim, (), known - set(there))
+                await _record(tx, claim, (), known - set(there), NOTHING_HEARD, self._judge)
             else:
                 await _read_again(tx, claim)
         INBOXES.labels("from_scratch").inc()
@@ -314,16 +327,28 @@ class Intake:
 
     async def _measure(self) -> None:
         async with self._db.transaction() as tx:
-            row = await (
-                await tx.execute(
-                    "select count(*) filter (where failures > 0) as failing,"
-                    " coalesce(extract(epoch from now() - min(due_at)), 0)::float as oldest"
-                    " from inbox_sync where due_at is not null"
-                )
-            ).fetchone()
-        if row is not None:
-            FAILING.set(row["failing"])
-            OLDEST_DUE.set(max(0.0, row["oldest"]))
+            backlog = await measure(tx)
+        FAILING.set(backlog.failing)
+        OLDEST_DUE.set(backlog.oldest)
+
+
+class Backlog(msgspec.Struct, frozen=True):
+    """Inboxes that wait to be read: how many failed before, and for how many seconds the oldest is due."""
+
+    failing: int
+    oldest: float
+
+
+async def measure(tx: Tx) -> Backlog:
+    """What waits to be read, over all organisations."""
+    return await fetch_only(
+        tx,
+        Backlog,
+        "select count(*) filter (where failures > 0) as failing,"
+        " greatest(0, coalesce(extract(epoch from now() - min(due_at)), 0))::float8 as oldest"
+        " from inbox_sync where due_at is not null",
+        {},
+    )
 
 
 _CLAIM_DUE = """
@@ -390,12 +415,12 @@ async def _confirm(
     INBOXES.labels("quiet").inc(len(claims))
 
 
-async def _apply_alone(tx: Tx, claim: Claim, changes: Changes, heard: Heard) -> None:
+async def _apply_alone(tx: Tx, claim: Claim, changes: Changes, heard: Heard, judge: Judge) -> None:
     """Write one inbox in a savepoint, so that its trouble stays its own."""
     try:
         async with tx.transaction():
             if await _advance(tx, claim, changes.state, more=changes.more):
-                await _record(tx, claim, changes.present, changes.destroyed, heard)
+                await _record(tx, claim, changes.present, changes.destroyed, heard, judge)
             else:
                 await _read_again(tx, claim)
     except Exception as error:
@@ -412,7 +437,8 @@ async def _record(
     claim: Claim,
     present: Sequence[Mail],
     destroyed: Collection[DocumentId],
-    heard: Heard = NOTHING_HEARD,
+    heard: Heard,
+    judge: Judge,
 ) -> None:
     """Write what was read, in an inbox whose lock is held."""
     place = claim.place
@@ -430,7 +456,7 @@ async def _record(
         destroyed=destroyed,
         held=held,
         copies=copies,
-        judge=policy.received,
+        judge=judge,
     )
     await submissions.note(tx, place, present, copies)
     await drafts.record(
