@@ -12,7 +12,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import AsyncGenerator, Awaitable, Callable, Collection
-from datetime import timedelta
+from datetime import datetime, timedelta
 from functools import partial
 from time import monotonic
 from typing import cast
@@ -36,7 +36,7 @@ from agentmail_cp import (
     throttle,
     webhooks,
 )
-from agentmail_cp.db import Connection, Database
+from agentmail_cp.db import Connection, Database, Tx
 from agentmail_cp.errors import Unavailable
 from agentmail_cp.intake import Intake
 from agentmail_cp.mailserver import MailServer, MailServerError
@@ -92,6 +92,14 @@ class Periodic(msgspec.Struct, frozen=True):
     name: str
     cron: str
     run: Callable[[JobContext, int], Awaitable[None]]
+
+
+async def seen(tx: Tx) -> datetime | None:
+    """When a worker last said that it is there, which each does every ten seconds; None where none is."""
+    row = await (
+        await tx.execute("select max(last_heartbeat) as at from procrastinate_workers")
+    ).fetchone()
+    return row["at"] if row else None
 
 
 def _resources(context: JobContext) -> Resources:

@@ -10,6 +10,7 @@ decides about single inboxes.
 
 from __future__ import annotations
 
+from agentmail_cp.access.erasure import erase_organization
 from agentmail_cp.access.keyring import Keyring
 from agentmail_cp.access.keys import (
     KEY_BYTES,
@@ -29,17 +30,21 @@ from agentmail_cp.access.keys import (
     update_key,
 )
 from agentmail_cp.access.organizations import (
+    HIDDEN,
     Organization,
     create_organization,
     get_organization,
     list_organizations,
+    on_unauthenticated,
     only_organization,
+    set_on_unauthenticated,
 )
 from agentmail_cp.access.permissions import MAIL_CLIENT, PERMISSIONS
 from agentmail_cp.access.pods import default_pod, find_pod, hold_pod
 from agentmail_cp.access.reach import Principal, Reach, in_reach
 
 __all__ = [
+    "HIDDEN",
     "KEY_BYTES",
     "MAIL_CLIENT",
     "PERMISSIONS",
@@ -55,6 +60,7 @@ __all__ = [
     "default_pod",
     "delete_key",
     "digest",
+    "erase_organization",
     "expiry",
     "find_pod",
     "get_key",
@@ -65,8 +71,10 @@ __all__ = [
     "issued_before",
     "list_keys",
     "list_organizations",
+    "on_unauthenticated",
     "only_organization",
     "principal",
     "revoke_within",
+    "set_on_unauthenticated",
     "update_key",
 ]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from datetime import datetime
-from typing import LiteralString
+from typing import Final, LiteralString
 from uuid import UUID
 
 import msgspec
@@ -11,6 +11,10 @@ from uuid_utils.compat import uuid7
 
 from agentmail_cp.db import Tx, fetch_all, fetch_one, fetch_only
 from agentmail_cp.errors import Invalid, NotFound
+from agentmail_cp.settings import Unauthenticated
+
+HIDDEN: Final = UUID("00000000-0000-4000-8000-646f63746f72")
+"""The organisation in which `agentmail-cp doctor` sends itself mail; there for seconds, and nobody's."""
 
 
 class Organization(msgspec.Struct, frozen=True):
@@ -22,14 +26,20 @@ class Organization(msgspec.Struct, frozen=True):
     updated_at: datetime
 
 
-async def create_organization(tx: Tx, name: str) -> Organization:
+class _Wish(msgspec.Struct, frozen=True):
+    unauthenticated: Unauthenticated | None
+
+
+async def create_organization(
+    tx: Tx, name: str, *, organization_id: UUID | None = None
+) -> Organization:
     """Make an organisation with its default pod."""
     organization = await fetch_only(
         tx,
         Organization,
         "insert into organization (organization_id, name) values (%(id)s, %(name)s)"
         " returning organization_id, name, created_at, updated_at",
-        {"id": uuid7(), "name": name},
+        {"id": organization_id or uuid7(), "name": name},
     )
     await tx.execute(
         "insert into pod (pod_id, organization_id, name, is_default)"
@@ -40,13 +50,13 @@ async def create_organization(tx: Tx, name: str) -> Organization:
 
 
 async def list_organizations(tx: Tx) -> list[Organization]:
-    """Every organisation, for the operator's command line."""
+    """Every organisation but `HIDDEN`, for the operator's command line."""
     return await fetch_all(
         tx,
         Organization,
         "select organization_id, name, created_at, updated_at from organization"
-        " order by created_at",
-        {},
+        " where organization_id <> %(hidden)s order by created_at",
+        {"hidden": HIDDEN},
     )
 
 
@@ -62,6 +72,28 @@ async def get_organization(tx: Tx, organization_id: UUID, *, lock: bool = False)
     if found is None:
         raise NotFound("There is no such organization.")
     return found
+
+
+async def on_unauthenticated(tx: Tx, organization_id: UUID) -> Unauthenticated | None:
+    """What the organisation wants done with mail that is an explicit FAIL; None where the setting holds."""
+    found = await fetch_one(
+        tx,
+        _Wish,
+        "select unauthenticated from organization where organization_id = %(organization_id)s",
+        {"organization_id": organization_id},
+    )
+    return found.unauthenticated if found else None
+
+
+async def set_on_unauthenticated(
+    tx: Tx, organization_id: UUID, wish: Unauthenticated | None
+) -> None:
+    """Let an organisation have its own wish, or with None let the setting hold again."""
+    await tx.execute(
+        "update organization set unauthenticated = %(wish)s, updated_at = now()"
+        " where organization_id = %(organization_id)s",
+        {"organization_id": organization_id, "wish": wish},
+    )
 
 
 async def only_organization(tx: Tx, wanted: UUID | None) -> UUID:
