@@ -5,9 +5,9 @@ Everything but `lock` itself is done under it, and doing it again has no effect.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, Sequence
 from types import MappingProxyType
-from typing import Any
+from typing import Any, LiteralString
 from uuid import UUID
 
 import msgspec
@@ -403,13 +403,16 @@ async def erase(tx: Tx, place: Place) -> None:
     await events.erase(tx, organization_id=place.organization_id, inbox_id=place.inbox_id)
 
 
-async def documents(tx: Tx, place: Place) -> set[DocumentId]:
-    """Every document id the index has of an inbox."""
-    rows = await (
-        await tx.execute(
-            "select document_id from message where inbox_id = %(inbox_id)s"
-            " and organization_id = %(organization_id)s",
-            {"inbox_id": place.inbox_id, "organization_id": place.organization_id},
-        )
-    ).fetchall()
+async def documents(
+    tx: Tx, place: Place, *, among: Collection[DocumentId] | None = None
+) -> set[DocumentId]:
+    """Every document id the index has of an inbox, or those of them that are `among` some."""
+    query: LiteralString = (
+        "select document_id from message where inbox_id = %(inbox_id)s"
+        " and organization_id = %(organization_id)s"
+    )
+    if among is not None:
+        query += " and document_id = any(%(among)s)"
+    whose = {"inbox_id": place.inbox_id, "organization_id": place.organization_id}
+    rows = await (await tx.execute(query, {**whose, "among": list(among or ())})).fetchall()
     return {DocumentId(row["document_id"]) for row in rows}
