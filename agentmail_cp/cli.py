@@ -11,7 +11,7 @@ import sys
 from collections.abc import AsyncGenerator, Callable, Coroutine
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, get_args
 from uuid import UUID
 
 import rich_click as click
@@ -187,6 +187,56 @@ def org_limits_clear(name: str, organization: UUID | None) -> None:
             owner = await access.only_organization(tx, organization)
             await limits.clear_limit(tx, owner, name)
         click.echo(f"{name} of {owner} is the setting's: {getattr(loaded, name)}.")
+
+    run(action)
+
+
+@org.group("unauthenticated")
+def org_unauthenticated() -> None:
+    """What becomes of mail that is an explicit FAIL (SPF and DKIM, DMARC): none (nothing), label (it is
+    hidden) or drop (it is erased).
+    """
+
+
+@org_unauthenticated.command("show")
+@_ORG
+def org_unauthenticated_show(organization: UUID | None) -> None:
+    """Show what becomes of it, and whether that is the organisation's own wish."""
+
+    async def action(loaded: Settings) -> None:
+        async with _database(loaded) as database, database.reading() as tx:
+            owner = await access.only_organization(tx, organization)
+            own = await access.on_unauthenticated(tx, owner)
+        click.echo(f"{own or loaded.unauthenticated}  {'own' if own else 'setting'}")
+
+    run(action)
+
+
+@org_unauthenticated.command("set")
+@click.argument("wish", type=click.Choice(get_args(settings.Unauthenticated)))
+@_ORG
+def org_unauthenticated_set(wish: settings.Unauthenticated, organization: UUID | None) -> None:
+    """Give an organisation its own wish. It holds at once, for mail that comes in from now on."""
+
+    async def action(loaded: Settings) -> None:
+        async with _database(loaded) as database, database.transaction() as tx:
+            owner = await access.only_organization(tx, organization)
+            await access.set_on_unauthenticated(tx, owner, wish)
+        click.echo(f"unauthenticated of {owner} is {wish}.")
+
+    run(action)
+
+
+@org_unauthenticated.command("clear")
+@_ORG
+def org_unauthenticated_clear(organization: UUID | None) -> None:
+    """Take an organisation's own wish away: the setting holds again."""
+
+    async def action(loaded: Settings) -> None:
+        async with _database(loaded) as database, database.transaction() as tx:
+            owner = await access.only_organization(tx, organization)
+            await access.set_on_unauthenticated(tx, owner, None)
+        click.echo(f"unauthenticated of {owner} is the setting's: {loaded.unauthenticated}.")
 
     run(action)
 
