@@ -18,7 +18,7 @@ from typing import Final, cast
 import httpcore
 import msgspec
 
-from agentmail_cp import __version__
+from agentmail_cp import __version__, tls
 from agentmail_cp.outbound.errors import OutboundError, Reason
 from agentmail_cp.outbound.targets import Network, Target, permitted, target_of
 
@@ -123,12 +123,9 @@ class Outbound:
     ) -> None:
         self._threads = ThreadPoolExecutor(resolvers, thread_name_prefix="resolve")
         self._looking: dict[tuple[str, int], asyncio.Future[Sequence[str]]] = {}
-        self._pool = httpcore.AsyncConnectionPool(
-            ssl_context=_tls(),
-            max_connections=connections,
-            max_keepalive_connections=0,
-            network_backend=_Judging(allowed, resolve or self._resolve, backend or _real_backend()),
-        )
+        self._connections = connections
+        self._backend = _Judging(allowed, resolve or self._resolve, backend or _real_backend())
+        self._pool: httpcore.AsyncConnectionPool | None = None
 
     @contextlib.asynccontextmanager
     async def open(self, request: Request) -> AsyncGenerator[Response]:
@@ -146,7 +143,8 @@ class Outbound:
 
     async def close(self) -> None:
         """End every request."""
-        await self._pool.aclose()
+        if self._pool is not None:
+            await self._pool.aclose()
         self._threads.shutdown(wait=False, cancel_futures=True)
 
     async def _ask(self, request: Request, target: Target, deadline: float) -> httpcore.Response:
@@ -170,7 +168,19 @@ class Outbound:
         )
         with _translated():
             async with asyncio.timeout_at(deadline):
-                return await self._pool.handle_async_request(asked)
+                return await self._opened().handle_async_request(asked)
+
+    def _opened(self) -> httpcore.AsyncConnectionPool:
+        """The pool, made for the first request: many a process never makes one."""
+        if self._pool is None:
+            self._pool = httpcore.AsyncConnectionPool(
+                # Its own default would read all certificates for every connection.
+                ssl_context=tls.context(),
+                max_connections=self._connections,
+                max_keepalive_connections=0,
+                network_backend=self._backend,
+            )
+        return self._pool
 
     async def _resolve(self, host: str, port: int) -> Sequence[str]:
         """Look a name up, once for everybody who asks meanwhile: a name that nobody answers for holds one
@@ -236,12 +246,6 @@ class _Judging(httpcore.AsyncNetworkBackend):
 def _real_backend() -> httpcore.AsyncNetworkBackend:
     # httpcore does not say that its own backends are ones.
     return cast("httpcore.AsyncNetworkBackend", httpcore.AnyIOBackend())
-
-
-@functools.cache
-def _tls() -> ssl.SSLContext:
-    """Read once: httpcore would read all certificates for every connection."""
-    return httpcore.default_ssl_context()
 
 
 def _look_up(host: str, port: int) -> Sequence[str]:

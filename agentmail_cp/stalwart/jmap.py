@@ -23,7 +23,7 @@ from urllib.parse import quote, urlencode
 import httpx
 import msgspec
 
-from agentmail_cp import sizes
+from agentmail_cp import sizes, tls
 from agentmail_cp.mailserver import (
     MailServerConfused,
     MailServerError,
@@ -42,6 +42,7 @@ if TYPE_CHECKING:
         Mapping,
         Sequence,
     )
+    from ssl import SSLContext
 
 T = TypeVar("T")
 
@@ -258,11 +259,12 @@ class JmapClient:
         connect_timeout: float = 1.5,
         timeout: float = 10.0,
     ) -> None:
-        self._transport = _transport(connections)
+        context = tls.context() if httpx.URL(base_url).scheme == "https" else tls.unused()
+        self._transport = _transport(connections, context)
         # What takes as long as somebody's slow connection must not take what everybody needs: bytes
         # that are streamed in or out have connections of their own, each way.
-        self._uploads = _transport(connections)
-        self._downloads = _transport(connections)
+        self._uploads = _transport(connections, context)
+        self._downloads = _transport(connections, context)
         self._http = httpx.AsyncClient(
             base_url=base_url.rstrip("/"),
             headers={"Authorization": authorization, "User-Agent": "agentmail-cp"},
@@ -328,11 +330,14 @@ class JmapClient:
         """Read a JSON document beside JMAP, for example `/api/account`."""
         return _decode(await self._exchange("GET", path, repeat=True), shape, path)
 
+    async def headers(self, path: str) -> Mapping[str, str]:
+        """The headers of the answer to a GET of this path, whatever it is."""
+        with _translated():
+            return (await self._http.get(path)).headers
+
     async def redirection(self, path: str) -> str | None:
         """Where a GET of this path is sent on to, None when it is not."""
-        with _translated():
-            response = await self._http.get(path)
-        return response.headers.get("Location")
+        return (await self.headers(path)).get("Location")
 
     async def upload(
         self, account_id: str, content: AsyncIterator[bytes] | bytes, content_type: str
@@ -475,8 +480,9 @@ class JmapClient:
         raise _refused(response)
 
 
-def _transport(connections: int) -> httpx.AsyncHTTPTransport:
+def _transport(connections: int, context: SSLContext) -> httpx.AsyncHTTPTransport:
     return httpx.AsyncHTTPTransport(
+        verify=context,
         limits=httpx.Limits(max_connections=connections, max_keepalive_connections=connections),
         trust_env=False,
     )

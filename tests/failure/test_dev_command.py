@@ -279,7 +279,7 @@ def test_with_stalwart_a_second_start_is_quick_and_keeps_everything(start: Start
     assert run.stop() < 5
     assert run.process.returncode == 0
     again = start(PATH=with_stalwart())
-    assert again.until_up() <= 6
+    assert again.until_up() <= 3
     assert again.about == first
     found = again.request("GET", "/v0/inboxes/ada@agents.test/messages").json()["messages"]
     assert {message["subject"] for message in found} == {"kept"}
