@@ -152,7 +152,10 @@ def _envelope_domain(spf: _Told, greeting: _Told | None) -> str | None:
 
 
 def _policy(dmarc: _Told) -> DmarcPolicy | None:
+    """What the domain asks for; Stalwart writes `none` of one without a DMARC record, too."""
     told = dmarc.properties.get("policy.dmarc", "").lower()
+    if told == dmarc.result == "none":
+        return None
     return told if _is_policy(told) else None
 
 
@@ -183,11 +186,12 @@ def _told(value: str) -> Iterator[_Told]:
 
 
 def _pairs(part: Sequence[_Token]) -> list[tuple[str, str]]:
-    """What stands on both sides of each sign of equality."""
-    around = zip(part, part[1:], part[2:], strict=False)
+    """What stands on both sides of each sign of equality; Stalwart writes nothing for an empty value."""
+    ended = [*part, _Token(""), _Token("")]
+    around = zip(ended, ended[1:], ended[2:], ended[3:], strict=False)
     return [
-        (before.text, after.text)
-        for before, sign, after in around
+        (before.text, "" if then.sign else after.text)
+        for before, sign, after, then in around
         if sign.sign and not before.sign and not after.sign
     ]
 

@@ -143,6 +143,20 @@ def test_the_sender_of_a_bounce_is_the_server_that_greeted() -> None:
     assert (found.spf, found.spf_domain) == ("pass", "mx.out.test")
 
 
+def test_a_mail_from_several_domains_has_no_dmarc_domain() -> None:
+    """Stalwart then writes nothing after the sign of equality; RFC 9989 exempts such mail."""
+    value = f"{HOST}; spf=pass smtp.mailfrom=x@good.test; dmarc=none header.from= policy.dmarc=none"
+    expected = made(spf="pass", spf_domain="good.test")
+    assert authentication.read([value]) == expected
+
+
+def test_a_domain_without_dmarc_asks_for_nothing_we_know_of() -> None:
+    """Stalwart writes `none` where there is no record and where the record says so."""
+    found = authentication.read([f"{HOST}; dmarc=none header.from=a.test policy.dmarc=none"])
+    assert found is not None
+    assert found.dmarc_policy is None
+
+
 def test_what_a_server_greets_with_says_nothing_of_the_mail() -> None:
     """Whoever has a domain can greet with it, and write in anybody's name."""
     found = authentication.read([f"{HOST}; spf=pass smtp.helo=mx.out.test; dmarc=none"])
