@@ -69,8 +69,8 @@ class _Known(msgspec.Struct, frozen=True):
     threads: Mapping[UUID, Thread]
 
     def address(self, event: Event) -> str:
-        inbox = self.inboxes.get(event.inbox_id)
-        return inbox.address if inbox else inboxes.public_id(event.inbox_id)
+        inbox = self.inboxes.get(event.inbox)
+        return inbox.address if inbox else inboxes.public_id(event.inbox)
 
     def row(self, event: Event) -> Message | None:
         return self.messages.get(_name(event)) if event.message_id else None
@@ -101,12 +101,12 @@ async def render(
 
 
 def _name(event: Event) -> Named:
-    return Named(event.organization_id, event.inbox_id, event.message_id or "")
+    return Named(event.organization_id, event.inbox, event.message_id or "")
 
 
 async def _look_up(tx: Tx, events: Sequence[Event]) -> _Known:
     theirs = await inboxes.get_of_all(
-        tx, {(event.organization_id, event.inbox_id) for event in events}
+        tx, {(event.organization_id, event.inbox_id) for event in events if event.inbox_id}
     )
     rows = await messages.get_named(tx, {_name(event) for event in events if event.message_id})
     known = _Known(theirs, rows, {})
@@ -154,7 +154,7 @@ async def _read(server: MailServer, known: _Known, events: Iterable[Event]) -> _
     wanted: dict[UUID, list[DocumentId]] = {}
     for event in events:
         if event.type in RECEIVED and (row := known.row(event)):
-            wanted.setdefault(event.inbox_id, []).append(row.document_id)
+            wanted.setdefault(event.inbox, []).append(row.document_id)
     turns = asyncio.Semaphore(READERS)
 
     async def read(inbox_id: UUID, document_ids: Sequence[DocumentId]) -> _Contents:
@@ -211,7 +211,7 @@ def _one(event: Event, known: _Known, contents: _Contents, most: int) -> bytes:
 
 def _received(event: Event, known: _Known, contents: _Contents) -> bodies.Notice:
     address, row = known.address(event), known.row(event)
-    at = (event.inbox_id, row.document_id) if row else None
+    at = (event.inbox, row.document_id) if row else None
     content = contents.get(at) if at else None
     if row is None:
         hiding = RECEIVED[event.type]

@@ -165,7 +165,7 @@ def unknown_message(event: Event, address: str, labels: Sequence[str]) -> Messag
     """What an event alone knows of a message that nothing else knows any more."""
     return Message(
         inbox_id=address,
-        thread_id=event.thread_id or event.inbox_id,
+        thread_id=event.thread_id or event.inbox,
         message_id=event.message_id or "",
         labels=list(labels),
         timestamp=event.created_at,

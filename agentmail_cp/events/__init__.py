@@ -19,7 +19,7 @@ from agentmail_cp.events.event import (
 )
 from agentmail_cp.events.feed import Closed, Feed, Overrun, Subscription
 from agentmail_cp.events.filters import LOGGED_TYPES, Subscribed, check_types
-from agentmail_cp.events.log import append, list_labels, list_of_inbox
+from agentmail_cp.events.log import append, append_of_scope, list_labels, list_of_inbox
 from agentmail_cp.events.publishing import (
     WRITTEN,
     newest_position,
@@ -65,6 +65,7 @@ __all__ = [
     "Subscription",
     "after",
     "append",
+    "append_of_scope",
     "check_types",
     "erase",
     "expire",

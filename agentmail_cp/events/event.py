@@ -69,14 +69,15 @@ class NewEvent(msgspec.Struct, frozen=True, kw_only=True):
 
 class Event(msgspec.Struct, frozen=True, kw_only=True):
     """One row of the log. `seq` counts from 1 within the inbox. `position` is its place in the order of
-    all events, None until it is published.
+    all events, None until it is published. What happened to no inbox has none, and no `seq`; without a pod
+    it is of the whole organisation, and told to those only who reach all of it and name no part.
     """
 
     event_id: UUID
     organization_id: UUID
-    pod_id: UUID
-    inbox_id: UUID
-    seq: int
+    pod_id: UUID | None
+    inbox_id: UUID | None
+    seq: int | None
     position: int | None
     type: EventType
     thread_id: UUID | None
@@ -85,6 +86,13 @@ class Event(msgspec.Struct, frozen=True, kw_only=True):
     recipients: int
     facts: dict[str, Any]
     created_at: datetime
+
+    @property
+    def inbox(self) -> UUID:
+        """The inbox of an event that happened to one."""
+        if self.inbox_id is None:
+            raise LookupError("This event happened to no inbox.")
+        return self.inbox_id
 
 
 class LabelEvent(msgspec.Struct, frozen=True, kw_only=True):

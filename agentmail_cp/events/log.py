@@ -1,12 +1,12 @@
 """Writing the log, and reading an inbox's own part of it.
 
 Each event gets the next number of its inbox, taken from `inbox_sync.event_seq` under that row's lock, so that
-an inbox's numbers are gap-free and commit in order.
+an inbox's numbers are gap-free and commit in order. What happened to no inbox has no number.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, LiteralString
 from uuid import UUID
 
@@ -15,7 +15,7 @@ from uuid_utils.compat import uuid7
 
 from agentmail_cp import pages
 from agentmail_cp.db import Tx, fetch_all
-from agentmail_cp.events.event import Event, LabelEvent, NewEvent
+from agentmail_cp.events.event import Event, EventType, LabelEvent, NewEvent
 from agentmail_cp.events.publishing import WRITTEN
 from agentmail_cp.events.reading import COLUMNS
 
@@ -54,6 +54,30 @@ async def append(
             "documents": [event.document_id for event in events],
             "recipients": [event.recipients for event in events],
             "facts": [Jsonb(dict(event.facts)) for event in events],
+        },
+    )
+
+
+async def append_of_scope(
+    tx: Tx,
+    *,
+    organization_id: UUID,
+    pod_id: UUID | None,
+    type: EventType,  # noqa: A002 - what an event has
+    facts: Mapping[str, Any],
+) -> None:
+    """Write an event of no inbox, of a pod or of the whole organisation."""
+    await tx.execute(
+        "insert into event (event_id, organization_id, pod_id, type, recipients, facts, created_at)"
+        " select %(event_id)s, %(organization_id)s, %(pod_id)s, %(type)s, 1, %(facts)s,"
+        " clock_timestamp() from pg_notify(%(channel)s, '')",
+        {
+            "event_id": uuid7(),
+            "organization_id": organization_id,
+            "pod_id": pod_id,
+            "type": type.value,
+            "facts": Jsonb(dict(facts)),
+            "channel": WRITTEN,
         },
     )
 

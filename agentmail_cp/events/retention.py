@@ -1,8 +1,9 @@
 """How long events are kept, and what is remembered of those that are not.
 
-What expires leaves its inbox's horizon behind (table `event_horizon`): the last event that expired, which
-stays a cursor, and its position, so that a reader who had not come that far is told that events are missing.
-An inbox that is erased takes its events with it at once; nobody is to miss those.
+What expires leaves its inbox's horizon behind (table `event_horizon`), or that of its pod or organisation
+where it had no inbox: the last event that expired, which stays a cursor, and its position, so that a reader
+who had not come that far is told that events are missing. An inbox that is erased takes its events with it at
+once; nobody is to miss those.
 """
 
 from __future__ import annotations
@@ -40,9 +41,11 @@ class _Count(msgspec.Struct, frozen=True):
 _REMEMBER: Final[LiteralString] = (
     "insert into event_horizon"
     " (inbox_id, organization_id, pod_id, event_id, position, expired)"
-    " select distinct on (inbox_id) inbox_id, organization_id, pod_id, event_id, position,"
+    " select distinct on (subject_id) subject_id, organization_id, pod_id, event_id, position,"
     " case when %(expires)s then position else 0 end"
-    " from removed where position is not null order by inbox_id, position desc"
+    " from removed cross join lateral"
+    " (select coalesce(inbox_id, pod_id, organization_id) as subject_id) as subject"
+    " where position is not null order by subject_id, position desc"
     " on conflict (inbox_id) do update set expired = greatest(event_horizon.expired, excluded.expired),"
     " event_id = case when event_horizon.position < excluded.position then excluded.event_id"
     " else event_horizon.event_id end,"

@@ -157,6 +157,6 @@ class _Wait(msgspec.Struct, frozen=True):
 async def _next(heard: Subscription, seq: int) -> int:
     """The number of the last event heard of, once it is behind this one."""
     while True:
-        last = max(event.seq for event in await heard.take(_AT_ONCE))
+        last = max(event.seq or 0 for event in await heard.take(_AT_ONCE))
         if last > seq:
             return last

@@ -102,7 +102,7 @@ async def test_a_label_event_names_the_thread_its_message_is_in(database: Databa
         a_mail(3, message_id="c", references=("a", "b")),
     )
     log = await log_of(database, place)
-    named: dict[int, object] = {each.seq: each.thread_id for each in log}
+    named: dict[int | None, object] = {each.seq: each.thread_id for each in log}
     order = [each.type for each in log[2:]]
     assert order == [EventType.LABEL_REMOVED, EventType.MESSAGE_RECEIVED]
     assert named[3] == named[2], "the label changed before the threads were joined"
