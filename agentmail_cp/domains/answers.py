@@ -13,7 +13,7 @@ from typing import Literal
 
 import msgspec
 
-QuestionType = Literal["TXT", "MX", "CNAME", "SRV", "A", "AAAA", "NS"]
+QuestionType = Literal["TXT", "MX", "CNAME", "SRV", "A", "AAAA", "NS", "PTR"]
 
 
 class Question(msgspec.Struct, frozen=True, order=True):
