@@ -9,7 +9,8 @@ with another one no longer decides about it. Threads, index row and event are wr
 outcome is known. Nothing is ever handed in from here without a row. Where the mail was made of a draft
 (`draft_id`), whatever begins or ends the send does the same to the draft, in the same transaction. So it
 is with what `limits` counts: the statement that begins a send counts it, the one that says that nothing
-left gives it back. `policy` is asked before, unless an earlier attempt of the same request may have left.
+left gives it back. A row whose lease runs is also what the mail server's hook recognises our own mail by
+(`is_under_way`). `policy` is asked before, unless an earlier attempt of the same request may have left.
 
 What can fail, what the caller gets, and what happens next:
 
@@ -50,6 +51,7 @@ from agentmail_cp.sending.record import (
     Refused,
     Send,
     forget_old,
+    is_under_way,
     live_message_ids,
 )
 from agentmail_cp.sending.settlement import settle
@@ -61,6 +63,7 @@ __all__ = [
     "Send",
     "answered",
     "forget_old",
+    "is_under_way",
     "live_message_ids",
     "repeated",
     "send",

@@ -354,12 +354,12 @@ async def _insert(tx: Tx, attempt: _Attempt, charge: Charge) -> Send | None:
         "with begun as ("
         "insert into send (send_id, organization_id, inbox_id, account_id, idempotency_key,"
         " fingerprint, message_id, draft_id, labels, mail_state, state, lease_until, recipients,"
-        " counted_thread, counted_at)"
+        " counted_thread, counted_at, addresses)"
         " select %(send_id)s, %(organization_id)s, %(inbox_id)s, %(account_id)s, %(key)s,"
         " %(fingerprint)s, %(message_id)s, %(draft_id)s, %(labels)s, (select state from inbox_sync"
         " where inbox_id = %(inbox_id)s and organization_id = %(organization_id)s),"
-        " 'submitting', now() + %(lease)s, cardinality(%(recipients)s::text[]), %(thread_id)s, now()"
-        " where %(key)s::text is not null or not exists"
+        " 'submitting', now() + %(lease)s, cardinality(%(recipients)s::text[]), %(thread_id)s, now(),"
+        " %(recipients)s where %(key)s::text is not null or not exists"
         " (select from send where organization_id = %(organization_id)s"
         " and inbox_id = %(inbox_id)s and fingerprint = %(fingerprint)s"
         f" and idempotency_key is null and {OWED_OR_DEAD})"
@@ -390,7 +390,8 @@ async def _reopen(tx: Tx, row: Send, attempt: _Attempt, charge: Charge) -> Send 
         " owed_until = null, labels = %(labels)s, mail_state = (select state from inbox_sync"
         " where inbox_id = %(inbox_id)s and organization_id = %(organization_id)s),"
         " recipients = cardinality(%(recipients)s::text[]), counted_thread = %(thread_id)s,"
-        " counted_at = now() where send_id = %(send_id)s and organization_id = %(organization_id)s"
+        " counted_at = now(), addresses = %(recipients)s where send_id = %(send_id)s"
+        " and organization_id = %(organization_id)s"
         f" returning {COLUMNS}), {limits.COUNTING} select {COLUMNS} from begun",
         {
             **charge.parameters,

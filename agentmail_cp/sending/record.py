@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Collection
 from datetime import UTC, datetime, timedelta
 from typing import Any, Literal
 from uuid import UUID
@@ -16,7 +16,7 @@ import msgspec
 from psycopg.types.json import Jsonb
 
 from agentmail_cp import drafts, extract, limits, messages, outcomes, threads
-from agentmail_cp.db import Database, Tx
+from agentmail_cp.db import Database, Tx, fetch_all
 from agentmail_cp.errors import Unavailable
 from agentmail_cp.labels import SEEN
 from agentmail_cp.limits import Counted
@@ -262,6 +262,34 @@ async def live_message_ids(tx: Tx, place: Place) -> frozenset[str]:
         )
     ).fetchall()
     return frozenset(row["message_id"] for row in rows)
+
+
+class _Intent(msgspec.Struct, frozen=True):
+    addresses: list[str]
+
+
+async def is_under_way(
+    tx: Tx, inbox_id: UUID, message_id: str, recipients: Collection[str]
+) -> bool:
+    """Whether the inbox is sending this mail (Message-ID without brackets) to these addresses right now. Once
+    nobody waits for its answer any more it is not: whether it left is being found out by then.
+    """
+    found = await fetch_all(
+        tx,
+        _Intent,
+        "select coalesce(addresses, '{}') as addresses from send where inbox_id = %(inbox_id)s"
+        " and message_id = %(message_id)s and state = 'submitting' and lease_until > now()",
+        {"inbox_id": inbox_id, "message_id": message_id},
+    )
+    return any(covers(each.addresses, recipients) for each in found)
+
+
+def covers(intended: Collection[str], envelope: Collection[str]) -> bool:
+    """Whether an envelope may be what became of the recipients that were meant. The mail server leaves out
+    those it refuses, and puts mailboxes in the place of their aliases: nobody is added otherwise. Pure.
+    """
+    meant, found = set(intended), {each.lower() for each in envelope}
+    return found <= meant or bool(meant - found)
 
 
 async def store_answer(tx: Tx, row: Send, document_id: DocumentId | None, answer: Answer) -> None:

@@ -1,9 +1,9 @@
 """What Stalwart 0.16 asks us about a mail on its way, checked, decoded and answered: its MTA hooks.
 
-A question is not a doorbell: Stalwart waits for the answer while its client waits. Without one it tells a
-mail client to try again later, and sends what we handed in ourselves all the same, so there are two hooks
-(`stalwart-config/hook.toml`). Owns the token Stalwart shows, the reading of a question and the spelling of
-an answer. Whose mail it is, and what to do about it, others decide.
+A question is not a doorbell: Stalwart waits for the answer while its client waits, and without one refuses
+for now (4xx). There are two hooks (`stalwart-config/hook.toml`): mail clients are asked about at each
+recipient and with their whole mail, what comes in by JMAP once. Owns the token Stalwart shows, the reading
+of a question and the spelling of an answer. Whose mail it is, and what to do about it, others decide.
 
 Stalwart 0.16 sends the mail as JSON text. Bytes that are not UTF-8 (8-bit text in an older charset, binary
 parts of RFC 3030) arrive as U+FFFD and cannot be had back; `Question.exact` tells.
@@ -174,3 +174,19 @@ def accept(message_id: str | None = None, *, replaces: bool = False) -> bytes:
         how = {"type": "changeHeader", "index": 1} if replaces else {"type": "addHeader"}
         changes.append(how | header)
     return msgspec.json.encode({"action": "accept", "modifications": changes})
+
+
+LONGEST_REPLY: Final = 400
+"""Characters of a reply: a line may have 512 bytes with its codes (RFC 5321 section 4.5.3.1.5)."""
+
+
+def reject(status: int, enhanced: str, text: str, code: str) -> bytes:
+    """Refuse the recipient, or the mail, with an SMTP reply: the API's words and, behind them, its code."""
+    tidy = " ".join(text.encode("ascii", "replace").decode().split())
+    response = {
+        "status": status,
+        "enhanced_status": enhanced,
+        "message": f"{tidy[:LONGEST_REPLY]} [{code}]",
+        "disconnect": False,
+    }
+    return msgspec.json.encode({"action": "reject", "response": response})

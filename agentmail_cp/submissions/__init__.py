@@ -1,7 +1,8 @@
-"""Mail that a client hands in over SMTP: that it shows up as sent, in its thread, exactly once.
+"""Mail that a client hands in over SMTP: that it keeps to policy, and shows up as sent, in its thread, once.
 
-Stalwart saves no copy of such a mail, mail clients save their own a moment later, scripts save none. So
-when Stalwart asks about the mail (`take`), its bytes are put aside and a row is written before the client
+Stalwart asks about each recipient (`check_recipient`) and about the whole mail (`take`), and tells the client
+what `policy` says. It saves no copy of such a mail, mail clients save their own a moment later, scripts save
+none. So the mail's bytes are put aside and a row is written, which counts it for `limits`, before the client
 hears that it was sent. After a while (`settle`) either the client's copy is in Sent, or ours is put there.
 If the client's comes later still, ours is removed; the message in the index stays, and points to the other
 copy from then on.
@@ -12,7 +13,7 @@ copy, `document_id`) or `done` (by the client's); an imported one becomes done w
 about it. Our copies carry the keyword `$sent`; while a row is pending nobody but `settle` records one.
 Until the mail is filed its Message-ID is kept free: a mail to oneself is received first. Rows are
 forgotten a day after the mail; from then on a copy that shows up is a message of its own.
-Never sends, refuses or changes a mail, but for giving it a Message-ID.
+Never sends or changes a mail, but for giving it a Message-ID.
 
 What can fail, and what happens then:
 
@@ -27,8 +28,10 @@ crash after the row was written           the client is told to try again, but t
                                           when it is due; the next try has the same Message-ID, and no
                                           second row (one without Message-ID gets one: it shows up twice)
 refused by Stalwart after our answer      the same: its queue is full (452) or cannot be written (451)
-the client tries again, mail queued       one row; its recipients may get two mails, as ever in SMTP
-the same Message-ID handed in twice       one row
+the client tries again, mail queued       one row, counted once; its recipients may get two mails, as ever in
+                                          SMTP
+the same Message-ID handed in twice       one row; only recipients it did not have before are counted
+policy refuses it                         the client is told why (5xx, or 4xx where waiting helps); no row
 crash while a row is looked at            taken up again after its lease; what is in Sent is looked at
 crash after our copy was put into Sent    it is found by its keyword, recorded then, not put there again
 our copy put there twice, unknowingly     intake sees the other one, and all but one are removed
@@ -53,13 +56,14 @@ from agentmail_cp.submissions.mail import (
 )
 from agentmail_cp.submissions.record import copies, forget_old, note
 from agentmail_cp.submissions.settlement import LOOK, settle
-from agentmail_cp.submissions.taking import PATIENCE, take
+from agentmail_cp.submissions.taking import PATIENCE, check_recipient, take
 
 __all__ = [
     "LOOK",
     "PATIENCE",
     "GivenId",
     "HandedIn",
+    "check_recipient",
     "copies",
     "copy_of",
     "forget_old",

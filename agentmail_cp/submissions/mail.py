@@ -8,13 +8,18 @@ from email.utils import format_datetime
 
 import msgspec
 
-from agentmail_cp import filing
+from agentmail_cp import addresses, filing
+from agentmail_cp.errors import Invalid, MessageRejected
 
 VISIBLE = frozenset({"to", "cc", "bcc", "resent-to", "resent-cc", "resent-bcc"})
 """Headers that name recipients."""
 
+LONGEST_FROM = 2_000
+"""Characters of a From or Sender header that is looked at; none of ours comes near."""
+
 _ID = re.compile(r"\s*<([^<>\r\n]+)>")
 _ADDRESS = re.compile(r"[^\s<>()\[\],;:\"]+@[^\s<>()\[\],;:\"]+")
+_IDS = re.compile(r"<([^<>\s]+)>")
 _BARE_ID = re.compile(r"\s*([^<>\s()\"]+)\s*")
 
 
@@ -38,6 +43,58 @@ class GivenId(msgspec.Struct, frozen=True):
 
     message_id: str
     replaces: bool
+
+
+def ensure_own(mail: HandedIn, address: str) -> None:
+    """Raise `MessageRejected` unless the mail is from this address and from nobody else (RFC 5322 section
+    3.6.2: From is there once; Sender, where it is, names who sends). What DMARC vouches for and people see is
+    the header, not the envelope that the mail server checks.
+    """
+    found = mail.values("from")
+    if len(found) != 1 or not all(
+        _only(address, each) for each in [*found, *mail.values("sender")]
+    ):
+        raise MessageRejected(
+            f"Message rejected: From is not {address}.",
+            fix=f"Send from {address}, the inbox's own address.",
+        )
+
+
+_QUOTED = re.compile(r'"(?:[^"\\]|\\.)*"')
+_COMMENT = re.compile(r"\([^()]*\)")
+
+
+def _only(address: str, header: str) -> bool:
+    """Whether every address in a header is this one. Names and comments are none; whatever else looks like
+    one counts, so that no reader of a broken header finds another.
+    """
+    if len(header) > LONGEST_FROM:
+        return False
+    text = _QUOTED.sub(" ", header)
+    while (shorter := _COMMENT.sub(" ", text)) != text:
+        text = shorter
+    found = {_spelt(each) for each in _ADDRESS.findall(text)}
+    return found == {_spelt(address)}
+
+
+def _spelt(address: str) -> str:
+    try:
+        return addresses.bare(address, "from").lower()
+    except Invalid:
+        return address
+
+
+def references_of(mail: HandedIn) -> tuple[str, ...]:
+    """The Message-IDs it refers to, without brackets, its parent last."""
+    every = [*mail.values("references"), *mail.values("in-reply-to")]
+    found = dict.fromkeys(each for value in every for each in _IDS.findall(value))
+    return tuple(each for each in found if filing.usable(each))[-filing.MOST_REFERENCES :]
+
+
+def answers_machine(mail: HandedIn) -> bool:
+    """Whether it says that it is an automatic answer (RFC 3834 section 5)."""
+    said = [value.strip().lower() for value in mail.values("auto-submitted")]
+    return bool(mail.values("in-reply-to")) and any(not each.startswith("no") for each in said)
 
 
 def message_id_of(mail: HandedIn) -> str | None:

@@ -1,7 +1,8 @@
-"""The routes at which Stalwart asks about mail on its way: its MTA hooks.
+"""The routes at which Stalwart asks about mail on its way: its MTA hooks, the doors beside the API.
 
-Stalwart holds its client up until we answer. About mail of a mail client, any answer but 2xx makes it try
-again later; mail that this service handed in goes on whatever we answer.
+Stalwart holds its client up until we answer; any answer but 2xx makes it refuse for now. What `policy` says
+against a mail is told in the API's words. A send of our own was judged before it was handed in and is not
+judged again: what says that it is ours is its row, not the way it came.
 """
 
 from __future__ import annotations
@@ -12,9 +13,16 @@ from datetime import timedelta
 import structlog
 from litestar import Response, post
 
-from agentmail_cp import outcomes, submissions
+from agentmail_cp import inboxes, limits, outcomes, policy, sending, submissions
 from agentmail_cp.db import Database
-from agentmail_cp.errors import Invalid, NotFound, Unauthorized
+from agentmail_cp.errors import (
+    AgentMailError,
+    Invalid,
+    MessageRejected,
+    NotFound,
+    RateLimited,
+    Unauthorized,
+)
 from agentmail_cp.mailserver import Enqueued, MailServer
 from agentmail_cp.settings import Settings
 from agentmail_cp.sizes import OVERHEAD, mail_limit
@@ -46,25 +54,54 @@ class LargeQuestions(LargeRequests):
 
 @post(mtahook.HOOK_PATH, opt=OPEN, status_code=200, include_in_schema=False)
 async def ask(request: JsonRequest, db: Db, server: Server, settings: Config) -> Response[bytes]:
-    """Answer one question of Stalwart's. Nothing of a body is read before its token was seen."""
+    """Judge a recipient, or a mail, of a mail client. Nothing of a body is read before its token was seen."""
     _check(request, settings)
     question = await _read(request)
-    answer = await _answer(db, server, settings, question)
+    try:
+        answer = await _answer(db, server, settings, question)
+    except policy.REFUSALS as error:
+        answer = _refusal(error)
     return Response(answer, media_type="application/json")
 
 
 @post(mtahook.QUEUED_PATH, opt=OPEN, status_code=200, include_in_schema=False)
 async def learn(request: JsonRequest, db: Db, settings: Config) -> Response[bytes]:
-    """Learn which queue id a mail of this service got. Of the mail only its headers are read."""
+    """Recognise a send of our own, which was judged before, and learn its queue id. Of the mail only its
+    headers are read. Nothing else is handed in by JMAP, so whatever is not under way is refused.
+    """
     _check(request, settings)
     try:
         question = await mtahook.read_head(request.chunks())
     except mtahook.BadQuestion as error:
         raise Invalid("body", str(error)) from None
     mail = _handed_in(question)
-    if mail is not None:
-        await _remember(db, question, submissions.message_id_of(mail))
+    if mail is not None and not await _recognise(db, question, mail):
+        return Response(_refusal(_stray()), media_type="application/json")
     return Response(mtahook.accept(), media_type="application/json")
+
+
+async def _recognise(db: Database, question: Question, mail: HandedIn) -> bool:
+    message_id = submissions.message_id_of(mail)
+    if message_id is None:
+        return False
+    inbox_id = inboxes.inbox_uuid(mail.login.lower())
+    async with db.reading() as tx:
+        if not await sending.is_under_way(tx, inbox_id, message_id, mail.recipients):
+            return False
+    await _remember(db, question, message_id)
+    return True
+
+
+def _stray() -> MessageRejected:
+    log.warning("submission.stray")
+    return MessageRejected("Message rejected: no send of this mail is under way here.")
+
+
+def _refusal(error: AgentMailError) -> bytes:
+    """What an SMTP client is told where the API would answer with this error."""
+    if isinstance(error, RateLimited):
+        return mtahook.reject(452, "4.7.1", error.message, error.reason)
+    return mtahook.reject(550, "5.7.1", error.message, error.reason)
 
 
 def _check(request: JsonRequest, settings: Settings) -> None:
@@ -90,13 +127,21 @@ async def _read(request: JsonRequest) -> Question:
 async def _answer(
     db: Database, server: MailServer, settings: Settings, question: Question
 ) -> bytes:
+    if question.stage == "rcpt" and question.login is not None and question.recipients:
+        # Those before were asked about when they were named.
+        await submissions.check_recipient(db, question.login, question.recipients[-1])
     mail = _handed_in(question)
     if mail is None:
         return mtahook.accept()
     if not question.exact:
         log.warning("submission.inexact", queue_id=question.queue_id)
-    delay = timedelta(seconds=settings.submission_copy_delay)
-    given = await submissions.take(db, server, mail, delay=delay)
+    given = await submissions.take(
+        db,
+        server,
+        mail,
+        delay=timedelta(seconds=settings.submission_copy_delay),
+        defaults=limits.defaults(settings),
+    )
     await _remember(db, question, given.message_id if given else submissions.message_id_of(mail))
     if given is None:
         return mtahook.accept()

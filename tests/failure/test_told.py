@@ -52,6 +52,17 @@ class Told(World):
             headers={"Authorization": f"Bearer {token}"},
         )
 
+    async def under_way(self, inbox: Json, name: str = "m1@agents.test", **changes: object) -> None:
+        """The row of a send that Stalwart is about to ask about."""
+        row = {"name": name, "address": inbox["email"], "state": "submitting", "lease": "1 min"}
+        await self.rows(
+            "insert into send (send_id, organization_id, inbox_id, account_id, fingerprint, message_id,"
+            " state, lease_until, addresses) select gen_random_uuid(), organization_id, inbox_id,"
+            " account_id, '', %(name)s, %(state)s, now() + %(lease)s::interval, '{ada@far.test}'"
+            " from inbox where address = %(address)s returning 1",
+            **{**row, **changes},
+        )
+
     async def known(self) -> list[tuple[int, str]]:
         """The queue ids that are known, and which messages they are."""
         found = await self.rows("select queue_id, message_id from queued_mail order by queue_id")
@@ -112,14 +123,31 @@ async def test_reports_on_mail_of_strangers_leave_nothing(told: Told) -> None:
 
 async def test_a_queue_id_is_known_once_stalwart_is_answered(told: Told) -> None:
     inbox = await told.inbox("alice")
+    await told.under_way(inbox)
     for _ in range(2):
         answer = await told.tell(inbox["email"])
         assert (answer.status_code, answer.json()["action"]) == (200, "accept")
     assert await told.known() == [(QUEUE_ID, "<m1@agents.test>")]
 
 
+@pytest.mark.parametrize(
+    "changes",
+    [{"name": "other@agents.test"}, {"state": "abandoned"}, {"state": "sent"}, {"lease": "-1 s"}],
+    ids=["unknown", "given-up", "sent-before", "late"],
+)
+async def test_what_is_not_under_way_does_not_leave(told: Told, changes: Json) -> None:
+    """Whatever comes in by JMAP would pass every rule, and what was told to be unsent would be sent."""
+    inbox, other = await told.inbox("alice"), await told.inbox("other")
+    await told.under_way(inbox, **changes)
+    await told.under_way(other)
+    refused = (await told.tell(inbox["email"])).json()
+    assert (refused["action"], refused["response"]["status"]) == ("reject", 550)
+    assert refused["response"]["message"].endswith("[message_rejected]")
+    assert await told.known() == []
+
+
 async def test_without_a_database_the_hook_says_so(told: Told, pg_proxy: Proxy) -> None:
-    """Stalwart sends the mail all the same; an answer that all is well would not be true."""
+    """Stalwart holds the mail back then; an answer that all is well would not be true."""
     inbox = await told.inbox("alice")
     pg_proxy.refuse()
     assert (await told.tell(inbox["email"])).status_code == 503
