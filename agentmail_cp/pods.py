@@ -17,7 +17,7 @@ import msgspec
 from msgspec import UNSET, UnsetType
 from uuid_utils.compat import uuid7
 
-from agentmail_cp import access, inboxes, lists, pages, webhooks
+from agentmail_cp import access, credentials, inboxes, lists, pages, webhooks
 from agentmail_cp.access import Reach, in_reach
 from agentmail_cp.db import Tx, fetch_all, fetch_one, fetch_only
 from agentmail_cp.errors import CannotDelete, Conflict, Invalid, LimitExceeded, NotFound
@@ -226,6 +226,7 @@ async def delete(tx: Tx, reach: Reach, pod: str) -> None:
         )
     gone = Reach(reach.organization_id, pod_id)
     await access.revoke_within(tx, gone)
+    await credentials.forget(tx, gone)
     await lists.erase(tx, gone)
     await webhooks.erase(tx, gone)
     await tx.execute(

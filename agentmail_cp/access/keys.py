@@ -238,6 +238,17 @@ async def get_key(tx: Tx, reach: Reach, api_key_id: UUID) -> ApiKey:
     return key
 
 
+async def find_key(tx: Tx, organization_id: UUID, secret: str) -> ApiKey | None:
+    """The organisation's key with this secret."""
+    return await fetch_one(
+        tx,
+        ApiKey,
+        f"select {COLUMNS} from api_key where organization_id = %(organization_id)s"
+        " and hash = %(hash)s",
+        {"organization_id": organization_id, "hash": digest(secret)},
+    )
+
+
 async def update_key(
     tx: Tx, caller: Principal, reach: Reach, api_key_id: UUID, patch: ApiKeyPatch
 ) -> ApiKey:

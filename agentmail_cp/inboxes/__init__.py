@@ -41,9 +41,7 @@ from agentmail_cp.inboxes.inbox import (
     inbox_uuid,
     list_page,
     merge_metadata,
-    new_password,
     parse_id,
-    password_hash,
     public_id,
 )
 from agentmail_cp.inboxes.quota import count
@@ -80,9 +78,7 @@ __all__ = [
     "list_page",
     "made_before",
     "merge_metadata",
-    "new_password",
     "parse_id",
-    "password_hash",
     "public_id",
     "search",
     "settle",

@@ -16,8 +16,9 @@ import msgspec
 import structlog
 from psycopg.types.json import Jsonb
 
-from agentmail_cp import idempotency, usernames
+from agentmail_cp import credentials, idempotency, usernames
 from agentmail_cp.access import Reach, default_pod
+from agentmail_cp.credentials import MailPassword, new_password, password_hash
 from agentmail_cp.db import Database, Tx, fetch_one
 from agentmail_cp.domains import MailDomain
 from agentmail_cp.errors import Conflict, Forbidden, Taken, Unavailable
@@ -33,8 +34,6 @@ from agentmail_cp.inboxes.inbox import (
     get,
     inbox_uuid,
     merge_metadata,
-    new_password,
-    password_hash,
     public_id,
 )
 from agentmail_cp.inboxes.quota import obstacle
@@ -64,8 +63,11 @@ MAIL_LOGIN = "mail password"
 
 
 class _Reservation(msgspec.Struct, frozen=True):
+    """The place of a new inbox, and the API key chosen as its mail password, if one is."""
+
     inbox: Inbox
     taken_over: bool
+    chosen: MailPassword | None = None
 
 
 async def create(
@@ -93,8 +95,8 @@ async def create(
         if claim.repeatable:
             async with db.transaction() as tx:
                 await idempotency.complete(tx, claim, reserved.inbox_id, new=False)
-        return Created(reserved, None)
-    password = new_password(claim.secret(MAIL_LOGIN))
+        return Created(reserved, None, new=False)
+    password = new_password(claim.secret(MAIL_LOGIN)) if reserved.chosen is None else None
     account = await _make_account(db, server, reserved, password)
     async with db.transaction() as tx:
         inbox = await _activate(tx, reserved.inbox, account)
@@ -112,7 +114,9 @@ async def create(
 async def made_before(tx: Tx, reach: Reach, claim: Claim, made: Made) -> Created:
     """What an earlier request with the claim's key came to, as it is now; `NotFound` when it is deleted."""
     inbox = await get(tx, reach, public_id(UUID(made.resource_id)))
-    return Created(inbox, new_password(claim.secret(MAIL_LOGIN)) if made.new else None)
+    # A password that was changed since would be taken for one that works.
+    tell = made.new and await credentials.works_as_made(tx, inbox.reach)
+    return Created(inbox, new_password(claim.secret(MAIL_LOGIN)) if tell else None, new=made.new)
 
 
 async def _known_or_reserved(
@@ -191,6 +195,7 @@ async def _reserve_some(
             reservation = await _reserve(tx, reach, f"{username}@{domain.name}", new, limits)
             if reservation is not None:
                 await idempotency.extend(tx, claim, LEASE)
+                reservation = await _with_password(tx, reservation)
             elif certain or claim.repeatable:
                 # A name that is no chance may be what an earlier attempt left half made.
                 await _ensure_nobody_makes(tx, reach, f"{username}@{domain.name}")
@@ -200,6 +205,11 @@ async def _reserve_some(
         f"{new.username}@{domain.name} is taken." if certain else "No free address was found.",
         fix="Choose another username, or leave it out to get a random one.",
     )
+
+
+async def _with_password(tx: Tx, reservation: _Reservation) -> _Reservation:
+    chosen = await credentials.of_new_inbox(tx, reservation.inbox.reach)
+    return msgspec.structs.replace(reservation, chosen=chosen)
 
 
 async def _reserve(
@@ -294,10 +304,10 @@ returning {COLUMNS}
 
 
 async def _make_account(
-    db: Database, server: MailServer, reservation: _Reservation, password: str
+    db: Database, server: MailServer, reservation: _Reservation, password: str | None
 ) -> Account:
     inbox = reservation.inbox
-    hashed = password_hash(password)
+    hashed = _hash(reservation, password)
     try:
         async with asyncio.timeout(PATIENCE):
             return await server.create_account(
@@ -318,7 +328,13 @@ async def _make_account(
         raise Unavailable("The mail server is not answering; no inbox was made.") from error
 
 
-async def _adopt(db: Database, server: MailServer, inbox: Inbox, hashed: str) -> Account:
+def _hash(reservation: _Reservation, password: str | None) -> str | None:
+    if password is not None:
+        return password_hash(password)
+    return reservation.chosen and reservation.chosen.hash
+
+
+async def _adopt(db: Database, server: MailServer, inbox: Inbox, hashed: str | None) -> Account:
     """Finish what a crashed request began: its account is there, only its password is lost."""
     account = await server.find_account(inbox.address)
     if account is None or not await _is_half_made(server, account):

@@ -10,6 +10,7 @@ from uuid import UUID
 
 from agentmail_cp import (
     access,
+    credentials,
     drafts,
     limits,
     lists,
@@ -113,6 +114,7 @@ async def _set_deleted(tx: Tx, inbox: Inbox) -> None:
         await drafts.unschedule_all(tx, inbox.place)
         await recipients.give_up(tx, **_whose(inbox))
         await access.revoke_within(tx, inbox.reach)
+        await credentials.forget(tx, inbox.reach)
         await lists.erase(tx, inbox.reach)
         await webhooks.erase(tx, inbox.reach)
 

@@ -5,9 +5,6 @@ Owns the reading of the table `inbox`. Never talks to the mail server.
 
 from __future__ import annotations
 
-import base64
-import hashlib
-import secrets
 import unicodedata
 from collections.abc import Collection, Iterable, Mapping
 from datetime import datetime, timedelta
@@ -32,7 +29,6 @@ LEASE = timedelta(seconds=10)
 LONGEST_DISPLAY_NAME = 256
 MOST_METADATA = 256
 LONGEST_METADATA = 256
-PASSWORD_BYTES = 24
 
 Metadata = dict[str, str | int | float | bool]
 MetadataPatch = dict[str, str | int | float | bool | None]
@@ -102,10 +98,11 @@ class NewInbox(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Created(msgspec.Struct, frozen=True):
-    """An inbox and, only when this call made it, its mail password."""
+    """An inbox and, only when this call made it and gave it one of its own, its mail password."""
 
     inbox: Inbox
     password: str | None
+    new: bool = True
 
     def __repr__(self) -> str:
         return f"Created(inbox={self.inbox!r})"
@@ -217,18 +214,6 @@ def merge_metadata(current: Metadata, patch: MetadataPatch | None) -> Metadata:
     merged |= {key: value for key, value in patch.items() if value is not None}
     check_metadata(merged)
     return merged
-
-
-def new_password(entropy: bytes) -> str:
-    """A mail password of 192 bits out of 256 random ones."""
-    return base64.urlsafe_b64encode(entropy[:PASSWORD_BYTES]).decode()
-
-
-def password_hash(password: str) -> str:
-    """`{SSHA512}` as Stalwart 0.16 takes it. The secret is random, so a slow hash would guard nothing."""
-    salt = secrets.token_bytes(16)
-    digest = hashlib.sha512(password.encode() + salt).digest()
-    return "{SSHA512}" + base64.b64encode(digest + salt).decode()
 
 
 async def get(tx: Tx, reach: Reach, inbox: str, *, lock: bool = False) -> Inbox:

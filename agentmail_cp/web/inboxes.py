@@ -75,7 +75,7 @@ class _Inboxes(Controller):
             credentials = bodies.credentials(created, settings, request.base_url.hostname or "")
         async with db.reading() as tx:
             (shown,) = await show(tx, [created.inbox], credentials)
-        return answered(claim, shown, new=created.password is not None)
+        return answered(claim, shown, new=created.new)
 
     @get(
         operation_id=called("inboxes", "list"),

@@ -42,6 +42,9 @@ TABLES = {
     "list_entry": {"lists"},
     "send": {"sending"},
     "idempotency_key": {"idempotency"},
+    "mail_password": {"credentials"},
+    "mail_login": {"credentials"},
+    "app_password": {"credentials"},
     "draft": {"drafts"},
     "submission": {"submissions"},
     "recipient": {"recipients"},
@@ -154,7 +157,7 @@ def test_a_wire_takes_the_headers_of_threads_from_the_port(module: str) -> None:
 WAYS_OUT = {
     *("aiohttp", "anyio", "ftplib", "http.client", "httpcore", "httpx", "imaplib", "nntplib"),
     *("poplib", "requests", "smtplib", "socket", "ssl", "telnetlib", "urllib.request", "urllib3"),
-    *("websockets", "xmlrpc.client"),
+    *("websockets", "xmlrpc.client", "dns.asyncquery", "dns.asyncresolver", "dns.query", "dns.resolver"),
 }
 """Modules with which a connection to elsewhere can be opened."""
 
@@ -164,6 +167,11 @@ CONNECTS = {
 }
 
 DOORS = {
+    # To name servers at addresses that `outbound.permitted` lets through; the resolver's own are read only.
+    "domains/resolving": {"dns.asyncquery", "dns.resolver"},
+    # To the ports and URLs that the operator's settings name, as mail clients and Stalwart go there: what it
+    # is to find out is whether they get in. No tenant has a say in where that is.
+    "doctor/probes": {"http.client", "imaplib", "smtplib", "socket", "ssl"},
     "stalwart/jmap": {"httpx"},
     "outbound/fetcher": {"httpcore", "socket", "ssl", "connect_tcp"},
 }

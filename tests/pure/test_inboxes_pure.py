@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agentmail_cp import inboxes
+from agentmail_cp import credentials, inboxes
 from agentmail_cp.errors import Invalid
 
 KEYS = st.sampled_from(["a", "b", "c", "ä b"])
@@ -67,7 +67,7 @@ def test_metadata_that_cannot_be_kept_is_refused(bad: inboxes.MetadataPatch) -> 
 @given(st.text(st.characters(codec="utf-8")))
 def test_a_password_verifies_against_its_hash_and_no_other_does(password: str) -> None:
     """`{SSHA512}`: base64 of SHA-512(password + salt) + salt, as Stalwart 0.16 reads it."""
-    hashed = inboxes.password_hash(password)
+    hashed = credentials.password_hash(password)
     scheme, _, encoded = hashed.partition("}")
     raw = base64.b64decode(encoded, validate=True)
     digest, salt = raw[:64], raw[64:]
@@ -75,11 +75,11 @@ def test_a_password_verifies_against_its_hash_and_no_other_does(password: str) -
     assert len(salt) == 16
     assert hashlib.sha512(password.encode() + salt).digest() == digest
     assert hashlib.sha512(password.encode() + b"x" + salt).digest() != digest
-    assert inboxes.password_hash(password) != hashed, "every hash has a salt of its own"
+    assert credentials.password_hash(password) != hashed, "every hash has a salt of its own"
 
 
 def test_passwords_are_long_and_never_the_same() -> None:
-    made = {inboxes.new_password(secrets.token_bytes(32)) for _ in range(100)}
+    made = {credentials.new_password(secrets.token_bytes(32)) for _ in range(100)}
     assert len(made) == 100
     assert all(len(password) >= 32 and password.isascii() for password in made)
 
