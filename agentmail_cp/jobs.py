@@ -23,6 +23,7 @@ import structlog
 from procrastinate import JobContext, PsycopgConnector
 
 from agentmail_cp import (
+    credentials,
     dispatch,
     drafts,
     events,
@@ -134,6 +135,7 @@ async def forget_old(context: JobContext, timestamp: int) -> None:  # noqa: ARG0
         await outcomes.forget_old(tx)
         await limits.forget_old(tx)
         await throttle.forget_old(tx)
+        await credentials.app_passwords.forget_old(tx)
         await idempotency.forget_old(tx)
 
 
@@ -166,6 +168,13 @@ async def file_for_ever(resources: Resources) -> None:
         settled = await _attempt(submissions.settle, resources)
         pause = submissions.LOOK if settled else resources.settings.settle_interval
         await asyncio.sleep(pause)
+
+
+async def set_passwords_for_ever(resources: Resources) -> None:
+    """Let revoked API keys open no mailbox, and bring mail passwords that are due to the mail server."""
+    while True:
+        await _attempt(credentials.settle, resources)
+        await asyncio.sleep(credentials.LOOK)
 
 
 async def fire_for_ever(resources: Resources) -> None:
@@ -242,6 +251,7 @@ async def working(resources: Resources) -> AsyncGenerator[None]:
         asyncio.create_task(for_ever("outcomes", watching.run)),
         asyncio.create_task(for_ever("settle", lambda: settle_for_ever(resources))),
         asyncio.create_task(for_ever("submissions", lambda: file_for_ever(resources))),
+        asyncio.create_task(for_ever("credentials", lambda: set_passwords_for_ever(resources))),
         asyncio.create_task(for_ever("drafts", lambda: fire_for_ever(resources))),
         asyncio.create_task(for_ever("jobs", lambda: run_jobs(resources))),
     ]
