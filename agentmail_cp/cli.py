@@ -376,6 +376,49 @@ def inboxes_erase(address: str, organization: UUID | None) -> None:
     run(action)
 
 
+@main.command()
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON document at the end instead.")
+@click.option(
+    "--only", "names", metavar="NAME", multiple=True, help="Only this check, and what it needs."
+)
+@click.option(
+    "--explain",
+    metavar="NAME",
+    multiple=True,
+    help="Say what a check looks at and how to mend it; `all` for all.",
+)
+@click.option(
+    "--own",
+    "hostname",
+    metavar="HOSTNAME",
+    help="As for `stalwart apply`: compare name and listeners, too.",
+)
+@click.option("--dev", is_flag=True, help="The Stalwart is one of `make dev`.")
+def doctor(
+    *,
+    as_json: bool,
+    names: tuple[str, ...],
+    explain: tuple[str, ...],
+    hostname: str | None,
+    dev: bool,
+) -> None:
+    """Look at everything that can go wrong, and say how to mend it.
+
+    Sends a mail through a hidden inbox, which is removed again. Exit status 1 if a check failed; a warning is
+    no failure. Run it where the API runs.
+    """
+    from agentmail_cp.doctor import Kind, consulting  # noqa: PLC0415 - see serve
+
+    kind = Kind(dev=dev, own=standard_server(hostname) if hostname else None)
+    try:
+        if explain:
+            click.echo(consulting.explained(explain))
+            return
+        sys.exit(uvloop.run(consulting.consult(names, kind, as_json=as_json)))
+    except consulting.UnknownCheck as error:
+        raise click.UsageError(str(error)) from None
+
+
 @main.group()
 def stalwart() -> None:
     """The Stalwart mail server."""

@@ -1,0 +1,187 @@
+"""Checks of what DNS says: records of domains, the name of the address that mail leaves from."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping, Sequence
+from ipaddress import ip_address
+from typing import Final
+
+import dns.reversename
+import msgspec
+
+from agentmail_cp.doctor.checking import Finding, failed, ok, skipped, warning
+from agentmail_cp.doctor.patient import Patient
+from agentmail_cp.domains import checking, keys, surveying
+from agentmail_cp.domains.answers import Question
+from agentmail_cp.domains.judging import Finding as Seen
+from agentmail_cp.domains.judging import Site
+from agentmail_cp.domains.presenting import wanted_of
+from agentmail_cp.domains.records import Claimed, Record, hosts_of, wanted
+from agentmail_cp.domains.resolving import Resolver
+
+LOOKED_AT: Final = 25
+"""Domains that are looked up in one examination; their own checks go on all the time."""
+
+SHOWN: Final = 5
+
+NOWHERE: Final = frozenset({"test", "example", "invalid", "localhost", "internal", "local"})
+"""Ends of names that are in nobody's DNS (RFC 6761, RFC 6762)."""
+
+
+class Trouble(msgspec.Struct, frozen=True):
+    """Something about a domain that is not as it should be; without one, the domain is only not known."""
+
+    domain: str
+    reason: str
+    known: bool = True
+
+
+async def domains(patient: Patient) -> Finding:
+    """DNS has the records of every verified domain, and of the domain inboxes get without naming one.
+
+    Each customer's domain is checked by itself all the time, and its owner is told in the API; here the
+    operator sees those that are broken, and 25 more looked up now. The service's own domain
+    (AGENTMAIL_CP_DOMAIN) is the operator's to publish: MX to AGENTMAIL_CP_MAIL_HOST, SPF with
+    AGENTMAIL_CP_SENDING_HOST, DMARC.
+    """
+    async with patient.db.reading() as tx:
+        counted = await surveying.census(tx)
+        rows = await surveying.worst(tx, limit=LOOKED_AT)
+        held = [await keys.of_domain(tx, each.organization_id, each.domain_id) for each in rows]
+    hosts = hosts_of(patient.settings)
+    sites = [(each.name, wanted_of(each, own, hosts)) for each, own in zip(rows, held, strict=True)]
+    own = patient.settings.domain.lower()
+    if not _is_nowhere(own, patient):
+        claimed = Claimed(own, token="", inbound_enabled=True)
+        sites.append(
+            (own, tuple(each for each in wanted(claimed, (), hosts) if each.key != "token"))
+        )
+    resolver = _resolver(patient)
+    found = await asyncio.gather(
+        *(checking.examine(resolver, records, Site(name, hosts)) for name, records in sites)
+    )
+    troubles = [
+        trouble
+        for (name, records), seen in zip(sites, found, strict=True)
+        for trouble in troubles_of(name, records, seen)
+    ]
+    return judge_domains(len(sites), counted.verified, troubles)
+
+
+def troubles_of(name: str, records: Sequence[Record], seen: Mapping[str, Seen]) -> list[Trouble]:
+    """What of the records a domain must have is wrong; one that DNS did not answer for is not known."""
+    return [
+        Trouble(name, f"{record.type} {record.name}: {_reason(seen[record.key])}", known=known)
+        for record in records
+        if record.required and seen[record.key].status != "VALID"
+        for known in (seen[record.key].status is not None,)
+    ]
+
+
+def _reason(seen: Seen) -> str:
+    return seen.reason or (seen.status or "no answer").lower()
+
+
+def judge_domains(looked_at: int, verified: int, troubles: Sequence[Trouble]) -> Finding:
+    """What it means that so many were looked at, and this was found."""
+    wrong = [each for each in troubles if each.known]
+    if wrong:
+        shown = [f"{each.domain}: {each.reason}" for each in wrong[:SHOWN]]
+        more = [f"and {len(wrong) - SHOWN} more"] * (len(wrong) > SHOWN)
+        names = ", ".join(dict.fromkeys(each.domain for each in wrong))
+        return failed(
+            "\n".join([f"{len(wrong)} records are wrong", *shown, *more]),
+            f"Correct them in the DNS of {names}; a customer's domain is its owner's to correct.",
+        )
+    if troubles:
+        first = troubles[0]
+        return warning(
+            f"{len(troubles)} records could not be looked up; {first.domain}: {first.reason}",
+            "Look at AGENTMAIL_CP_DNS_SERVERS and at the network to DNS (port 53, UDP and TCP).",
+        )
+    if not looked_at:
+        return skipped("no domain is verified, and the service's own is in nobody's DNS")
+    return ok(f"{looked_at} looked up, {verified} verified")
+
+
+async def reverse_dns(patient: Patient) -> Finding:
+    """The addresses that mail leaves from have a name (PTR), and that name leads back to them.
+
+    Large providers refuse mail from an address whose name does not lead back to it (RFC 8601 calls it
+    iprev). Whoever rents out the address sets its PTR record; it should be the name Stalwart greets with.
+    The addresses looked at are those of AGENTMAIL_CP_SENDING_HOST: where mail leaves by another one,
+    behind NAT or through a relay, look there.
+    """
+    resolver, hosts = _resolver(patient), hosts_of(patient.settings).sending
+    named = [host for host in hosts if not _is_nowhere(host, patient)]
+    if not named:
+        return skipped(f"{', '.join(hosts)} is in nobody's DNS")
+    found = await asyncio.gather(*(_reversed(resolver, host) for host in named))
+    troubles = [each for troubles in found for each in troubles]
+    if troubles:
+        return warning(
+            "; ".join(troubles),
+            "Have the PTR record of each address set to the host's name, by whoever rents it out.",
+        )
+    return ok(f"{', '.join(named)}: every address has its name")
+
+
+async def _reversed(resolver: Resolver, host: str) -> list[str]:
+    """What is wrong with the names of a host's addresses."""
+    addresses = await _addresses(resolver, host)
+    if not addresses:
+        return [f"{host} has no address in DNS"]
+    public = [each for each in addresses if ip_address(each).is_global]
+    if not public:
+        return [f"{host} has no address that the internet can reach ({', '.join(addresses)})"]
+    troubles = await asyncio.gather(*(_name_of(resolver, each, host) for each in public))
+    return [each for each in troubles if each]
+
+
+async def _name_of(resolver: Resolver, address: str, host: str) -> str | None:
+    """What is wrong with the name of an address, None for nothing."""
+    question = dns.reversename.from_address(address).to_text(omit_final_dot=True).lower()
+    answer = await resolver.resolve(Question(question, "PTR"))
+    if answer.problem:
+        return f"{address}: {answer.problem}"
+    if not answer.values:
+        return f"{address} of {host} has no name"
+    if host in answer.values:
+        return None
+    name = answer.values[0]
+    if address in await _addresses(resolver, name):
+        return f"{address} is called {name}, and not {host}"
+    return f"{address} is called {name}, which does not lead back to it"
+
+
+async def _addresses(resolver: Resolver, host: str) -> list[str]:
+    answers = await asyncio.gather(
+        *(resolver.resolve(Question(host, kind)) for kind in ("A", "AAAA"))
+    )
+    return [address for answer in answers for address in answer.values]
+
+
+async def port_25(patient: Patient) -> Finding:
+    """Whether mail may leave: how to try it. Nothing is tried here, as it would mean knocking at
+    strangers' doors.
+
+    Mail leaves on port 25, which many hosts of machines keep closed until asked. Where Stalwart runs, try
+    a provider of your choice: `nc -vz -w 5 gmail-smtp-in.l.google.com 25`. If it does not answer, have
+    whoever runs the network open port 25 for outgoing connections, or send through a relay (Stalwart:
+    x:MtaRoute). Once mail is on its way, the events message.bounced and `agentmail_outcomes_total` tell.
+    """
+    host = hosts_of(patient.settings).sending[0]
+    return skipped(
+        f"not tried: it needs a stranger's server. On {host}: nc -vz -w 5 gmail-smtp-in.l.google.com 25"
+    )
+
+
+def _resolver(patient: Patient) -> Resolver:
+    return Resolver(patient.settings.name_servers, patient.settings.outbound_networks)
+
+
+def _is_nowhere(name: str, patient: Patient) -> bool:
+    """Whether a name is in nobody's DNS; with resolvers of the operator's own, any may be in theirs."""
+    end = name.rpartition(".")[2]
+    return end in NOWHERE and not patient.settings.name_servers

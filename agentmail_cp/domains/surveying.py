@@ -1,0 +1,38 @@
+"""All verified domains together, for the operator: how many there are, and those that most need a look."""
+
+from __future__ import annotations
+
+from typing import LiteralString
+
+import msgspec
+
+from agentmail_cp.db import Tx, fetch_all, fetch_only
+from agentmail_cp.domains.domain import COLUMNS, Domain
+
+
+class Census(msgspec.Struct, frozen=True):
+    """How many domains are verified, and how many of them are broken."""
+
+    verified: int
+    broken: int
+
+
+async def census(tx: Tx) -> Census:
+    """Count the domains of all organisations."""
+    return await fetch_only(tx, Census, _COUNT, {})
+
+
+async def worst(tx: Tx, *, limit: int) -> list[Domain]:
+    """Verified domains of all organisations: those that are broken, then those that were seen longest ago."""
+    return await fetch_all(tx, Domain, _WORST, {"limit": limit})
+
+
+_COUNT: LiteralString = (
+    "select count(*) as verified, count(broken_since) as broken from domain"
+    " where verified_at is not null and deleted_at is null"
+)
+
+_WORST: LiteralString = (
+    f"select {COLUMNS} from domain where verified_at is not null and deleted_at is null"
+    " order by broken_since nulls last, checked_at nulls first limit %(limit)s"
+)
