@@ -38,11 +38,22 @@ from agentmail_cp.stalwart import StalwartMailServer
 from agentmail_cp.stalwart.jmap import JmapClient, bearer
 from agentmail_cp.throttle import WINDOW, Throttle
 from agentmail_cp.web import doorbell as operations
-from agentmail_cp.web import errors, events, metrics, mtahook, openapi, search, upgrade, wire
+from agentmail_cp.web import (
+    errors,
+    events,
+    metrics,
+    mtahook,
+    naming,
+    openapi,
+    search,
+    upgrade,
+    wire,
+)
 from agentmail_cp.web.arrivals import wait_for_message
 from agentmail_cp.web.attachments import Files
 from agentmail_cp.web.auth import Authentication, hide_key, provide_caller
 from agentmail_cp.web.deliveries import Deliveries, InboxDeliveries, PodDeliveries
+from agentmail_cp.web.domains import Domains, PodDomains
 from agentmail_cp.web.downloads import download
 from agentmail_cp.web.drafts import Drafts, InboxDrafts, PodDrafts
 from agentmail_cp.web.idempotency import provide_once
@@ -70,6 +81,8 @@ from agentmail_cp.web.webhooks import InboxWebhooks, PodWebhooks, Webhooks
 ROUTES: Final = (
     get_organization,
     Pods,
+    PodDomains,
+    Domains,
     PodInboxes,
     Inboxes,
     wait_for_message,
@@ -262,6 +275,7 @@ def _dependencies(
     resources: Resources, doorbell: Doorbell, outbound: Outbound, feed: Feed, sockets: Sockets
 ) -> dict[str, Provide]:
     """What handlers are given by name; `web/inject.py` has their types."""
+    names = naming.naming(resources.settings)
     uploads = Uploads(
         resources.server,
         outbound,
@@ -280,6 +294,7 @@ def _dependencies(
         "once": Provide(provide_once),
         "links": Provide(provide_links),
         "uploads": Provide(lambda: uploads, sync_to_thread=False),
+        "naming": Provide(lambda: names, sync_to_thread=False),
     }
 
 

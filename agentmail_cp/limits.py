@@ -47,6 +47,7 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     inboxes_per_pod: int
     list_entries_per_organization: int
     webhooks_per_organization: int
+    domains_per_organization: int
     requests_per_minute: int
 
 

@@ -231,6 +231,9 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     webhooks_per_organization: Limit = 1000
     """Webhooks an organisation may have, those of its pods and inboxes included."""
 
+    domains_per_organization: Limit = 1000
+    """Domains an organisation may have, verified or not."""
+
     requests_per_minute: Limit = 1000
     """Requests one API key may make in a minute, over all processes together."""
 
