@@ -25,6 +25,7 @@ from procrastinate import JobContext, PsycopgConnector
 from agentmail_cp import (
     credentials,
     dispatch,
+    domains,
     drafts,
     events,
     idempotency,
@@ -244,6 +245,7 @@ async def working(resources: Resources) -> AsyncGenerator[None]:
     )
     defaults = limits.defaults(settings)
     watching = outcomes.Watching(resources.db, resources.server, defaults)
+    checking = domains.Checking(resources.db, resources.server, settings)
     tasks = [
         asyncio.create_task(for_ever("intake", intake.run)),
         asyncio.create_task(for_ever("publication", Publication(resources.db).run)),
@@ -253,6 +255,7 @@ async def working(resources: Resources) -> AsyncGenerator[None]:
         asyncio.create_task(for_ever("submissions", lambda: file_for_ever(resources))),
         asyncio.create_task(for_ever("credentials", lambda: set_passwords_for_ever(resources))),
         asyncio.create_task(for_ever("drafts", lambda: fire_for_ever(resources))),
+        asyncio.create_task(for_ever("domains", checking.run)),
         asyncio.create_task(for_ever("jobs", lambda: run_jobs(resources))),
     ]
     try:

@@ -20,6 +20,7 @@ pytest_plugins = [
     "tests.fix_process",
     "tests.fix_proxy",
     "tests.fix_tenant_sql",
+    "tests.fix_dns",
     "tests.fix_app",
     "tests.fix_remote",
     "tests.fix_sdk",

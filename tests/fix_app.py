@@ -35,6 +35,7 @@ from agentmail_cp.sandbox import MailSandbox
 from agentmail_cp.settings import Settings
 from agentmail_cp.stalwart import StalwartMailServer
 from agentmail_cp.stalwart.jmap import JmapClient, bearer
+from tests import fix_dns
 from tests.fix_front_door import FrontDoor, Porch
 from tests.fix_stalwart import BELL_SECRET, Mailbox, StalwartServer
 from tests.wiring import Application, application
@@ -171,6 +172,7 @@ def settings_for(database_url: str, **changes: Any) -> Settings:
         "settle_interval": 0.2,
         "stalwart_timeout": 1.0,
         "requests_per_minute": 0,
+        "dns_servers": fix_dns.nobody(),
         **changes,
     }
     return Settings(**fields)

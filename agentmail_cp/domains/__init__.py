@@ -7,6 +7,7 @@ one and who proves it, `settlement` how the mail server is told, `use` what inbo
 
 from __future__ import annotations
 
+from agentmail_cp.domains.checking import Checking, check_soon, conflicting
 from agentmail_cp.domains.claiming import (
     DomainPatch,
     NewDomain,
@@ -24,30 +25,48 @@ from agentmail_cp.domains.domain import (
     list_page,
     with_parents,
 )
+from agentmail_cp.domains.presenting import SHOWN_TYPES, described, finding, wanted_of
+from agentmail_cp.domains.records import Hosts, Record, hosts_of
+from agentmail_cp.domains.resolving import Resolver
+from agentmail_cp.domains.rotation import rotate
 from agentmail_cp.domains.settlement import delete, settle, subdomain, tell
 from agentmail_cp.domains.use import MailDomain, broken, for_inboxes, hold, keeps_feedback
+from agentmail_cp.domains.zone import zone_file
 
 __all__ = [
+    "SHOWN_TYPES",
+    "Checking",
     "Domain",
     "DomainPatch",
     "DomainStatus",
+    "Hosts",
     "MailDomain",
     "NewDomain",
+    "Record",
+    "Resolver",
     "broken",
     "check_name",
+    "check_soon",
+    "conflicting",
     "count",
     "create",
     "delete",
+    "described",
+    "finding",
     "for_inboxes",
     "get",
     "get_own",
     "hold",
+    "hosts_of",
     "keeps_feedback",
     "list_page",
     "prove",
+    "rotate",
     "settle",
     "subdomain",
     "tell",
     "update",
+    "wanted_of",
     "with_parents",
+    "zone_file",
 ]

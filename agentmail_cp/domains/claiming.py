@@ -104,9 +104,11 @@ async def _insert(tx: Tx, scope: Reach, new: NewDomain) -> Domain:
         tx,
         Domain,
         "insert into domain (domain_id, organization_id, pod_id, name, token, feedback_enabled,"
-        " inbound_enabled, subdomains_enabled) values (%(domain_id)s, %(organization_id)s,"
-        " %(pod_id)s, %(name)s, %(token)s, %(feedback_enabled)s, %(inbound_enabled)s,"
-        " %(subdomains_enabled)s) on conflict do nothing"
+        " inbound_enabled, subdomains_enabled, check_due_at) values (%(domain_id)s,"
+        " %(organization_id)s, %(pod_id)s, %(name)s, %(token)s, %(feedback_enabled)s,"
+        # Nobody can have published a record before they were told of it.
+        " %(inbound_enabled)s, %(subdomains_enabled)s, now() + interval '1 minute')"
+        " on conflict do nothing"
         f" returning {COLUMNS}",
         msgspec.structs.asdict(new)
         | {

@@ -24,8 +24,8 @@ from agentmail_cp.errors import Forbidden, Invalid, NotFound
 COLUMNS: LiteralString = (
     "domain_id, organization_id, pod_id, name, token, feedback_enabled, inbound_enabled,"
     " subdomains_enabled, tracking_enabled, catch_all_inbox_id, findings, reason, checked_at,"
-    " check_due_at, coalesce(checking_until > now(), false) as checking, failures, proved_at,"
-    " installed_at, verified_at, broken_since, unsettled_since, created_at, updated_at, deleted_at"
+    " check_due_at, coalesce(checking_until > now(), false) as checking, failures, failing_since,"
+    " proved_at, installed_at, verified_at, broken_since, unsettled_since, created_at, updated_at, deleted_at"
 )
 
 
@@ -62,6 +62,7 @@ class Domain(msgspec.Struct, frozen=True, kw_only=True):
     check_due_at: datetime
     checking: bool
     failures: int
+    failing_since: datetime | None
     proved_at: datetime | None
     installed_at: datetime | None
     verified_at: datetime | None

@@ -157,7 +157,14 @@ def test_a_wire_takes_the_headers_of_threads_from_the_port(module: str) -> None:
 WAYS_OUT = {
     *("aiohttp", "anyio", "ftplib", "http.client", "httpcore", "httpx", "imaplib", "nntplib"),
     *("poplib", "requests", "smtplib", "socket", "ssl", "telnetlib", "urllib.request", "urllib3"),
-    *("websockets", "xmlrpc.client", "dns.asyncquery", "dns.asyncresolver", "dns.query", "dns.resolver"),
+    *(
+        "websockets",
+        "xmlrpc.client",
+        "dns.asyncquery",
+        "dns.asyncresolver",
+        "dns.query",
+        "dns.resolver",
+    ),
 }
 """Modules with which a connection to elsewhere can be opened."""
 
