@@ -23,6 +23,8 @@ from agentmail_cp.sandbox.core import Core, answered
 from agentmail_cp.sandbox.mailbox import Mailbox
 
 _DOMAIN: Final = re.compile(r"[A-Za-z0-9-]+(\.[A-Za-z0-9-]+)+")
+DEEPEST: Final = 3
+"""How many labels below another a domain may be to be signed for by it, as on Stalwart."""
 _PEM: Final = "-----BEGIN PRIVATE KEY-----"
 
 
@@ -75,16 +77,19 @@ class Domains(Core):
             raise MailServerRejected(Refusal.DOMAIN_TAKEN, f"The server has {name} for others.")
         if domain.parent is not None:
             self._installed(domain.parent)
+            _check_below(name, domain.parent.lower())
+        catcher = self._catcher(domain.catch_all)
+        keys = {} if known is None else known.keys
+        kept = {key.selector: _kept(key, keys) for key in domain.dkim}
         if known is None:
             self._addresses |= self._disabled.pop((name, domain.owner), {})
-        keys = {} if known is None else known.keys
         self._hosted[name] = Hosted(
             name=name,
             owner=domain.owner,
             inbound=domain.inbound,
-            catch_all=self._catcher(domain.catch_all),
+            catch_all=catcher,
             parent=None if domain.parent is None else domain.parent.lower(),
-            keys={key.selector: _kept(key, keys) for key in domain.dkim},
+            keys=kept,
         )
 
     @answered
@@ -160,6 +165,14 @@ def _name(domain: str) -> str:
     if not _DOMAIN.fullmatch(domain):
         raise MailServerRejected(Refusal.FORBIDDEN, f"{domain} is no domain name.")
     return domain.lower()
+
+
+def _check_below(name: str, parent: str) -> None:
+    below = name.removesuffix(f".{parent}")
+    if below == name or below.count(".") >= DEEPEST:
+        raise MailServerRejected(
+            Refusal.FORBIDDEN, f"{name} is not 1 to {DEEPEST} labels below {parent}."
+        )
 
 
 def _kept(key: DkimKey, known: dict[str, DkimKey]) -> DkimKey:

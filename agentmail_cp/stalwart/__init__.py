@@ -7,8 +7,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from agentmail_cp.stalwart.admin import Accounts, Directory
+from agentmail_cp.stalwart.admin import Directory
 from agentmail_cp.stalwart.blobs import Blobs
+from agentmail_cp.stalwart.domains import Domains
 from agentmail_cp.stalwart.drafts import Drafts
 from agentmail_cp.stalwart.finding import Finding
 from agentmail_cp.stalwart.folders import Folders
@@ -18,13 +19,14 @@ from agentmail_cp.stalwart.queue import Queue
 from agentmail_cp.stalwart.relabel import Relabelling
 from agentmail_cp.stalwart.search import Searches
 from agentmail_cp.stalwart.submission import Submissions
+from agentmail_cp.stalwart.trace import Traces
 
 if TYPE_CHECKING:
     from agentmail_cp.stalwart.jmap import JmapClient
 
 
 class StalwartMailServer(
-    Accounts, Logins, Mailboxes, Submissions, Drafts, Finding, Blobs, Searches, Relabelling, Queue
+    Domains, Logins, Mailboxes, Submissions, Drafts, Finding, Blobs, Searches, Relabelling, Queue
 ):
     """A Stalwart server under one service account's key. Safe to share between tasks."""
 
@@ -32,6 +34,7 @@ class StalwartMailServer(
         self._jmap = client
         self._directory = Directory(client)
         self._folders = Folders(client)
+        self._traces = Traces(client)
 
     async def close(self) -> None:
         await self._jmap.close()

@@ -23,7 +23,9 @@ from agentmail_cp.mailserver import (
 )
 from agentmail_cp.stalwart import setup
 from agentmail_cp.stalwart.jmap import Call, GetAnswer, SetAnswer, SetError, reference
+from agentmail_cp.stalwart.marks import Alias
 from agentmail_cp.stalwart.recent import Recent
+from agentmail_cp.stalwart.wanted import PAUSED_PREFIX
 
 if TYPE_CHECKING:
     from agentmail_cp.mailserver import NewAccount, ServerStatus
@@ -52,6 +54,11 @@ class _StoredAccount(msgspec.Struct, rename="camel"):
     name: str = ""
     domain_id: str = ""
     email_address: str = ""
+    aliases: dict[str, Alias] = {}
+
+    @property
+    def is_paused(self) -> bool:
+        return any(alias.name.startswith(PAUSED_PREFIX) for alias in self.aliases.values())
 
 
 class _Links(NamedTuple):
@@ -162,7 +169,9 @@ class Accounts:
             if account.email_address == f"{local}@{domain}":
                 state = await self._mail_state(account.id)
                 ours = await self._directory.role() in account.roles.role_ids
-                return Account(AccountId(account.id), account.email_address, state, ours)
+                return Account(
+                    AccountId(account.id), account.email_address, state, ours, account.is_paused
+                )
         return None
 
     async def retire_account(self, account_id: AccountId) -> None:
@@ -226,7 +235,9 @@ class Accounts:
         query = Call("x:Account/query", {"filter": filters}, "query")
         ids = reference("query", "x:Account/query", "/ids")
         get = Call(
-            "x:Account/get", {"#ids": ids, "properties": ["id", "emailAddress", "roles"]}, "get"
+            "x:Account/get",
+            {"#ids": ids, "properties": ["id", "emailAddress", "roles", "aliases"]},
+            "get",
         )
         check = Call("x:Domain/get", {"ids": [domain_id], "properties": ["id", "name"]}, "check")
         answers = await self._jmap.call(query, get, check, repeat=True)

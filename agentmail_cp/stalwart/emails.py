@@ -54,6 +54,8 @@ MAIL: Final = (
     "textBody",
     "htmlBody",
     "attachments",
+    "header:Authentication-Results:all",
+    "header:X-Agentmail-Original-Recipient:asText",
 )
 """Properties of `Mail`; the parts tell which mails are HTML only and which have attachments.
 `hasAttachment` is not asked for: to it, inline pictures are none.
@@ -122,6 +124,12 @@ class Email(msgspec.Struct, rename="camel"):
     bcc: list[_Address] | None = None
     reply_to: list[_Address] | None = None
     preview: str | None = None
+    authentication_results: list[str] = msgspec.field(
+        default=[], name="header:Authentication-Results:all"
+    )
+    original_recipient: str | None = msgspec.field(
+        default=None, name="header:X-Agentmail-Original-Recipient:asText"
+    )
 
     @property
     def html_shown(self) -> str | None:
@@ -218,8 +226,8 @@ class Bodies(msgspec.Struct, rename="camel"):
 
 
 def mail_of(email: Email, places: Places, preview: str | None) -> Mail:
-    """The mail in the port's words. `preview` replaces Stalwart's own, which glues words together
-    where HTML has a tag between them.
+    """The mail in the port's words, rid of what the server did not write (`trace.py`). `preview` replaces
+    Stalwart's own, which glues words together where HTML has a tag between them.
     """
     senders = _addresses(email.sender)
     message_ids = _message_ids(email.message_id)
@@ -243,6 +251,8 @@ def mail_of(email: Email, places: Places, preview: str | None) -> Mail:
         has_attachment=bool(email.attachments) or email.shows_media,
         preview=preview or " ".join(_text(email.preview or "").split())[:PREVIEW],
         report=email.report,
+        authentication_results=tuple(map(_text, email.authentication_results)),
+        original_recipient=_text(email.original_recipient or "").strip().lower() or None,
     )
 
 

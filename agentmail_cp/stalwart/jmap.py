@@ -53,8 +53,11 @@ USING: Final = (
     "urn:stalwart:jmap",
 )
 """Sent with every request: without a method's capability Stalwart answers `unknownMethod`."""
-BLOB: Final = "urn:ietf:params:jmap:blob"
-"""Sent with requests for `Blob/…` (RFC 9404), which are few."""
+FEW: Final = {
+    "Blob/": "urn:ietf:params:jmap:blob",
+    "SieveScript/": "urn:ietf:params:jmap:sieve",
+}
+"""Sent with the few requests for methods that begin so (RFC 9404, RFC 9661)."""
 
 DEFAULT_RETRY_AFTER: Final = 5.0
 BACK_OFF: Final = (0.05, 0.2)
@@ -489,8 +492,8 @@ def _transport(connections: int, context: SSLContext) -> httpx.AsyncHTTPTranspor
 
 
 def _using(calls: Sequence[Call]) -> tuple[str, ...]:
-    blobs = any(call.name.startswith("Blob/") for call in calls)
-    return (*USING, BLOB) if blobs else USING
+    few = [urn for start, urn in FEW.items() if any(c.name.startswith(start) for c in calls)]
+    return (*USING, *few)
 
 
 def _by_tag(

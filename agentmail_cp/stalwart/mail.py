@@ -71,6 +71,7 @@ if TYPE_CHECKING:
     from agentmail_cp.stalwart.folders import Folders, Places
     from agentmail_cp.stalwart.jmap import Answer, JmapClient, SetError
     from agentmail_cp.stalwart.previews import ShownAt
+    from agentmail_cp.stalwart.trace import Traces
 
 T = TypeVar("T")
 
@@ -93,6 +94,7 @@ class Mailboxes:
 
     _jmap: JmapClient
     _folders: Folders
+    _traces: Traces
 
     async def changes(
         self, cursors: Sequence[Cursor], *, limit: int = 200
@@ -314,6 +316,7 @@ class Mailboxes:
         self, account_id: AccountId, emails: Sequence[Email], shown: Mapping[ShownAt, str]
     ) -> tuple[Mail, ...]:
         places = await self._places_for(account_id, emails)
+        await self._traces.keep_own(account_id, emails)
         return _in_order(
             mail_of(email, places, shown.get((account_id, email.id))) for email in emails
         )

@@ -33,17 +33,32 @@ MAILBOX_ROLE: Final = "agentmail-cp mailbox"
 RETIRED_PREFIX: Final = "retired~"
 """Starts the local part of a retired account. `~` is no character of a username (seed 003)."""
 
+PAUSED_PREFIX: Final = "paused~"
+"""Starts an alias that a paused account has for each of its names."""
+CATCH_ALL: Final = "catch-all~"
+"""The local part of an alias that the catch-all account of a domain has in it."""
+SEND_ONLY: Final = "send-only"
+BELOW: Final = "below"
+PARKED: Final = "parked"
+"""What a name below `OWN_DOMAIN` that a domain has for an alias, or for its name, says of it; `below-2`: it
+is signed for by the domain two labels up.
+"""
+DEEPEST: Final = 3
+"""How many labels below another a domain may be to be signed for by it."""
+
 DEFAULT_MAIL_SIZE: Final = mail_limit(DEFAULT_MESSAGE_SIZE)
 """Bytes of the largest mail, headers and encoding included."""
 
 FILES: Final = (
-    *("certificate", "access", "server", "smtp", "mailbox", "jmap", "webhook", "hook", "dev"),
+    *("certificate", "access", "server", "smtp", "domains", "mailbox", "jmap", "webhook", "hook", "dev"),
 )
 """In the order in which objects are made: later ones refer to domains and the certificate of the first."""
 
 ANY: Final = "*"
 """In `match`: the property is there, whatever its value."""
 
+ADDRESS: Final = "^([^+@]+)([+][^@]*)?@(.+)$"
+"""In Stalwart's expressions: local part, tag and domain of an address."""
 PLACEHOLDER: Final = re.compile(r"\$\{([a-z_]+|id:[A-Za-z]+:[^}]+)\}")
 LONGEST_SHOWN: Final = 300
 PEM: Final = "-----BEGIN CERTIFICATE"
@@ -256,6 +271,15 @@ def _values(wanted: Wanted) -> dict[str, Any]:
         "service_account": SERVICE_ACCOUNT,
         "mailbox_role": MAILBOX_ROLE,
         "retired_prefix": RETIRED_PREFIX,
+        "paused_prefix": PAUSED_PREFIX,
+        "catch_all_name": CATCH_ALL,
+        "send_only": f".{SEND_ONLY}.{OWN_DOMAIN}",
+        "below": f".{BELOW}",
+        "address": ADDRESS,
+        "paused": (
+            f"matches('{ADDRESS}', rcpt) && is_local_address('{PAUSED_PREFIX}' + $1 + '@' + $3)"
+        ),
+        "local_queue": "local",
         "imap_connections": wanted.imap_connections,
         "app_passwords": MOST_APP_PASSWORDS,
         "message_size": wanted.message_size,
@@ -372,6 +396,7 @@ def _shown(value: Any) -> str:
     text = value if isinstance(value, str) else msgspec.json.encode(value).decode()
     if PEM in text:
         return f"certificate {hashlib.sha256(text.encode()).hexdigest()[:16]}"
+    text = " ".join(text.split())
     return text if len(text) <= LONGEST_SHOWN else f"{text[:LONGEST_SHOWN]}…"
 
 
