@@ -38,6 +38,8 @@ class FrontDoor(ThreadingHTTPServer):
     def __init__(self) -> None:
         super().__init__((HOST, 0), _Visit)
         self.target: int | None = None
+        self.barred: str | None = None
+        """The path at which nobody answers, as a firewall or a proxy may have it."""
 
     @property
     def url(self) -> str:
@@ -53,6 +55,15 @@ class FrontDoor(ThreadingHTTPServer):
             self.target = None
 
     @contextlib.contextmanager
+    def barring(self, path: str) -> Generator[None]:
+        """Cut off whoever asks at this path while the context is open."""
+        self.barred = path
+        try:
+            yield
+        finally:
+            self.barred = None
+
+    @contextlib.contextmanager
     def closed(self) -> Generator[None]:
         """Answer for nobody while the context is open: what Stalwart says then is lost."""
         target, self.target = self.target, None
@@ -63,9 +74,17 @@ class FrontDoor(ThreadingHTTPServer):
 
 
 class _Visit(BaseHTTPRequestHandler):
+    def do_GET(self) -> None:
+        self._pass_on(b"")
+
     def do_POST(self) -> None:
+        self._pass_on(self.rfile.read(int(self.headers["Content-Length"])))
+
+    def _pass_on(self, body: bytes) -> None:
         assert isinstance(self.server, FrontDoor)
-        body = self.rfile.read(int(self.headers["Content-Length"]))
+        if self.path == self.server.barred:
+            self.close_connection = True
+            return
         try:
             status, answer = self._asked(self.server.target, body)
         except OSError:
@@ -81,7 +100,7 @@ class _Visit(BaseHTTPRequestHandler):
             return 200, ACCEPTED
         service = http.client.HTTPConnection(HOST, target, timeout=PATIENCE)
         with contextlib.closing(service):
-            service.request("POST", self.path, body, dict(self.headers))
+            service.request(self.command, self.path, body, dict(self.headers))
             answer = service.getresponse()
             return answer.status, b"" if answer.status == 204 else answer.read()
 
