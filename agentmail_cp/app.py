@@ -37,8 +37,8 @@ from agentmail_cp.settings import PREFIX, Settings, SettingsError
 from agentmail_cp.stalwart import StalwartMailServer
 from agentmail_cp.stalwart.jmap import JmapClient, bearer
 from agentmail_cp.throttle import WINDOW, Throttle
-from agentmail_cp.web import doorbell as operations
 from agentmail_cp.web import (
+    credentials,
     errors,
     events,
     metrics,
@@ -49,6 +49,7 @@ from agentmail_cp.web import (
     upgrade,
     wire,
 )
+from agentmail_cp.web import doorbell as operations
 from agentmail_cp.web.arrivals import wait_for_message
 from agentmail_cp.web.attachments import Files
 from agentmail_cp.web.auth import Authentication, hide_key, provide_caller
@@ -110,6 +111,7 @@ ROUTES: Final = (
     PodApiKeys,
     ApiKeys,
     auth_me,
+    *credentials.ROUTES,
     *search.ROUTES,
     *events.ROUTES,
     *metrics.ROUTES,

@@ -10,7 +10,7 @@ import msgspec
 from msgspec import UNSET, UnsetType
 
 from agentmail_cp import inboxes
-from agentmail_cp.settings import Settings
+from agentmail_cp.bodies.credentials import Credentials
 
 
 class CreateInbox(msgspec.Struct, kw_only=True):
@@ -35,26 +35,6 @@ class UpdateInbox(msgspec.Struct, kw_only=True):
     metadata: dict[str, str | int | float | bool | None] | UnsetType | None = UNSET
     status: Literal["active", "paused"] | UnsetType = UNSET
     send_paused: bool | UnsetType = UNSET
-
-
-class Endpoint(msgspec.Struct):
-    """Where a mail client connects. `tls` is `implicit`, `starttls` or `none`."""
-
-    host: str
-    port: int
-    tls: str
-
-
-class Credentials(msgspec.Struct):
-    """How a mail client gets into the inbox. The password is shown here and never again."""
-
-    username: str
-    password: str
-    imap: Endpoint
-    smtp: Endpoint
-
-    def __repr__(self) -> str:
-        return f"Credentials(username={self.username!r})"
 
 
 class Inbox(msgspec.Struct, omit_defaults=True, kw_only=True):
@@ -113,16 +93,4 @@ def inbox(
         client_id=found.client_id,
         metadata=found.metadata or None,
         credentials=credentials,
-    )
-
-
-def credentials(created: inboxes.Created, settings: Settings, host: str) -> Credentials | None:
-    """What a mail client needs, when this answer is the one that may tell the password."""
-    if created.password is None:
-        return None
-    return Credentials(
-        username=created.inbox.address,
-        password=created.password,
-        imap=Endpoint(settings.imap_host or host, settings.imap_port, settings.imap_tls),
-        smtp=Endpoint(settings.smtp_host or host, settings.smtp_port, settings.smtp_tls),
     )

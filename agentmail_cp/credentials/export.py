@@ -113,7 +113,7 @@ async def rotate(db: Database, server: MailServer, reach: Reach, claim: Claim) -
                 retry_after=LEASE.total_seconds(),
             )
     async with db.transaction() as tx:
-        await idempotency.complete(tx, claim, "credentials")
+        await idempotency.complete(tx, claim, "credentials", new=False)
 
 
 async def _set(

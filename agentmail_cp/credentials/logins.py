@@ -118,7 +118,7 @@ async def rotate(db: Database, server: MailServer, mailbox: Mailbox, claim: Clai
                 fix="Repeat the request after Retry-After seconds.",
                 retry_after=1.0,
             )
-        await idempotency.complete(tx, claim, mailbox.reach.inbox_id)
+        await idempotency.complete(tx, claim, mailbox.reach.inbox_id, new=False)
     return password
 
 

@@ -98,11 +98,14 @@ class NewInbox(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Created(msgspec.Struct, frozen=True):
-    """An inbox and, only when this call made it and gave it one of its own, its mail password."""
+    """An inbox and, only when this call made it and gave it one of its own, its mail password; `by_key`
+    says that it was given none, because an API key is chosen as its mail password.
+    """
 
     inbox: Inbox
     password: str | None
     new: bool = True
+    by_key: bool = False
 
     def __repr__(self) -> str:
         return f"Created(inbox={self.inbox!r})"

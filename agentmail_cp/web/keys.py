@@ -14,14 +14,14 @@ from litestar.di import Provide
 from litestar.params import FromPath, JSONBody
 from litestar.types import Dependencies
 
-from agentmail_cp import access, bodies, idempotency, inboxes, pages
+from agentmail_cp import access, bodies, credentials, idempotency, inboxes, pages
 from agentmail_cp.access import ApiKey, ApiKeyPatch
 from agentmail_cp.db import Tx
 from agentmail_cp.errors import Invalid
 from agentmail_cp.web.auth import needs
 from agentmail_cp.web.errors import ERRORS
 from agentmail_cp.web.idempotency import Repeatable, answered
-from agentmail_cp.web.inject import Asked, Caller, Config, Db
+from agentmail_cp.web.inject import Asked, Caller, Config, Db, Server
 from agentmail_cp.web.listing import Query, listing
 from agentmail_cp.web.scopes import (
     Scope,
@@ -129,6 +129,7 @@ class _ApiKeys(Controller):
         data: JSONBody[bodies.UpdateApiKey],
         caller: Caller,
         db: Db,
+        server: Server,
     ) -> bodies.ApiKey:
         """Change a key's name or permissions, within two seconds on every replica."""
         wanted = ApiKeyPatch(
@@ -136,7 +137,11 @@ class _ApiKeys(Controller):
         )
         async with db.transaction() as tx:
             changed = await access.update_key(tx, caller, within.reach, api_key_id, wanted)
-            return (await _shown(tx, within, [changed]))[0]
+            due = await credentials.key_changed(tx, caller.organization_id, api_key_id)
+            (shown,) = await _shown(tx, within, [changed])
+        if due:
+            await credentials.apply_now(db, server, caller.organization_id)
+        return shown
 
     @delete(
         "/{api_key_id:uuid}",
@@ -145,11 +150,14 @@ class _ApiKeys(Controller):
         responses=ERRORS,
     )
     async def delete(
-        self, within: Within, api_key_id: FromPath[UUID], caller: Caller, db: Db
+        self, within: Within, api_key_id: FromPath[UUID], caller: Caller, db: Db, server: Server
     ) -> None:
-        """Revoke a key. It stops working within two seconds on every replica."""
+        """Revoke a key: at once as a mail password, and within two seconds on every replica."""
         async with db.transaction() as tx:
             await access.delete_key(tx, caller, within.reach, api_key_id)
+            due = await credentials.key_changed(tx, caller.organization_id, api_key_id)
+        if due:
+            await credentials.apply_now(db, server, caller.organization_id)
 
 
 class InboxApiKeys(_ApiKeys):
