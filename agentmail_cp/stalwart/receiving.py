@@ -28,12 +28,11 @@ require ["editheader", "envelope", "envelope-dsn", "variables"];
 deleteheader "{ORIGINAL_RECIPIENT}";
 if envelope :matches "orcpt" "rfc822;*" {{
   set :lower "asked" "${{1}}";
-  if envelope :matches "to" "*@*" {{
-    set :lower "name" "${{1}}";
-    set :lower "domain" "${{2}}";
+  set "bare" "${{asked}}";
+  if string :matches "${{asked}}" "*+*@*" {{
+    set "bare" "${{1}}@${{3}}";
   }}
-  if not anyof (string :is "${{asked}}" "${{name}}@${{domain}}",
-                string :matches "${{asked}}" "${{name}}+*@${{domain}}") {{
+  if not envelope :is "to" "${{bare}}" {{
     addheader "{ORIGINAL_RECIPIENT}" "${{asked}}";
   }}
 }}
