@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import contextlib
 import smtplib
 from collections.abc import AsyncGenerator, Generator
 from typing import Final
@@ -187,6 +188,40 @@ async def test_our_servers_word_is_only_what_our_server_wrote(service: Service) 
     for message in await named(service, inbox, list(variants)):
         assert message["authentication"]["dmarc"] == "fail", message
         assert "unauthenticated" in message["labels"]
+
+
+@contextlib.asynccontextmanager
+async def everything_is_spam(checking: StalwartServer) -> AsyncGenerator[None]:
+    """Let Stalwart's filter call each mail from outside spam while the context is open."""
+    try:
+        await _filter(checking, {"enable": True, "scoreSpam": -100.0})
+        yield
+    finally:
+        await _filter(checking, {"enable": False, "scoreSpam": 5.0})
+
+
+async def _filter(checking: StalwartServer, settings: Json) -> None:
+    await checking.call("x:SpamSettings/set", {"update": {"singleton": settings}})
+    await checking.call("x:Action/set", {"create": {"r": {"@type": "ReloadSettings"}}})
+
+
+async def test_what_the_mail_servers_filter_calls_spam_is_hidden_as_spam(
+    service: Service, checking: StalwartServer
+) -> None:
+    """An agent would read it as mail; and a forged mail that is spam as well is announced once."""
+    inbox = await service.inbox("erin")
+    async with everything_is_spam(checking):
+        await deliver(service, inbox, raw(inbox, "pills", "ada@here.test"), "ada@here.test")
+        await deliver(service, inbox, raw(inbox, "bank", "ceo@bank.test"), "ceo@bank.test")
+        pills, bank = await named(service, inbox, ["pills", "bank"])
+    assert pills["labels"] == ["received", "spam", "unread"]
+    assert bank["labels"] == ["received", "spam", "unauthenticated", "unread"]
+    assert await service.messages(inbox) == []
+    page = "/v0/events?event_types=message.received.spam"
+    told = (await ok(await service.client.get(page)))["events"]
+    assert [each["message"]["subject"] for each in told] == ["pills", "bank"]
+    others = "/v0/events?event_types=message.received&event_types=message.received.unauthenticated"
+    assert (await ok(await service.client.get(others)))["events"] == []
 
 
 async def test_a_mailbox_here_cannot_vouch_for_its_own_mail(
