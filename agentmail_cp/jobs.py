@@ -39,6 +39,7 @@ from agentmail_cp import (
     webhooks,
 )
 from agentmail_cp.db import Connection, Database, Tx
+from agentmail_cp.domains import dkim
 from agentmail_cp.errors import Unavailable
 from agentmail_cp.intake import Intake
 from agentmail_cp.mailserver import MailServer, MailServerError
@@ -156,9 +157,14 @@ PERIODIC = (
 
 
 async def settle_for_ever(resources: Resources) -> None:
-    """Settle interrupted inboxes, pauses, sends and drafts, every `settle_interval` seconds."""
+    """Settle interrupted domains, inboxes, pauses, sends and drafts, every `settle_interval` seconds."""
+    settle_domains = partial(domains.settle, sealing_key=dkim.sealing_key(resources.settings))
+    settling = (
+        *(settle_domains, inboxes.settle, inboxes.settle_pauses),
+        *(sending.settle, drafts.settle),
+    )
     while True:
-        for settle in (inboxes.settle, inboxes.settle_pauses, sending.settle, drafts.settle):
+        for settle in settling:
             await _attempt(settle, resources)
         await asyncio.sleep(resources.settings.settle_interval)
 

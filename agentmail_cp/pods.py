@@ -2,9 +2,10 @@
 
 Owns the table `pod`, but for the default pod, which `access` makes with its organisation. A pod is there or
 it is not. It is made by a key of the organisation, listed, renamed, given a limit of its own and, once no
-inbox lives in it, deleted together with its API keys, list entries and webhooks; the default pod stays.
-What the deleted inboxes of a deleted pod retain is not touched: it is read through the organisation's own
-routes until it is erased. Nothing ever moves from one pod to another. Never talks to the mail server.
+inbox lives in it and no domain is its own, deleted together with its API keys, list entries and webhooks; the
+default pod stays. What the deleted inboxes of a deleted pod retain is not touched: it is read through the
+organisation's own routes until it is erased. Nothing ever moves from one pod to another. Never talks to the
+mail server.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ import msgspec
 from msgspec import UNSET, UnsetType
 from uuid_utils.compat import uuid7
 
-from agentmail_cp import access, credentials, inboxes, lists, pages, webhooks
+from agentmail_cp import access, credentials, domains, inboxes, lists, pages, webhooks
 from agentmail_cp.access import Reach, in_reach
 from agentmail_cp.db import Tx, fetch_all, fetch_one, fetch_only
 from agentmail_cp.errors import CannotDelete, Conflict, Invalid, LimitExceeded, NotFound
@@ -209,8 +210,8 @@ async def update(tx: Tx, reach: Reach, pod: str, patch: PodPatch) -> Pod:
 async def delete(tx: Tx, reach: Reach, pod: str) -> None:
     """Delete a pod with its API keys, list entries and webhooks.
 
-    Raises `CannotDelete` for the default pod and for one in which an inbox lives, be it half made or half
-    deleted, and `Forbidden` for a pod's own key.
+    Raises `CannotDelete` for the default pod, for one in which an inbox lives, be it half made or half
+    deleted, and for one with a domain; and `Forbidden` for a pod's own key.
     """
     pod_id = await access.find_pod(tx, reach, pod)
     reach.require_organization()
@@ -223,6 +224,12 @@ async def delete(tx: Tx, reach: Reach, pod: str) -> None:
         raise CannotDelete(
             f"This pod has {living} inbox{'es' if living > 1 else ''}.",
             fix="Delete its inboxes first.",
+        )
+    owned = await domains.count(tx, reach.organization_id, pod_id)
+    if owned:
+        raise CannotDelete(
+            f"This pod has {owned} domain{'s' if owned > 1 else ''}.",
+            fix="Delete its domains first.",
         )
     gone = Reach(reach.organization_id, pod_id)
     await access.revoke_within(tx, gone)

@@ -42,7 +42,6 @@ FOR_EVERY_TENANT = {
     "limits.forget_old": "removes old rows of all tenants",
     "domains/claiming._PROVE": "a name another organisation has is nobody else's",
     "domains/settlement._SUBDOMAINS": "a name another organisation has is nobody else's",
-    "domains/settlement._STRANGERS": "finds those of others on a name, whose mail goes on belonging to them",
     "domains/settlement._claim_unsettled": "settling is the operator's work, over all tenants",
     "domains/use._LONGER_PROVED": "a name another organisation has is nobody else's",
     "domains/use._FEEDBACK": "names of proved domains are unique in all",

@@ -59,6 +59,7 @@ class Organization(msgspec.Struct, omit_defaults=True, kw_only=True):
     created_at: datetime
     updated_at: datetime
     inbox_limit: int | None = None
+    domain_limit: int | None = None
     limits: dict[str, int] = msgspec.field(default_factory=dict)
 
 
@@ -75,17 +76,23 @@ def pod(found: pods.Pod) -> Pod:
 
 
 def organization(
-    found: access.Organization, *, inbox_count: int, pod_count: int, limits: Limits
+    found: access.Organization,
+    *,
+    inbox_count: int,
+    domain_count: int,
+    pod_count: int,
+    limits: Limits,
 ) -> Organization:
     """An organisation as its own callers see it."""
     return Organization(
         organization_id=found.organization_id,
         name=found.name,
         inbox_count=inbox_count,
-        domain_count=0,
+        domain_count=domain_count,
         pod_count=pod_count,
         created_at=found.created_at,
         updated_at=found.updated_at,
         inbox_limit=limits.inboxes_per_organization or None,
+        domain_limit=limits.domains_per_organization or None,
         limits={name: most for name, most in msgspec.structs.asdict(limits).items() if most},
     )

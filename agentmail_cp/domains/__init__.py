@@ -29,7 +29,7 @@ from agentmail_cp.domains.presenting import SHOWN_TYPES, described, finding, wan
 from agentmail_cp.domains.records import Hosts, Record, hosts_of
 from agentmail_cp.domains.resolving import Resolver
 from agentmail_cp.domains.rotation import rotate
-from agentmail_cp.domains.settlement import delete, settle, subdomain, tell
+from agentmail_cp.domains.settlement import delete, settle, tell
 from agentmail_cp.domains.use import MailDomain, broken, for_inboxes, hold, keeps_feedback
 from agentmail_cp.domains.zone import zone_file
 
@@ -63,7 +63,6 @@ __all__ = [
     "prove",
     "rotate",
     "settle",
-    "subdomain",
     "tell",
     "update",
     "wanted_of",

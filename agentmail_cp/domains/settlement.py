@@ -6,9 +6,10 @@ brings the mail server to what it says, and takes note. Killed or without an ans
 only now, when the mail server has, and no inbox is being made on the name any more; so the name is never
 installed for one organisation while another's is still there.
 
-Before a name is installed for the first time, the accounts of inboxes that may not be on it (another
-organisation had it, or another pod) are retired: their mail stays readable for their owners, and no mail of
-the new one's ever reaches them. Sub-domains are those that inboxes of the domain's stand on.
+The mail server keeps what an organisation had on a name apart from what others have there. Within one
+organisation, accounts of a pod that may not be on a name any more are retired before it is installed: their
+mail stays readable, and none of the new pod's ever reaches them. Sub-domains are those that inboxes of the
+organisation stand on.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ from agentmail_cp.db import Database, Tx, fetch_all, fetch_one
 from agentmail_cp.domains import dkim, keys
 from agentmail_cp.domains.domain import COLUMNS, Domain, get_own
 from agentmail_cp.domains.keys import StoredKey
+from agentmail_cp.domains.use import subdomain
 from agentmail_cp.mailserver import (
     AccountId,
     MailDomainSetup,
@@ -140,16 +142,6 @@ async def _install(
         await server.install_domain(subdomain(name, domain))
 
 
-def subdomain(name: str, domain: Domain) -> MailDomainSetup:
-    """How the mail server treats a name below a domain that inboxes stand on."""
-    return MailDomainSetup(
-        name=name,
-        owner=str(domain.organization_id),
-        parent=domain.name,
-        inbound=domain.inbound_enabled,
-    )
-
-
 async def _disable(server: MailServer, domain: Domain, known: _Knowledge) -> None:
     for name in (*known.subdomains, domain.name):
         await server.disable_domain(name, str(domain.organization_id))
@@ -173,7 +165,7 @@ async def _look_up(tx: Tx, domain: Domain) -> _Knowledge:
         "below": f"{domain.name[::-1]}.".replace("_", "\\_") + "%",
     }
     subdomains = await fetch_all(tx, _Name, _SUBDOMAINS, names)
-    first = domain.installed_at is None and domain.deleted_at is None
+    first = domain.pod_id and domain.installed_at is None and domain.deleted_at is None
     strangers = await fetch_all(tx, _Stranger, _STRANGERS, names) if first else []
     return _Knowledge(
         keys=await keys.of_domain(tx, domain.organization_id, domain.domain_id),
@@ -205,13 +197,13 @@ order by name
 _STRANGERS: LiteralString = """
 select account_id from inbox where account_id is not null and state in ('active', 'deleting')
     and (reverse(domain) = %(backwards)s or reverse(domain) like %(below)s)
-    and (organization_id <> %(organization_id)s or pod_id <> %(pod_id)s)
+    and organization_id = %(organization_id)s and pod_id <> %(pod_id)s
     and not exists (select from domain as other where other.proved_at is not null
-        and other.organization_id = inbox.organization_id and length(other.name) > %(length)s
+        and other.organization_id = %(organization_id)s and length(other.name) > %(length)s
         and (inbox.domain = other.name or right(inbox.domain, length(other.name) + 1) = '.' || other.name))
 order by account_id
 """
-"""The accounts of inboxes that stand on a domain's names and may not be on it."""
+"""The accounts of other pods' inboxes that stand on the names of a pod's domain."""
 
 
 async def _catch_all(tx: Tx, domain: Domain) -> str | None:

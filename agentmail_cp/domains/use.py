@@ -18,18 +18,20 @@ from agentmail_cp.access import Reach
 from agentmail_cp.db import Tx, fetch_all, fetch_one
 from agentmail_cp.domains.domain import COLUMNS, Domain, with_parents
 from agentmail_cp.errors import Forbidden, Invalid
+from agentmail_cp.mailserver import MailDomainSetup
 from agentmail_cp.settings import Settings
 
 
 class MailDomain(msgspec.Struct, frozen=True):
     """A domain inboxes can be made on. On a shared one every address gets a random suffix. `domain_id` is
-    None for the service's own; `subdomain` tells that the name stands below that of the domain's row.
+    None for the service's own. `below` is how the mail server is to treat a name that stands below that of
+    the domain's row, which it has to be told of.
     """
 
     name: str
     shared: bool
     domain_id: UUID | None = None
-    subdomain: bool = False
+    below: MailDomainSetup | None = None
 
 
 async def for_inboxes(tx: Tx, reach: Reach, settings: Settings, name: str | None) -> MailDomain:
@@ -51,8 +53,17 @@ async def for_inboxes(tx: Tx, reach: Reach, settings: Settings, name: str | None
         raise _not_verified(wanted, own, elsewhere=found is not None and found.is_seen_by(reach))
     if await _is_others(tx, found, candidates) or not _takes(found, wanted):
         raise _not_verified(wanted, own)
-    return MailDomain(
-        wanted, shared=False, domain_id=found.domain_id, subdomain=wanted != found.name
+    below = None if wanted == found.name else subdomain(wanted, found)
+    return MailDomain(wanted, shared=False, domain_id=found.domain_id, below=below)
+
+
+def subdomain(name: str, domain: Domain) -> MailDomainSetup:
+    """How the mail server treats a name below a domain that inboxes stand on."""
+    return MailDomainSetup(
+        name=name,
+        owner=str(domain.organization_id),
+        parent=domain.name,
+        inbound=domain.inbound_enabled,
     )
 
 
@@ -171,8 +182,10 @@ class _Feedback(msgspec.Struct, frozen=True):
     feedback_enabled: bool
 
 
-async def keeps_feedback(tx: Tx, names: Collection[str]) -> set[str]:
-    """Those of these mail domains that are somebody's and keep bounce and complaint mails as messages."""
+async def keeps_feedback(tx: Tx, names: Collection[str]) -> dict[str, bool]:
+    """Whether bounce and complaint mails are messages on these mail domains, too; without those that are the
+    service's own.
+    """
     above = {name: with_parents(name) for name in names}
     rows = await fetch_all(
         tx,
@@ -182,9 +195,9 @@ async def keeps_feedback(tx: Tx, names: Collection[str]) -> set[str]:
     )
     kept = {row.name: row.feedback_enabled for row in rows}
     return {
-        name
+        name: next(kept[each] for each in parents if each in kept)
         for name, parents in above.items()
-        if next((kept[each] for each in parents if each in kept), False)
+        if not kept.keys().isdisjoint(parents)
     }
 
 

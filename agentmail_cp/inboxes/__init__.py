@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from agentmail_cp.domains import MailDomain
 from agentmail_cp.inboxes.changing import settle_pauses, update
-from agentmail_cp.inboxes.creation import create, made_before
+from agentmail_cp.inboxes.creation import create, known, made_before
 from agentmail_cp.inboxes.deletion import delete, erase, erase_retained
 from agentmail_cp.inboxes.finding import search
 from agentmail_cp.inboxes.inbox import (
@@ -75,6 +75,7 @@ __all__ = [
     "get_for_reading",
     "get_of_all",
     "inbox_uuid",
+    "known",
     "list_page",
     "made_before",
     "merge_metadata",

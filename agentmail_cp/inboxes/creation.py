@@ -16,7 +16,7 @@ import msgspec
 import structlog
 from psycopg.types.json import Jsonb
 
-from agentmail_cp import credentials, idempotency, usernames
+from agentmail_cp import credentials, domains, idempotency, usernames
 from agentmail_cp.access import Reach, default_pod
 from agentmail_cp.credentials import MailPassword, new_password, password_hash
 from agentmail_cp.db import Database, Tx, fetch_one
@@ -92,12 +92,9 @@ async def create(
     claim = claim or idempotency.unclaimed()
     reserved = await _known_or_reserved(db, reach, domain, new, limits, claim)
     if isinstance(reserved, Inbox):
-        if claim.repeatable:
-            async with db.transaction() as tx:
-                await idempotency.complete(tx, claim, reserved.inbox_id, new=False)
-        return Created(reserved, None, new=False)
+        return await _answer_known(db, reserved, claim)
     password = new_password(claim.secret(MAIL_LOGIN)) if reserved.chosen is None else None
-    account = await _make_account(db, server, reserved, password)
+    account = await _make_account(db, server, reserved, domain, password)
     async with db.transaction() as tx:
         inbox = await _activate(tx, reserved.inbox, account)
         if inbox is None:
@@ -108,7 +105,23 @@ async def create(
         raise Conflict("Making this inbox took too long and was undone.", fix="Try again.")
     if inbox.pausing_until is not None:
         await begin_paused(db, server, inbox)
-    return Created(inbox, password)
+    return Created(inbox, password, by_key=reserved.chosen is not None)
+
+
+async def known(db: Database, *, reach: Reach, new: NewInbox, claim: Claim) -> Created | None:
+    """The inbox that has the `client_id` asked for already, whatever became of its domain since; None where
+    there is none, or none is named. Raises `Invalid`, and `Conflict` for one beyond reach.
+    """
+    check_new(new)
+    existing = await _existing(db, reach, new.client_id)
+    return None if existing is None else await _answer_known(db, existing, claim)
+
+
+async def _answer_known(db: Database, inbox: Inbox, claim: Claim) -> Created:
+    if claim.repeatable:
+        async with db.transaction() as tx:
+            await idempotency.complete(tx, claim, inbox.inbox_id, new=False)
+    return Created(inbox, None, new=False)
 
 
 async def made_before(tx: Tx, reach: Reach, claim: Claim, made: Made) -> Created:
@@ -116,7 +129,9 @@ async def made_before(tx: Tx, reach: Reach, claim: Claim, made: Made) -> Created
     inbox = await get(tx, reach, public_id(UUID(made.resource_id)))
     # A password that was changed since would be taken for one that works.
     tell = made.new and await credentials.works_as_made(tx, inbox.reach)
-    return Created(inbox, new_password(claim.secret(MAIL_LOGIN)) if tell else None, new=made.new)
+    password = new_password(claim.secret(MAIL_LOGIN)) if tell else None
+    by_key = await credentials.holding(tx, inbox.reach) is not None
+    return Created(inbox, password, new=made.new, by_key=by_key)
 
 
 async def _known_or_reserved(
@@ -192,6 +207,7 @@ async def _reserve_some(
         if domain.shared:
             username = usernames.shared_username(username, rng)
         async with db.transaction() as tx:
+            await domains.hold(tx, reach.organization_id, domain)
             reservation = await _reserve(tx, reach, f"{username}@{domain.name}", new, limits)
             if reservation is not None:
                 await idempotency.extend(tx, claim, LEASE)
@@ -304,12 +320,18 @@ returning {COLUMNS}
 
 
 async def _make_account(
-    db: Database, server: MailServer, reservation: _Reservation, password: str | None
+    db: Database,
+    server: MailServer,
+    reservation: _Reservation,
+    domain: MailDomain,
+    password: str | None,
 ) -> Account:
     inbox = reservation.inbox
     hashed = _hash(reservation, password)
     try:
         async with asyncio.timeout(PATIENCE):
+            if domain.below is not None:
+                await server.install_domain(domain.below)
             return await server.create_account(
                 NewAccount(inbox.address, inbox.display_name, hashed)
             )
@@ -357,7 +379,8 @@ def _refused(inbox: Inbox, error: MailServerRejected) -> Exception:
     if error.code is Refusal.UNKNOWN_DOMAIN:
         return Forbidden(
             f"The mail server does not know the domain {inbox.domain}.",
-            fix="Run `agentmail-cp stalwart apply`, or choose another domain.",
+            fix="Verify the domain, or leave it out. If it is the server's own, its operator can mend that"
+            " with `agentmail-cp stalwart apply`.",
             field="domain",
             detail="UNKNOWN_DOMAIN",
             code="domain_not_verified",

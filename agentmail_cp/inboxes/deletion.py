@@ -1,7 +1,7 @@
 """Deleting an inbox, and erasing what a deleted one retains.
 
-For callers an inbox is gone with the first transaction (`deleting`); the account is retired after it, and
-its mail stays until it is erased.
+For callers an inbox is gone with the first transaction (`deleting`), and with it the catch-all of its domain,
+if it was that; the account is retired after it, and its mail stays until it is erased.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from agentmail_cp import (
 )
 from agentmail_cp.access import Reach
 from agentmail_cp.db import Database, Tx, fetch_all, fetch_one
+from agentmail_cp.domains import catching
 from agentmail_cp.errors import Conflict, NotFound, Unavailable
 from agentmail_cp.inboxes.inbox import COLUMNS, LEASE, Inbox, get, get_for_reading, inbox_uuid
 from agentmail_cp.mailserver import (
@@ -42,13 +43,17 @@ async def delete(db: Database, server: MailServer, *, reach: Reach, inbox: str) 
     """
     async with db.transaction() as tx:
         found = await _set_deleting(tx, await get(tx, reach, inbox))
+        caught = await catching.release(tx, **_whose(found))
     try:
+        for name in caught:
+            await catching.stop(server, name)
         await _retire(server, found)
     except MailServerUnavailable as error:
         if error.reached:
             return
         async with db.transaction() as tx:
             await _undelete(tx, found)
+            await catching.restore(tx, **_whose(found), names=caught)
         raise Unavailable(
             "The mail server is not answering; the inbox was not deleted.",
             retry_after=error.retry_after,
@@ -124,6 +129,7 @@ def _whose(inbox: Inbox) -> dict[str, UUID]:
 
 
 async def finish_deleting(db: Database, server: MailServer, inbox: Inbox) -> None:
+    await catching.stop_for(server, inbox.domain, inbox.address)
     await _retire(server, inbox)
     async with db.transaction() as tx:
         await _set_deleted(tx, inbox)

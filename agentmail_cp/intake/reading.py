@@ -16,7 +16,7 @@ import msgspec
 import structlog
 from prometheus_client import Counter, Gauge, Histogram
 
-from agentmail_cp import drafts, messages, outcomes, policy, sending, submissions
+from agentmail_cp import domains, drafts, messages, outcomes, policy, sending, submissions
 from agentmail_cp.db import Database, Tx, fetch_all, fetch_only
 from agentmail_cp.errors import Unavailable
 from agentmail_cp.intake.erasing import without_unwanted
@@ -255,12 +255,16 @@ class Intake:
             told=await outcomes.listen(
                 self._db, self._server, claim.account_id, claim.place, mails
             ),
-            also_messages=self._keeps_feedback(claim.domain),
+            also_messages=await self._keeps_feedback(claim.domain, mails),
         )
 
-    def _keeps_feedback(self, domain: str) -> bool:  # noqa: ARG002 - domains have no settings yet
-        """Whether mails that report what became of others are messages as well."""
-        return self._feedback_enabled
+    async def _keeps_feedback(self, domain: str, mails: Sequence[Mail]) -> bool:
+        """Whether those of these mails that report what became of others are messages as well."""
+        if not any(mail.report for mail in mails):
+            return self._feedback_enabled
+        async with self._db.reading() as tx:
+            own = await domains.keeps_feedback(tx, [domain])
+        return own.get(domain, self._feedback_enabled)
 
     async def _write(
         self,

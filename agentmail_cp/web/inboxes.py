@@ -10,14 +10,16 @@ from litestar.di import Provide
 from litestar.params import FromPath, JSONBody
 from litestar.types import Dependencies
 
-from agentmail_cp import access, bodies, idempotency, inboxes, limits, pages, pauses
-from agentmail_cp.access import Reach
+from agentmail_cp import access, bodies, domains, idempotency, inboxes, limits, pages, pauses
+from agentmail_cp.access import Principal, Reach
+from agentmail_cp.credentials.presets import Servers
 from agentmail_cp.db import Database, Tx
-from agentmail_cp.errors import Forbidden, Invalid
+from agentmail_cp.errors import Invalid
 from agentmail_cp.idempotency import Claim, Made
 from agentmail_cp.inboxes import Created, Inbox, InboxPatch, MailDomain, NewInbox
 from agentmail_cp.settings import Settings
 from agentmail_cp.web.auth import needs
+from agentmail_cp.web.credentials import servers
 from agentmail_cp.web.errors import ERRORS
 from agentmail_cp.web.idempotency import Repeatable, answered, making
 from agentmail_cp.web.inject import Asked, Caller, Config, Db, Server
@@ -61,18 +63,19 @@ class _Inboxes(Controller):
             if claim.made:
                 created = await _made_before(db, reach, claim, claim.made)
             else:
-                created = await inboxes.create(
+                new = _new(wanted)
+                created = await inboxes.known(
+                    db, reach=reach, new=new, claim=claim
+                ) or await inboxes.create(
                     db,
                     server,
                     reach=reach,
-                    domain=domain(settings, wanted.domain),
-                    new=_new(wanted),
+                    domain=await _domain(db, reach, settings, wanted.domain),
+                    new=new,
                     limits=may,
                     claim=claim,
                 )
-        credentials = None
-        if caller.outranks_mail_passwords:
-            credentials = bodies.credentials(created, settings, request.base_url.hostname or "")
+        credentials = _credentials(created, servers(request, settings), caller)
         async with db.reading() as tx:
             (shown,) = await show(tx, [created.inbox], credentials)
         return answered(claim, shown, new=created.new)
@@ -225,19 +228,21 @@ def _new(wanted: bodies.CreateInbox) -> NewInbox:
     )
 
 
+def _credentials(created: Created, found: Servers, caller: Principal) -> bodies.Credentials | None:
+    """What a mail client needs, where this answer is the one that may tell it."""
+    if not caller.outranks_mail_passwords or not created.new:
+        return None
+    if created.password is None and not created.by_key:
+        return None
+    kind: bodies.PasswordKind = "api_key" if created.by_key else "own"
+    return bodies.credentials(found, created.inbox.address, created.password, kind)
+
+
 async def _made_before(db: Database, reach: Reach, claim: Claim, made: Made) -> Created:
     async with db.reading() as tx:
         return await idempotency.replay(inboxes.made_before(tx, reach, claim, made))
 
 
-def domain(settings: Settings, name: str | None) -> MailDomain:
-    """The mail domain a new inbox is asked for on; `Forbidden` for one this server does not hold."""
-    if name is None or name.lower() == settings.domain.lower():
-        return MailDomain(settings.domain.lower(), settings.domain_shared)
-    raise Forbidden(
-        f"The domain {name[:253]} is not verified here.",
-        fix=f"Leave domain out to use {settings.domain}.",
-        field="domain",
-        detail="UNKNOWN_DOMAIN",
-        code="domain_not_verified",
-    )
+async def _domain(db: Database, reach: Reach, settings: Settings, name: str | None) -> MailDomain:
+    async with db.reading() as tx:
+        return await domains.for_inboxes(tx, reach, settings, name)

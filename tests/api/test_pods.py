@@ -380,6 +380,7 @@ async def test_the_organization_says_what_it_has(service: Service) -> None:
         "name": "Test",
         "inbox_count": 0,
         "domain_count": 0,
+        "domain_limit": 1000,
         "pod_count": 1,
     }
     pod = (await make(service.client))["pod_id"]
