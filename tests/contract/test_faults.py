@@ -12,8 +12,11 @@ import pytest
 from agentmail_cp.mailserver import (
     BlobId,
     Cursor,
+    DkimAlgorithm,
+    DkimKey,
     DocumentId,
     Folder,
+    MailDomainSetup,
     MailServerConfused,
     MailServerUnavailable,
     NewAccount,
@@ -38,6 +41,7 @@ async def download(server: MailServer, account: Account) -> None:
 READS: dict[str, Callable[[MailServer, Account], Awaitable[object]]] = {
     "status": lambda server, _: server.status(),
     "find_account": lambda server, account: server.find_account(account.address),
+    "find_domain": lambda server, _: server.find_domain("another.test"),
     "find": lambda server, account: server.find(account.account_id, "m@x.test", None),
     "find_own": lambda server, account: server.find_own(account.account_id, "m@x.test", None),
     "changes": lambda server, account: server.changes([Cursor(account.account_id, account.state)]),
@@ -56,6 +60,18 @@ READS: dict[str, Callable[[MailServer, Account], Awaitable[object]]] = {
 }
 WRITES: dict[str, Callable[[MailServer, Account], Awaitable[object]]] = {
     "ensure_domain": lambda server, _: server.ensure_domain("another.test"),
+    "install_domain": lambda server, _: server.install_domain(
+        MailDomainSetup(name="another.test", owner="somebody")
+    ),
+    "disable_domain": lambda server, _: server.disable_domain("another.test", "somebody"),
+    "set_catch_all": lambda server, _: server.set_catch_all("another.test", None),
+    "add_dkim_key": lambda server, _: server.add_dkim_key(
+        "another.test", DkimKey(selector="s", algorithm=DkimAlgorithm.RSA)
+    ),
+    "retire_dkim_key": lambda server, _: server.retire_dkim_key("another.test", "s"),
+    "pause_receiving": lambda server, account: server.pause_receiving(
+        account.account_id, paused=True
+    ),
     "create_account": lambda server, account: server.create_account(
         NewAccount(f"new-{account.address}")
     ),
