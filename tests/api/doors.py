@@ -58,7 +58,7 @@ async def draft(service: Service, inbox: Json, mail: Mail) -> Said:
     path = f"{at(inbox)}/drafts"
     answer = await service.client.post(path, json={**mail.fields, "send_at": due.isoformat()})
     made = answer.json()
-    if answer.status_code != 200 and answer.status_code != 201:
+    if answer.status_code != 201:
         return Said(f"{answer.status_code} `{made['code']}`", made["message"], made["code"])
 
     async def look() -> Json:

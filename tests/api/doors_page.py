@@ -48,10 +48,10 @@ def plain(words: str, changing: Mapping[str, str]) -> str:
 
 HEAD = f"""# One policy, every door
 
-What became of the same mail at each way out of an inbox, written by the test that tried it (`{COMMAND}`,
-whose test fails where this page says anything else). The words are the same at every door; SMTP
-puts the API's code behind them in brackets. Where one of several recipients is refused, the API sends to none,
-and SMTP refuses that one at RCPT.
+What became of the same mail at each way out of an inbox, written by the test that tried it
+(`{COMMAND}`), which fails where this page says anything else. The words are the same at
+every door; SMTP puts the API's code behind them in brackets. Where one of several recipients is refused, the
+API sends to none, and SMTP refuses that one at RCPT.
 
 | Case | What is said | {" | ".join(NAMES)} |
 |---|---|{"---|" * len(NAMES)}

@@ -1,10 +1,8 @@
-"""One policy at every door of a real Stalwart, and what happens there while nobody answers for it."""
+"""One policy at every door of a real Stalwart: the same mail is refused with the same words at each."""
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
-import smtplib
 from collections.abc import AsyncGenerator, Mapping
 
 import pytest
@@ -13,9 +11,7 @@ from agentmail_cp import limits, lists
 from tests.api.doors import DOORS, Mail
 from tests.api.doors_page import PAGE, WRITING, Row, Said, page, plain
 from tests.api.mailbox import at, rows
-from tests.fix_app import Json, Service, a_mail, until
-from tests.fix_front_door import FrontDoor
-from tests.fix_stalwart import Mailbox
+from tests.fix_app import Json, Service
 
 pytestmark = pytest.mark.stalwart
 

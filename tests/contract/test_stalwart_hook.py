@@ -13,7 +13,12 @@ import pytest
 import pytest_asyncio
 
 from agentmail_cp.dev.stalwart import LocalStalwart
-from agentmail_cp.mailserver import MailServer, NewAccount
+from agentmail_cp.mailserver import (
+    MailServer,
+    MailServerRejected,
+    MailServerUnavailable,
+    NewAccount,
+)
 from agentmail_cp.stalwart import StalwartMailServer, mtahook, setup
 from agentmail_cp.stalwart.jmap import Call, JmapClient, bearer
 from agentmail_cp.stalwart.mtahook import Question
@@ -116,8 +121,10 @@ async def test_a_submission_is_asked_about_with_all_it_holds(
     mailbox, other = await server.new_mailbox(), await server.new_mailbox()
     raw = f"From: {mailbox.address}\r\nX-Odd:a\r\n\tb\r\nMessage-ID: <1@x>\r\n\r\nGrüße\r\n.\r\n"
     await asyncio.to_thread(hand_in, server, mailbox, other, raw.encode())
-    (question,) = clerk.questions
+    recipient, question = clerk.questions
     assert clerk.strangers == 0
+    assert (recipient.stage, recipient.login) == ("rcpt", mailbox.address)
+    assert recipient.recipients == (other.address,)
     assert (question.stage, question.login) == ("data", mailbox.address)
     assert (question.sender, question.recipients) == (mailbox.address, (other.address,))
     head = "".join(f"{name}:{value}" for name, value in question.headers)
@@ -134,7 +141,7 @@ async def test_text_in_an_older_charset_is_told_to_be_inexact(
     mailbox, other = await server.new_mailbox(), await server.new_mailbox()
     raw = f"From: {mailbox.address}\r\nMessage-ID: <2@x>\r\n\r\nGrüße\r\n".encode("latin-1")
     await asyncio.to_thread(hand_in, server, mailbox, other, raw)
-    assert [question.exact for question in clerk.questions] == [False]
+    assert [question.exact for question in clerk.questions] == [True, False]
 
 
 @pytest.mark.parametrize("header", ["", "Message-ID: \r\n"])
@@ -168,9 +175,21 @@ async def test_an_answer_that_is_none_lets_the_client_try_again(
 ) -> None:
     mailbox, other = await server.new_mailbox(), await server.new_mailbox()
     clerk.answer = b"what?"
-    with pytest.raises(smtplib.SMTPDataError) as refused:
+    with pytest.raises(smtplib.SMTPRecipientsRefused) as refused:
         await asyncio.to_thread(hand_in, server, mailbox, other, "From: me\r\n\r\nHi\r\n")
-    assert refused.value.smtp_code == 451
+    assert [code for code, _ in refused.value.recipients.values()] == [451]
+
+
+async def test_the_words_of_a_refusal_reach_the_client(
+    server: StalwartServer, clerk: Clerk
+) -> None:
+    """Whoever reads "rejected" and no more asks the operator, who does not know either."""
+    mailbox, other = await server.new_mailbox(), await server.new_mailbox()
+    clerk.answer = mtahook.reject(452, "4.7.1", "Not before noon.", "rate_limit_exceeded")
+    with pytest.raises(smtplib.SMTPRecipientsRefused) as refused:
+        await asyncio.to_thread(hand_in, server, mailbox, other, "From: me\r\n\r\nHi\r\n")
+    said = refused.value.recipients[other.address]
+    assert said == (452, b"4.7.1 Not before noon. [rate_limit_exceeded]")
 
 
 @pytest_asyncio.fixture
@@ -194,20 +213,31 @@ async def test_a_send_of_ours_is_told_with_its_queue_id(ours: MailServer, clerk:
 
 
 @pytest.mark.parametrize("trouble", ["nonsense", "silence"])
-async def test_a_send_of_ours_goes_on_whatever_becomes_of_the_telling(
+async def test_a_send_nobody_vouches_for_is_taken_back(
     ours: MailServer, clerk: Clerk, trouble: str
 ) -> None:
-    """The worker sends scheduled drafts while the API is away; two seconds are all it may take."""
+    """It may be tried again: nothing of it left, and nothing of it is there."""
     alice, bob = [await ours.create_account(NewAccount(new_address())) for _ in range(2)]
     clerk.answer = b"what?"
     clerk.busy = trouble == "silence"
     try:
-        async with asyncio.timeout(5):
-            submitted = await ours.submit(alice.account_id, an_email(alice, bob.address))
+        async with asyncio.timeout(20):
+            with pytest.raises(MailServerUnavailable) as refused:
+                await ours.submit(alice.account_id, an_email(alice, bob.address))
     finally:
         clerk.busy = False
-    assert not submitted.refused_by_all
+    assert not refused.value.reached
     assert len(clerk.told) == 1
+    assert (await ours.listing(alice.account_id)).document_ids == ()
+    assert (await ours.listing(bob.account_id)).document_ids == ()
+
+
+async def test_a_send_of_ours_that_is_refused_says_so(ours: MailServer, clerk: Clerk) -> None:
+    alice, bob = [await ours.create_account(NewAccount(new_address())) for _ in range(2)]
+    clerk.answer = mtahook.reject(550, "5.7.1", "No.", "message_rejected")
+    with pytest.raises(MailServerRejected, match=r"550 5\.7\.1 No\."):
+        await ours.submit(alice.account_id, an_email(alice, bob.address))
+    assert (await ours.listing(alice.account_id)).document_ids == ()
 
 
 def new_address() -> str:
@@ -249,7 +279,7 @@ async def test_the_hooks_follow_the_settings_and_their_drift_is_shown(settings: 
     assert (await setup.apply(settings, wanted, check=True)).changes == ()
     hooks = await the_hooks(settings)
     assert [hook["httpAuth"]["@type"] for hook in hooks] == ["Bearer", "Bearer"]
-    assert [hook["tempFailOnError"] for hook in hooks] == [True, False]
+    assert [hook["tempFailOnError"] for hook in hooks] == [True, True]
 
     other = msgspec.structs.replace(wanted, hook=mtahook.hook_at("http://127.0.0.1:9", "another"))
     changed = await setup.apply(settings, other, check=False)

@@ -17,7 +17,7 @@ import pytest
 import pytest_asyncio
 from prometheus_client import REGISTRY
 
-from agentmail_cp import submissions
+from agentmail_cp import limits, submissions
 from agentmail_cp.labels import SEEN, SENT_KEYWORD
 from agentmail_cp.mailserver import (
     BlobId,
@@ -41,17 +41,33 @@ NAME = "mail@client.test"
 class Submitting(World):
     """A world in which the test is the mail client, Stalwart's hook and the worker."""
 
-    async def ask(self, inbox: Json, name: str | None = NAME) -> httpx.Response:
+    async def name(self, inbox: Json, *to: str) -> httpx.Response:
+        """What Stalwart asks when a client names the last of these recipients."""
+        return await self.put(inbox, "rcpt", to or ("ada@elsewhere.test",), None)
+
+    async def ask(
+        self,
+        inbox: Json,
+        name: str | None = NAME,
+        *,
+        to: tuple[str, ...] = ("ada@elsewhere.test",),
+    ) -> httpx.Response:
         """What Stalwart asks when a mail with this Message-ID is handed in."""
         headers = [["From", f" {inbox['email']}\r\n"], ["To", " ada@elsewhere.test\r\n"]]
         headers += [["Message-ID", f" <{name}>\r\n"]] if name else []
+        message = {"headers": headers, "contents": "Text\r\n", "size": 1}
+        return await self.put(inbox, "data", to, message)
+
+    async def put(
+        self, inbox: Json, stage: str, to: tuple[str, ...], message: Json | None
+    ) -> httpx.Response:
         question: dict[str, Any] = {
-            "context": {"stage": "data", "sasl": {"login": inbox["email"]}},
+            "context": {"stage": stage, "sasl": {"login": inbox["email"]}},
             "envelope": {
                 "from": {"address": inbox["email"]},
-                "to": [{"address": "ada@elsewhere.test"}],
+                "to": [{"address": each} for each in to],
             },
-            "message": {"headers": headers, "contents": "Text\r\n", "size": 1},
+            "message": message,
         }
         return await self.client.post(
             mtahook.HOOK_PATH,
@@ -482,12 +498,111 @@ async def test_after_a_day_it_is_forgotten(world: Submitting, inbox: Json) -> No
     assert await world.state() == ["pending"]
 
 
-async def test_a_login_of_somebody_else_passes(world: Submitting) -> None:
-    """A server that serves others too must not refuse their mail."""
-    answer = await world.ask({"email": "stranger@agents.test"})
-    assert answer.status_code == 200
-    assert answer.json() == {"action": "accept", "modifications": []}
+async def test_a_login_without_an_inbox_may_not_send(world: Submitting, inbox: Json) -> None:
+    """No rule holds for it: a session that outlives its inbox, or an account made behind our back."""
+    stranger = {"email": "stranger@agents.test"}
+    words = "Message rejected: this login has no inbox here, so it may not send. [message_rejected]"
+    assert refusal(await world.ask(stranger)) == (550, words)
+    assert refusal(await world.name(stranger)) == (550, words)
+    gone = await world.client.delete(f"/v0/inboxes/{inbox['inbox_id']}")
+    assert gone.status_code == 204
+    assert refusal(await world.ask(inbox)) == (550, words)
     assert await world.state() == []
+
+
+async def counted(world: Submitting) -> int:
+    """How many recipients count for the organisation."""
+    found = await world.rows("select count from send_count where kind = 'organization'")
+    return sum(row["count"] for row in found)
+
+
+async def test_a_mail_counts_once_however_often_it_comes(world: Submitting, inbox: Json) -> None:
+    """A client that lost its connection after the mail was taken would use its limits up by trying again."""
+    for _ in range(2):
+        await world.hand_in(inbox)
+    assert await counted(world) == 1
+    await world.assert_once(inbox)
+    await world.hand_in(inbox)
+    assert await counted(world) == 1
+
+
+async def test_at_the_same_moment_too(world: Submitting, inbox: Json) -> None:
+    answers = await asyncio.gather(*(world.ask(inbox) for _ in range(4)))
+    assert [answer.status_code for answer in answers] == [200] * 4
+    assert await counted(world) == 1
+    assert await world.state() == ["pending"]
+
+
+async def test_the_same_message_id_to_others_counts_for_them(
+    world: Submitting, inbox: Json
+) -> None:
+    """Else one Message-ID would open every limit."""
+    await world.hand_in(inbox)
+    for _ in range(2):
+        assert (
+            await world.ask(inbox, to=("ada@elsewhere.test", "bob@far.test"))
+        ).status_code == 200
+    assert await counted(world) == 2
+    await world.assert_once(inbox)
+
+
+async def test_what_is_left_is_counted_exactly(world: Submitting, inbox: Json) -> None:
+    """Many connections at once would send more than the limit between the question and the count."""
+    async with world.db.transaction() as tx:
+        await limits.set_limit(tx, world.organization_id, "inbox_sends_per_day", 3)
+    names = [f"{number}@client.test" for number in range(8)]
+    answers = await asyncio.gather(*(world.ask(inbox, name) for name in names))
+    replies = [answer.json().get("response", {}).get("status", 250) for answer in answers]
+    assert sorted(replies) == [250] * 3 + [452] * 5
+    assert await counted(world) == 3
+    assert await world.state() == ["pending"] * 3
+
+
+async def test_refused_mail_is_put_aside_nowhere(world: Submitting, inbox: Json) -> None:
+    """A paused agent could fill the mail server's disk."""
+    await world.client.patch(f"/v0/inboxes/{inbox['inbox_id']}", json={"send_paused": True})
+
+    async def upload() -> None:
+        raise AssertionError("it was uploaded")
+
+    world.sandbox.before["upload"] = upload
+    assert refusal(await world.ask(inbox))[0] == 550
+    assert refusal(await world.name(inbox))[0] == 550
+    await world.assert_nothing(inbox)
+
+
+async def test_a_mail_that_was_taken_is_refused_once_its_inbox_is_paused(
+    world: Submitting, inbox: Json
+) -> None:
+    """Trying again is no way around a pause."""
+    await world.hand_in(inbox)
+    await world.client.patch(f"/v0/inboxes/{inbox['inbox_id']}", json={"send_paused": True})
+    status, words = refusal(await world.ask(inbox))
+    assert (status, words) == (
+        550,
+        "This inbox may not send now. It was paused by request. [inbox_paused]",
+    )
+
+
+async def test_one_recipient_is_judged_at_a_time(world: Submitting, inbox: Json) -> None:
+    """Those before were answered already; the last one is who is asked about."""
+    entry = {"entry": "blocked.test"}
+    await world.client.post(f"/v0/inboxes/{inbox['inbox_id']}/lists/send/block", json=entry)
+    first = await world.name(inbox, "a@blocked.test")
+    assert refusal(first) == (
+        550,
+        "Message rejected: Recipient(s) blocked: a@blocked.test (in block list) [message_rejected]",
+    )
+    second = await world.name(inbox, "a@blocked.test", "b@fine.test")
+    assert second.json()["action"] == "accept"
+
+
+def refusal(answer: httpx.Response) -> tuple[int, str]:
+    """The reply Stalwart is to give its client."""
+    assert answer.status_code == 200
+    said = answer.json()
+    assert said["action"] == "reject"
+    return said["response"]["status"], said["response"]["message"]
 
 
 async def test_each_mail_without_message_id_is_its_own(world: Submitting, inbox: Json) -> None:
