@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import io
 import threading
 from collections.abc import AsyncGenerator, Callable, Generator, Mapping
 from contextlib import AbstractAsyncContextManager
@@ -16,7 +17,6 @@ import pytest
 import uvicorn
 
 from agentmail_cp import access
-from agentmail_cp.app import AgentMail, create_app
 from agentmail_cp.db import Database
 from agentmail_cp.dev.hearing import hear
 from agentmail_cp.mailserver import MailServer
@@ -30,6 +30,7 @@ from tests.fix_app import DOMAIN, settings_for
 from tests.fix_front_door import FrontDoor
 from tests.fix_proxy import port_of
 from tests.fix_stalwart import BELL_SECRET, StalwartServer
+from tests.wiring import Application, application
 
 HOST = "127.0.0.1"
 PATIENCE = 15.0
@@ -66,6 +67,8 @@ class _Runner:
         self._request_window = request_window
         self._mail_server = mail_server
         self._ready = threading.Event()
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._unwanted = False
         self._failed: BaseException | None = None
         self._http: uvicorn.Server | None = None
         self._live: Live | None = None
@@ -79,10 +82,24 @@ class _Runner:
         return self._live
 
     def stop(self) -> None:
+        """End it, however far it has come: left running, it would do the work of the tests to come."""
+        self._unwanted = True
         if self._http is not None:
             self._http.should_exit = True
         self._thread.join(PATIENCE)
-        assert not self._thread.is_alive(), "the service did not stop"
+        if self._thread.is_alive():
+            doing = self._cut_off()
+            self._thread.join(PATIENCE)
+            raise AssertionError(f"the service did not stop in {PATIENCE} s: {doing}")
+
+    def _cut_off(self) -> str:
+        """Cancel everything it does; what that was."""
+        assert self._loop is not None
+        tasks, stacks = asyncio.all_tasks(self._loop), io.StringIO()
+        for task in tasks:
+            task.print_stack(file=stacks)
+            self._loop.call_soon_threadsafe(task.cancel)
+        return stacks.getvalue()
 
     def _run(self) -> None:
         try:
@@ -93,19 +110,32 @@ class _Runner:
             self._ready.set()
 
     async def _serve(self) -> None:
+        self._loop = asyncio.get_running_loop()
         async with self._mail_server() as (server, smtp_port):
-            app = create_app(self._settings, server=server, request_window=self._request_window)
+            app = application(self._settings, server=server, request_window=self._request_window)
             _let_ring(app, server)
-            self._http = uvicorn.Server(
-                uvicorn.Config(
-                    app, host=HOST, port=0, log_config=None, access_log=False, **wire.OPTIONS
-                )
-            )
-            serving = asyncio.create_task(self._http.serve())
-            port = await _started(self._http, serving)
-            self._live = Live(f"http://{HOST}:{port}", await _make_key(app), smtp_port)
-            self._ready.set()
-            await serving
+            async with app.lifespan():
+                # Before anything listens: what fails then leaves nothing open.
+                key = await _make_key(app)
+                self._http = uvicorn.Server(_listening(app))
+                self._http.should_exit = self._unwanted
+                serving = asyncio.create_task(self._http.serve())
+                port = await _started(self._http, serving)
+                self._live = Live(f"http://{HOST}:{port}", key, smtp_port)
+                self._ready.set()
+                await serving
+
+
+def _listening(app: Application) -> uvicorn.Config:
+    return uvicorn.Config(
+        app,
+        host=HOST,
+        port=0,
+        lifespan="off",
+        log_config=None,
+        access_log=False,
+        **wire.OPTIONS,
+    )
 
 
 async def _started(http: uvicorn.Server, serving: asyncio.Task[None]) -> int:
@@ -118,12 +148,12 @@ async def _started(http: uvicorn.Server, serving: asyncio.Task[None]) -> int:
     return http.servers[0].sockets[0].getsockname()[1]
 
 
-def _let_ring(app: AgentMail, server: MailServer) -> None:
+def _let_ring(app: Application, server: MailServer) -> None:
     if isinstance(server, MailSandbox):
         hear(server, app.state["doorbell"], app.state["resources"].db)
 
 
-async def _make_key(app: AgentMail) -> str:
+async def _make_key(app: Application) -> str:
     db: Database = app.state["resources"].db
     async with db.transaction() as tx:
         organization = await access.create_organization(tx, "SDK")

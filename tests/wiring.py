@@ -5,7 +5,8 @@ same result; most tests need a fresh application and none of that. `application`
 anew, so that nothing but the wiring outlives a test: what `create_app` hands to handlers, middleware and
 their state is looked up by the application a request was made to.
 
-Only for the tests' own event loop. Those that start processes or threads call `create_app` itself.
+One event loop at a time makes applications: the tests' own, or that of a thread they wait for. Those that
+start processes call `create_app` itself.
 """
 
 from __future__ import annotations
@@ -83,6 +84,8 @@ def application(
     def wired(parts: dict[str, Any]) -> _Wiring:
         if key not in _wirings:
             _keep(key, _Wiring(**_looked_up(parts)))
+        # Those that were used last are kept.
+        _wirings[key] = _wirings.pop(key)
         return _wirings[key]
 
     def made(**parts: Any) -> Application:
