@@ -124,7 +124,7 @@ async def _set(
         return []
     async with db.transaction() as tx:
         await idempotency.extend(tx, claim, idempotency.LEASE)
-        leases = await logins.begin(tx, reach, [row.mailbox for row in rows], claim.uuid())
+        leases = await logins.begin(tx, reach, [row.mailbox for row in rows])
         held = {lease.inbox_id for lease in leases}
         chosen = await _chosen(tx, reach, held)
         await logins.release(
@@ -154,7 +154,7 @@ async def _write(
             await logins.release(tx, reach.organization_id, leases)
         raise logins.failed(error) from error
     async with db.transaction() as tx:
-        await logins.finish(tx, reach.organization_id, leases)
+        await logins.finish(tx, reach.organization_id, leases, claim.uuid())
 
 
 class _Chosen(msgspec.Struct, frozen=True):

@@ -60,7 +60,9 @@ class Mailbox(NamedTuple):
 
 
 class Login(msgspec.Struct, frozen=True, kw_only=True):
-    """What is known of an inbox's mail password. `set_by` is the claim that set an own one."""
+    """What is known of an inbox's mail password. `set_by` is the claim that set an own one; None while that
+    is not certain.
+    """
 
     kind: str
     set_by: UUID | None
@@ -103,7 +105,7 @@ async def rotate(db: Database, server: MailServer, mailbox: Mailbox, claim: Clai
     for an inbox that is gone, and `Unavailable`: then either password may be the one that works.
     """
     async with db.transaction() as tx:
-        leases = await _begin_one(tx, mailbox, claim.uuid())
+        leases = await _begin_one(tx, mailbox)
     password = new_password(claim.secret(mailbox.purpose))
     try:
         await server.set_password(mailbox.account_id, password_hash(password))
@@ -112,7 +114,7 @@ async def rotate(db: Database, server: MailServer, mailbox: Mailbox, claim: Clai
             await release(tx, mailbox.reach.organization_id, leases)
         raise failed(error) from error
     async with db.transaction() as tx:
-        if not await finish(tx, mailbox.reach.organization_id, leases):
+        if not await finish(tx, mailbox.reach.organization_id, leases, claim.uuid()):
             raise Conflict(
                 "The mail password of this inbox was changed by another request meanwhile.",
                 fix="Repeat the request after Retry-After seconds.",
@@ -140,9 +142,9 @@ class Lease(msgspec.Struct, frozen=True):
     generation: int
 
 
-async def _begin_one(tx: Tx, mailbox: Mailbox, set_by: UUID) -> list[Lease]:
+async def _begin_one(tx: Tx, mailbox: Mailbox) -> list[Lease]:
     reach = mailbox.reach
-    leases = await begin(tx, reach, [mailbox], set_by)
+    leases = await begin(tx, reach, [mailbox])
     if not leases:
         raise Conflict(
             "Another request is setting the mail password of this inbox.",
@@ -158,19 +160,19 @@ async def _begin_one(tx: Tx, mailbox: Mailbox, set_by: UUID) -> list[Lease]:
     return leases
 
 
-async def begin(tx: Tx, reach: Reach, mailboxes: Sequence[Mailbox], set_by: UUID) -> list[Lease]:
+async def begin(tx: Tx, reach: Reach, mailboxes: Sequence[Mailbox]) -> list[Lease]:
     """Be the only one who writes these inboxes' passwords, which are their own from now on. Inboxes at which
     somebody else is are left out. Whether an API key is chosen has to be asked after this.
     """
     return await fetch_all(
         tx,
         Lease,
-        "insert into mail_login (inbox_id, organization_id, pod_id, kind, set_by, lease_until)"
-        " select inbox_id, %(organization_id)s, pod_id, 'own', %(set_by)s, now() + %(lease)s"
+        "insert into mail_login (inbox_id, organization_id, pod_id, kind, lease_until)"
+        " select inbox_id, %(organization_id)s, pod_id, 'own', now() + %(lease)s"
         " from unnest(%(inbox_ids)s::uuid[], %(pod_ids)s::uuid[]) as wanted (inbox_id, pod_id)"
         " order by inbox_id"
         " on conflict (inbox_id) do update set lease_until = excluded.lease_until,"
-        " set_by = excluded.set_by, generation = mail_login.generation + 1"
+        " set_by = null, generation = mail_login.generation + 1"
         " where mail_login.organization_id = excluded.organization_id"
         " and (mail_login.lease_until is null or mail_login.lease_until < now())"
         " returning inbox_id, lease_until, generation",
@@ -178,7 +180,6 @@ async def begin(tx: Tx, reach: Reach, mailboxes: Sequence[Mailbox], set_by: UUID
             "organization_id": reach.organization_id,
             "inbox_ids": [each.reach.inbox_id for each in mailboxes],
             "pod_ids": [each.reach.pod_id for each in mailboxes],
-            "set_by": set_by,
             "lease": LEASE,
         },
     )
@@ -188,7 +189,7 @@ class _Inbox(msgspec.Struct, frozen=True):
     inbox_id: UUID
 
 
-async def finish(tx: Tx, organization_id: UUID, leases: Sequence[Lease]) -> set[UUID]:
+async def finish(tx: Tx, organization_id: UUID, leases: Sequence[Lease], set_by: UUID) -> set[UUID]:
     """Note that Stalwart has these inboxes' own passwords, and say which of them are still wanted."""
     done = await fetch_all(
         tx,
@@ -197,11 +198,11 @@ async def finish(tx: Tx, organization_id: UUID, leases: Sequence[Lease]) -> set[
         " %(generations)s::bigint[]) as done (inbox_id, raised) join mail_login using (inbox_id)"
         " where mail_login.organization_id = %(organization_id)s"
         " order by inbox_id for update of mail_login)"
-        " update mail_login set lease_until = null, kind = 'own', due_at = null from held"
-        " where mail_login.organization_id = %(organization_id)s"
+        " update mail_login set lease_until = null, kind = 'own', due_at = null, set_by = %(set_by)s"
+        " from held where mail_login.organization_id = %(organization_id)s"
         " and mail_login.inbox_id = held.inbox_id and generation = held.raised"
         " and lease_until = %(lease_until)s returning mail_login.inbox_id",
-        _parameters(organization_id, leases),
+        _parameters(organization_id, leases) | {"set_by": set_by},
     )
     wanted = {each.inbox_id for each in done}
     await release(tx, organization_id, [each for each in leases if each.inbox_id not in wanted])

@@ -376,7 +376,7 @@ def _named(request: Request[Any, Any, Any], settings: Settings) -> export.Server
 def _table(rows: AsyncGenerator[bytes], **headers: str) -> Stream:
     return Stream(
         rows,
-        media_type="text/csv; charset=utf-8",
+        media_type="text/csv",
         headers={
             "Content-Disposition": 'attachment; filename="credentials.csv"',
             **NEVER_STORED,
