@@ -50,7 +50,7 @@ class Authentication(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tr
     `spf_domain` is what SPF was checked for: the domain of the envelope's sender, or the name the server
     greeted with when the envelope has none. `dkim_domains` are those whose signatures passed.
     `dmarc_domain` is that of From. `dmarc_policy` is what that domain asks for; absent when unknown.
-    `arc` is absent when the server does not tell; Stalwart 0.16 does not by itself.
+    `arc` is absent when the server does not tell.
     """
 
     spf: Result

@@ -3,7 +3,8 @@
 Stalwart 0.16 writes Authentication-Results (RFC 8601) on top of every mail it takes (smtp.toml), and takes
 away none that came along. So the first one is its own; it bears the server's name for mail from outside and
 from mail clients, `localhost` for mail of ours, and says `none` where nothing was checked. A mail that
-somebody else's server checked and a mail client put here has that server's name.
+somebody else's server checked and a mail client put here has that server's name. On a mail that was checked,
+the second one is our script's, which says what came of ARC, under a name that only we use.
 
 The original recipient was noted at delivery (`receiving.py`), above everything that came with the mail.
 """
@@ -18,6 +19,7 @@ import msgspec
 
 from agentmail_cp.stalwart.jmap import Call, GetAnswer
 from agentmail_cp.stalwart.receiving import ORIGINAL_RECIPIENT
+from agentmail_cp.stalwart.wanted import OWN_DOMAIN
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -57,17 +59,21 @@ class Traces:
     async def keep_own(self, account_id: AccountId, emails: Sequence[Email]) -> None:
         """Take off what the server did not write."""
         for email in emails:
-            first = [_FOLD.sub(" ", each).strip() for each in email.authentication_results[:1]]
-            own = [each for each in first if await self._is_own(each)]
-            email.authentication_results = [each for each in own if _says_something(each)]
+            email.authentication_results = await self._own(email.authentication_results[:2])
         claims = [email for email in emails if email.original_recipient is not None]
         proved = await self._proved(account_id, claims) if claims else set[str]()
         for email in claims:
             if email.id not in proved:
                 email.original_recipient = None
 
+    async def _own(self, first: Sequence[str]) -> list[str]:
+        values = [_FOLD.sub(" ", each).strip() for each in first]
+        if not values or not _says_something(values[0]) or not await self._is_own(values[0]):
+            return []
+        return values[:1] + [each for each in values[1:] if _name(each) == OWN_DOMAIN]
+
     async def _is_own(self, value: str) -> bool:
-        name = value.partition(";")[0].strip().lower()
+        name = _name(value)
         if name != self._name and time.monotonic() - self._asked > AGAIN:
             self._name = await self._ask()
             self._asked = time.monotonic()
@@ -86,6 +92,11 @@ class Traces:
         call = Call("Email/get", wanted, "get")
         found = (await self._jmap.call(call, repeat=True))["get"].into(GetAnswer[_Headers]).found
         return {each.id for each in found if _is_above(each.headers)}
+
+
+def _name(value: str) -> str:
+    """Who says to have written it."""
+    return value.partition(";")[0].strip().lower()
 
 
 def _is_above(headers: Sequence[_Header]) -> bool:

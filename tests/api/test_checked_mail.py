@@ -9,7 +9,7 @@ import base64
 import contextlib
 import smtplib
 from collections.abc import AsyncGenerator, Generator
-from typing import Final
+from typing import Final, cast
 
 import dkim
 import pytest
@@ -32,6 +32,7 @@ FORGERIES: Final = [
     f"mail.{DOMAIN}; spf=pass smtp.mailfrom=ceo@bank.test; dmarc=pass header.from=bank.test",
     f"mail.{DOMAIN};\r\n\tdkim=pass header.d=bank.test;\r\n\tdmarc=pass\r\n\t policy.dmarc=reject",
     "localhost; dmarc=pass",
+    "control-plane.internal; arc=pass",
 ]
 """Our server's word as a stranger may put it, at once and folded."""
 
@@ -58,6 +59,23 @@ class Signer:
             mail, SELECTOR.encode(), domain.encode(), self._key, include_headers=head
         )
         return bytes(signature) + mail
+
+    def seal(self, mail: bytes, domain: str) -> bytes:
+        """Sign as a server that passes a mail on (ARC, RFC 8617)."""
+        checked = f"Authentication-Results: {domain}; arc=none\r\n".encode() + mail
+        head = [b"from", b"to", b"subject"]
+        of_chain = cast(
+            "list[bytes]",
+            dkim.arc_sign(
+                checked,
+                SELECTOR.encode(),
+                domain.encode(),
+                self._key,
+                domain.encode(),
+                include_headers=head,
+            ),
+        )
+        return b"".join(of_chain) + checked
 
 
 @pytest.fixture(scope="module")
@@ -167,6 +185,24 @@ async def test_each_mail_is_judged_by_what_its_domain_publishes(
     assert signed["authentication"]["dmarc_policy"] == "reject"
     listed = {each["subject"] for each in await service.messages(inbox)}
     assert listed == {subject for subject, *_, fails in CASES if not fails}
+
+
+async def test_arc_tells_of_mail_that_others_passed_on(service: Service, signer: Signer) -> None:
+    """A mail that a list passed on fails DMARC; who trusts the list goes by its word, if it is the list's."""
+    inbox = await service.inbox("frank")
+    mails = {
+        "sealed": signer.seal(raw(inbox, "sealed", "ada@soft.test"), "bank.test"),
+        "reopened": signer.seal(raw(inbox, "reopened", "ada@soft.test"), "bank.test").replace(
+            b"Hi there.", b"Pay me."
+        ),
+        "plain": raw(inbox, "plain", "ada@soft.test"),
+        "claimed": raw(inbox, "claimed", "a@soft.test", f"Authentication-Results: {FORGERIES[-1]}"),
+    }
+    for mail in mails.values():
+        await deliver(service, inbox, mail, "x@here.test")
+    found = await named(service, inbox, list(mails))
+    told = [each["authentication"]["arc"] for each in found]
+    assert told == ["pass", "neutral", "none", "none"]
 
 
 async def test_our_servers_word_is_only_what_our_server_wrote(service: Service) -> None:
