@@ -1,14 +1,16 @@
-"""The hidden inbox of the round trip: made, found, and removed without a trace.
+"""The hidden inboxes of the round trip, one that writes and one that reads: made, and removed without trace.
 
-It is in an organisation of its own (`access.HIDDEN`) that no list shows and no key reaches. States:
-nothing → made → removed. One doctor at a time has it, by a lock that PostgreSQL lets go of with the
-connection; whatever an earlier doctor that died has left is removed first. Its account is destroyed
+They are in an organisation of their own (`access.HIDDEN`) that no list shows and no key reaches. States:
+nothing → made → removed. One doctor at a time has them, by a lock that PostgreSQL lets go of with the
+connection; whatever an earlier doctor that died has left is removed first. Accounts are destroyed
 before its rows go: as long as there is an account, somebody knows of it.
 """
 
 from __future__ import annotations
 
+import asyncio
 import secrets
+from collections.abc import Collection
 from contextlib import AsyncExitStack
 from typing import Final, LiteralString
 
@@ -25,7 +27,7 @@ from agentmail_cp.settings import Settings
 
 NAME: Final = "agentmail-cp doctor"
 LOCK: Final = 0x646F63746F72
-"""Advisory lock held while the inbox is there: the letters `doctor`."""
+"""Advisory lock held while the inboxes are there: the letters `doctor`."""
 
 PASSES: Final = 5
 """How often rows are removed that were being written while the others went."""
@@ -39,6 +41,17 @@ class HiddenInbox(msgspec.Struct, frozen=True):
 
     def __repr__(self) -> str:
         return f"HiddenInbox({self.inbox.address})"
+
+
+class HiddenPair(msgspec.Struct, frozen=True):
+    """Who writes, and who reads: Stalwart does not deliver a mail to the mailbox it was sent from."""
+
+    sender: HiddenInbox
+    reader: HiddenInbox
+
+    @property
+    def addresses(self) -> tuple[str, str]:
+        return self.sender.inbox.address, self.reader.inbox.address
 
 
 class _Left(msgspec.Struct, frozen=True):
@@ -55,18 +68,27 @@ async def hold(url: str, closing: AsyncExitStack) -> bool:
     return bool(row and row[0])
 
 
-async def make(db: Database, server: MailServer, settings: Settings) -> HiddenInbox:
-    """Make the inbox, on the service's own domain. Raises what making any inbox does."""
+async def make(db: Database, server: MailServer, settings: Settings) -> HiddenPair:
+    """Make the inboxes, on the service's own domain. Raises what making any inbox does."""
     await remove(db, server)
     async with db.transaction() as tx:
         await access.create_organization(tx, NAME, organization_id=HIDDEN)
+    sender, reader = await asyncio.gather(
+        *(_make_one(db, server, settings) for _ in range(2)),
+    )
+    return HiddenPair(sender, reader)
+
+
+async def _make_one(db: Database, server: MailServer, settings: Settings) -> HiddenInbox:
     created = await inboxes.create(
         db,
         server,
         reach=Reach(HIDDEN),
         domain=MailDomain(settings.domain.lower(), shared=False),
         new=NewInbox(username=f"doctor-{secrets.token_hex(8)}", display_name=NAME),
-        limits=limits.defaults(settings),
+        limits=msgspec.structs.replace(
+            limits.defaults(settings), inboxes_per_organization=0, inboxes_per_pod=0
+        ),
     )
     return HiddenInbox(created.inbox, created.password or "")
 
@@ -86,14 +108,12 @@ async def remove(db: Database, server: MailServer) -> list[str]:
     return [each.address for each in left]
 
 
-async def remains(db: Database, server: MailServer, address: str) -> str | None:
-    """What is left of a removed inbox, None for nothing."""
+async def remains(db: Database, server: MailServer, addresses: Collection[str]) -> list[str]:
+    """What is left of removed inboxes."""
     async with db.reading() as tx:
-        rows = len(await _left(tx))
-    if rows:
-        return f"{rows} inboxes in the database"
-    account = await server.find_account(address)
-    return None if account is None else f"the account {address} in Stalwart"
+        rows = [f"{each.address} in the database" for each in await _left(tx)]
+    found = await asyncio.gather(*(server.find_account(address) for address in addresses))
+    return rows + [f"{each.address} in Stalwart" for each in found if each is not None]
 
 
 async def _left(tx: Tx) -> list[_Left]:

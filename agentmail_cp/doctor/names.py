@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from ipaddress import ip_address
 from typing import Final
 
@@ -147,15 +148,22 @@ async def _name_of(resolver: Resolver, address: str, host: str) -> str | None:
         return f"{address}: {answer.problem}"
     if not answer.values:
         return f"{address} of {host} has no name"
-    if host in answer.values:
-        return None
     name = answer.values[0]
-    if address in await _addresses(resolver, name):
+    if host in {*answer.values, address} and await _leads_back(resolver, answer.values, address):
+        return None
+    if await _leads_back(resolver, (name,), address):
         return f"{address} is called {name}, and not {host}"
     return f"{address} is called {name}, which does not lead back to it"
 
 
+async def _leads_back(resolver: Resolver, names: Sequence[str], address: str) -> bool:
+    found = await asyncio.gather(*(_addresses(resolver, name) for name in names))
+    return any(address in each for each in found)
+
+
 async def _addresses(resolver: Resolver, host: str) -> list[str]:
+    with suppress(ValueError):
+        return [str(ip_address(host))]
     answers = await asyncio.gather(
         *(resolver.resolve(Question(host, kind)) for kind in ("A", "AAAA"))
     )
@@ -182,6 +190,10 @@ def _resolver(patient: Patient) -> Resolver:
 
 
 def _is_nowhere(name: str, patient: Patient) -> bool:
-    """Whether a name is in nobody's DNS; with resolvers of the operator's own, any may be in theirs."""
+    """Whether a name is in nobody's DNS; with resolvers of the operator's own, any may be in theirs. An
+    address is, unless the internet can reach it.
+    """
+    with suppress(ValueError):
+        return not ip_address(name).is_global
     end = name.rpartition(".")[2]
     return end in NOWHERE and not patient.settings.name_servers

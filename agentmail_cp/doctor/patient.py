@@ -18,7 +18,7 @@ import msgspec
 
 from agentmail_cp.db import Database
 from agentmail_cp.doctor import probes
-from agentmail_cp.doctor.hidden import HiddenInbox
+from agentmail_cp.doctor.hidden import HiddenPair
 from agentmail_cp.doctor.probes import Door, Sight
 from agentmail_cp.domains.records import hosts_of
 from agentmail_cp.mailserver import MailServer
@@ -81,7 +81,7 @@ class Patient:
         self.now = now
         self.space = space
         self.drift: Sequence[Change] = ()
-        self.hidden: HiddenInbox | None = None
+        self.hidden: HiddenPair | None = None
         self.sent: asyncio.Task[str] | None = None
         self.closing = AsyncExitStack()
         self._read = read

@@ -23,7 +23,7 @@ from agentmail_cp.access import HIDDEN
 from agentmail_cp.compose import SendMessage
 from agentmail_cp.doctor import hidden, probes
 from agentmail_cp.doctor.checking import Cause, Finding, failed, ok, skipped
-from agentmail_cp.doctor.hidden import HiddenInbox
+from agentmail_cp.doctor.hidden import HiddenInbox, HiddenPair
 from agentmail_cp.doctor.patient import Patient
 from agentmail_cp.doctor.probes import Door, Login, NoAnswer
 from agentmail_cp.errors import AgentMailError
@@ -63,7 +63,7 @@ async def hidden_inbox(patient: Patient) -> Finding:
             "Look at the log of the API for `inbox.` lines; `agentmail-cp stalwart apply --check` "
             "shows what Stalwart lacks.",
         )
-    return ok(f"made on {patient.settings.domain}")
+    return ok(f"two made on {patient.settings.domain}")
 
 
 async def hook(patient: Patient) -> Finding:
@@ -85,9 +85,9 @@ async def hook(patient: Patient) -> Finding:
         {"Authorization": f"Bearer {mtahook.token(secret)}"},
         HTTPStatus.OK,
     )
-    inbox, door = _made(patient), await _submission(patient)
+    pair, door = _made(patient), await _submission(patient)
     try:
-        await probes.hand_in(door, _login(inbox), _mail(inbox))
+        await probes.hand_in(door, _login(pair.sender), _mail(pair))
     except NoAnswer as error:
         return failed(
             f"{door} refuses a mail handed in: {error}",
@@ -111,10 +111,11 @@ async def doorbell(patient: Patient) -> Finding:
     seal = b64encode(hmac.new(secret.encode(), NO_EVENTS, sha256).digest()).decode()
     await _ask(patient, DOORBELL_PATH, NO_EVENTS, {SIGNATURE_HEADER: seal}, HTTPStatus.NO_CONTENT)
     try:
-        await _sent(patient)
+        message_id = await _sent(patient)
     except (AgentMailError, MailServerError) as error:
         return failed(f"a mail could not be sent: {error}", "Look at the log of the API.")
-    if not await _happened(patient, {EventType.MESSAGE_DELIVERED}):
+    sender = _made(patient).sender
+    if not await _happened(patient, sender, message_id, {EventType.MESSAGE_DELIVERED}):
         return failed(
             f"Stalwart did not tell within {WAIT:g} s that a mail was delivered",
             f"Let Stalwart reach {patient.service_url}{DOORBELL_PATH}: look at networks and names where "
@@ -129,18 +130,18 @@ async def round_trip(patient: Patient) -> Finding:
 
     Needs a worker, which reads mail in and publishes events. Look at its log, and at metrics (/metrics).
     """
-    inbox, started = _made(patient), monotonic()
+    reader, started = _made(patient).reader, monotonic()
     try:
         message_id = await _sent(patient)
     except (AgentMailError, MailServerError) as error:
         return failed(f"a mail could not be sent: {error}", "Look at the log of the API.")
-    if not await _happened(patient, ARRIVED):
+    if not await _happened(patient, reader, message_id, ARRIVED):
         return failed(
             f"the mail was sent, and no event told within {WAIT:g} s that it arrived",
             "Look at the worker's log for `intake` and `publication`.",
         )
     seconds = monotonic() - started
-    trouble = await _in_mail_clients(patient, inbox, message_id)
+    trouble = await _in_mail_clients(patient, reader, message_id)
     if trouble:
         return failed(
             "; ".join(trouble), "Look into Stalwart's log for that port, at time of the check."
@@ -153,15 +154,16 @@ async def removal(patient: Patient) -> Finding:
 
     What is left is removed by the next doctor.
     """
-    inbox = _made(patient)
-    patient.hidden = None
+    pair = _made(patient)
     try:
         await hidden.remove(patient.db, patient.server)
-        left = await hidden.remains(patient.db, patient.server, inbox.inbox.address)
+        left = await hidden.remains(patient.db, patient.server, pair.addresses)
     except (AgentMailError, MailServerError) as error:
-        left = str(error)
+        left = [str(error)]
     if left:
-        return failed(f"not all could be removed: {left}", "Run `agentmail-cp doctor` again.")
+        return failed(
+            f"not all could be removed: {', '.join(left)}", "Run `agentmail-cp doctor` again."
+        )
     return ok("nothing is left")
 
 
@@ -223,19 +225,22 @@ async def _submission(patient: Patient) -> Door:
     raise Cause(failed("no port for mail clients answers", "See `listeners`."))
 
 
-async def _happened(patient: Patient, types: Collection[EventType]) -> bool:
-    """Whether an event of these types is published, waited for."""
-    inbox, deadline = _made(patient).inbox, monotonic() + WAIT
+async def _happened(
+    patient: Patient, whose: HiddenInbox, message_id: str, types: Collection[EventType]
+) -> bool:
+    """Whether an event of these types is published for a message, waited for."""
+    deadline = monotonic() + WAIT
     while monotonic() < deadline:
         async with patient.db.reading() as tx:
-            found = await events.list_of_inbox(tx, HIDDEN, inbox.inbox_id)
-        if any(each.type in types and each.position is not None for each in found):
+            found = await events.list_of_inbox(tx, HIDDEN, whose.inbox.inbox_id)
+        published = (each for each in found if each.position is not None and each.type in types)
+        if any((each.message_id or "").strip("<>") == message_id for each in published):
             return True
         await asyncio.sleep(LOOK)
     return False
 
 
-def _made(patient: Patient) -> HiddenInbox:
+def _made(patient: Patient) -> HiddenPair:
     if patient.hidden is None:
         raise Cause(failed("there is no hidden inbox", "See `hidden_inbox`."))
     return patient.hidden
@@ -245,26 +250,27 @@ def _login(inbox: HiddenInbox) -> Login:
     return Login(inbox.inbox.address, inbox.password)
 
 
-def _mail(inbox: HiddenInbox) -> EmailMessage:
+def _mail(pair: HiddenPair) -> EmailMessage:
     mail = EmailMessage()
-    mail["From"] = mail["To"] = inbox.inbox.address
+    mail["From"], mail["To"] = pair.addresses
     mail["Subject"] = "Handed in by agentmail-cp doctor"
     mail.set_content("This mail is gone in a moment.")
     return mail
 
 
 async def _sent(patient: Patient) -> str:
-    """The Message-ID (in brackets) of the mail that was sent; sent once."""
+    """The Message-ID (no brackets) of the mail that was sent; sent once."""
     if patient.sent is None:
         patient.sent = asyncio.create_task(_send(patient))
     return await asyncio.shield(patient.sent)
 
 
 async def _send(patient: Patient) -> str:
-    """Send a mail from the hidden inbox to itself, as the API does; returns its Message-ID in brackets."""
-    inbox, settings = _made(patient).inbox, patient.settings
+    """Send a mail from one hidden inbox to the other, as the API does; returns its Message-ID."""
+    pair, settings = _made(patient), patient.settings
+    inbox = pair.sender.inbox
     message = SendMessage(
-        to=(Address(inbox.address),),
+        to=(Address(pair.reader.inbox.address),),
         subject="Sent by agentmail-cp doctor",
         text="This mail is gone in a moment.",
     )
@@ -279,4 +285,4 @@ async def _send(patient: Patient) -> str:
         patience=settings.stalwart_patience,
         defaults=limits.defaults(settings),
     )
-    return f"<{stamp.message_id}>"
+    return stamp.message_id

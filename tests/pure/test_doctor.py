@@ -26,7 +26,9 @@ from tests.certificates import Authority, Pair
 Look = Callable[[list[str]], Awaitable[Finding]]
 
 
-def check(name: str, finding: Finding, **waits: tuple[str, ...]) -> Check[list[str]]:
+def check(
+    name: str, finding: Finding, *, needs: tuple[str, ...] = (), blames: tuple[str, ...] = ()
+) -> Check[list[str]]:
     """A check that finds this, and notes that it was made."""
 
     async def look(made: list[str]) -> Finding:
@@ -34,7 +36,7 @@ def check(name: str, finding: Finding, **waits: tuple[str, ...]) -> Check[list[s
         return finding
 
     look.__name__ = name
-    return Check(look, **waits)
+    return Check(look, needs=needs, blames=blames)
 
 
 async def examined(*checks: Check[list[str]]) -> tuple[dict[str, Finding], list[str]]:
