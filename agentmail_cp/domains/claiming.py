@@ -26,6 +26,9 @@ from agentmail_cp.errors import Forbidden, Invalid, LimitExceeded, Taken
 
 TOKEN_BYTES = 20
 
+LONGEST_NAME = 200
+"""Characters: records below it, and addresses in it, have to fit into 253 and 254."""
+
 
 class NewDomain(msgspec.Struct, frozen=True, kw_only=True):
     """What a caller asks for, its name checked by `check_name`."""
@@ -58,6 +61,13 @@ def check_name(text: str, own: Iterable[str]) -> str:
     all below them are nobody's to claim. Raises `Invalid` INVALID_DOMAIN, and `Forbidden` OWN_DOMAIN.
     """
     name = addresses.check_domain(text.strip().removesuffix("."), "domain")
+    if len(name) > LONGEST_NAME or name.rpartition(".")[2].isdigit():
+        raise Invalid(
+            "domain",
+            f"{name} is no name that mail could have.",
+            fix=f"Use a name of at most {LONGEST_NAME} characters, such as example.com.",
+            detail="INVALID_DOMAIN",
+        )
     if set(with_parents(name)) & {each.lower() for each in own}:
         raise Forbidden(
             f"{name} belongs to this server itself.",
