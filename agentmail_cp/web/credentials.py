@@ -19,7 +19,7 @@ from litestar.response import Stream
 from litestar.types import Dependencies
 
 from agentmail_cp import access, bodies, credentials, idempotency
-from agentmail_cp.access import ApiKey, Principal
+from agentmail_cp.access import MAIL_CLIENT, ApiKey, Principal
 from agentmail_cp.credentials import Mailbox, MailPassword, app_passwords, export, presets
 from agentmail_cp.credentials.app_passwords import Wish
 from agentmail_cp.db import Tx
@@ -31,6 +31,9 @@ from agentmail_cp.web.errors import ERRORS
 from agentmail_cp.web.idempotency import REPLAYED, Repeatable, answered
 from agentmail_cp.web.inject import Caller, Config, Db, Server
 from agentmail_cp.web.scopes import Within, called, everywhere, hold, one_inbox, one_pod, within
+
+MAKING_LOGINS = [needs("inbox_update"), *(needs(each) for each in sorted(MAIL_CLIENT))]
+"""The guards of whatever makes a mail login: its holder can do all of this."""
 
 TABLE = ResponseSpec(
     bytes, media_type="text/csv", generate_examples=False, description="CSV (RFC 4180)."
@@ -62,7 +65,7 @@ class InboxCredentials(Controller):
     @post(
         "/rotate",
         operation_id="inboxes.credentials.rotate",
-        guards=[needs("inbox_update")],
+        guards=MAKING_LOGINS,
         responses=ERRORS,
         status_code=200,
     )
@@ -80,7 +83,7 @@ class InboxCredentials(Controller):
         more; app passwords stay. Repeated under its Idempotency-Key, the answer has the password only while
         it still works.
         """
-        require_outranking(caller)
+        require_lasting(caller)
         mailbox = mailbox_of(within.one)
         async with once.held(db, "credentials", within.reach, "rotate", private=True) as claim:
             if claim.made:
@@ -125,7 +128,7 @@ class InboxAppPasswords(Controller):
 
     @post(
         operation_id="inboxes.app_passwords.create",
-        guards=[needs("inbox_update")],
+        guards=MAKING_LOGINS,
         responses=ERRORS,
     )
     async def create(
@@ -140,7 +143,7 @@ class InboxAppPasswords(Controller):
         """Make one more password for mail clients, with a name, for reading or sending or both, with an end
         or for some addresses only. It is told this once.
         """
-        require_outranking(caller)
+        require_lasting(caller)
         inbox = within.one
         mailbox = mailbox_of(inbox)
         wish = Wish(
@@ -201,7 +204,7 @@ class _MailPassword(Controller):
 
     @put(
         operation_id=called("mail-password", "set"),
-        guards=[needs("inbox_update")],
+        guards=MAKING_LOGINS,
         responses=ERRORS,
     )
     async def set(
@@ -216,7 +219,7 @@ class _MailPassword(Controller):
         """Make an API key the mail password of all inboxes of the scope, new ones too, in the place of their
         own. It needs message_read and message_send. Revoking it revokes the login.
         """
-        require_outranking(caller)
+        require_lasting(caller)
         secret = (data and data.api_key) or bearer(request.scope)
         async with db.transaction() as tx:
             await hold(tx, within.reach)
@@ -228,14 +231,14 @@ class _MailPassword(Controller):
 
     @delete(
         operation_id=called("mail-password", "delete"),
-        guards=[needs("inbox_update")],
+        guards=MAKING_LOGINS,
         responses=ERRORS,
     )
     async def delete(self, within: Within, caller: Caller, db: Db, server: Server) -> None:
         """Take the choice of this scope back. Its inboxes have the password of the next wider choice, or
         none until theirs is rotated.
         """
-        require_outranking(caller)
+        require_lasting(caller)
         async with db.transaction() as tx:
             await credentials.withdraw(tx, within.reach)
         await credentials.apply_now(db, server, within.reach.organization_id)
@@ -280,7 +283,7 @@ class _Export(Controller):
 
     @post(
         operation_id=called("inboxes", "credentials.rotate"),
-        guards=[needs("inbox_update")],
+        guards=MAKING_LOGINS,
         responses={200: TABLE, **ERRORS},
         status_code=200,
     )
@@ -299,7 +302,7 @@ class _Export(Controller):
         an API key keep it. Send an Idempotency-Key: after an answer that did not come whole, the same request
         goes on and tells all of them; without one they would have to be set anew.
         """
-        require_outranking(caller)
+        require_lasting(caller)
         if not data.rotate:
             raise Invalid(
                 "rotate",
@@ -343,12 +346,12 @@ def servers(request: Request[Any, Any, Any], settings: Settings) -> presets.Serv
     return presets.servers(settings, request.base_url.hostname or "")
 
 
-def require_outranking(caller: Principal) -> None:
-    """Raise `Forbidden` (code `permission_escalation`) unless the caller may make a mail login."""
+def require_lasting(caller: Principal) -> None:
+    """Raise `Forbidden` (code `permission_escalation`) for a key with an end: a mail login has none."""
     if not caller.outranks_mail_passwords:
         raise Forbidden(
-            "This API key may not make a mail login, which can do all that a mail client can, without end.",
-            fix="Use a key without an end that has every permission of messages, drafts and labels.",
+            "This API key expires, and a mail login it makes would not.",
+            fix="Use a key without expires_at.",
             code="permission_escalation",
         )
 
