@@ -30,6 +30,7 @@ import dns.rrset
 import dns.zone
 import pytest
 from dns.rdtypes.ANY.CNAME import CNAME
+from dns.rdtypes.ANY.TXT import TXT
 
 HOST: Final = "127.0.0.1"
 SECOND: Final = "127.0.0.2"
@@ -92,6 +93,16 @@ class DnsServer:
     def forget(self, name: str) -> None:
         """Have no such zone any more."""
         self._zones.pop(dns.name.from_text(name), None)
+
+    def text(self, name: str) -> bytes:
+        """The TXT record at a name, as verifiers of signatures want it; nothing where there is none."""
+        full = dns.name.from_text(name)
+        zone = self._zone_of(full)
+        found = zone.get_rdataset(full, dns.rdatatype.TXT) if zone is not None else None
+        texts = [
+            b"".join(cast("TXT", each).strings) for each in cast("Iterable[object]", found or ())
+        ]
+        return b"".join(texts)
 
     def _datagrams(self) -> None:
         with suppress(OSError):
