@@ -20,6 +20,7 @@ from agentmail_cp.domains.judging import Site
 from agentmail_cp.domains.presenting import wanted_of
 from agentmail_cp.domains.records import Claimed, Record, hosts_of, wanted
 from agentmail_cp.domains.resolving import Resolver
+from agentmail_cp.settings import Settings
 
 LOOKED_AT: Final = 25
 """Domains that are looked up in one examination; their own checks go on all the time."""
@@ -50,14 +51,10 @@ async def domains(patient: Patient) -> Finding:
         counted = await surveying.census(tx)
         rows = await surveying.worst(tx, limit=LOOKED_AT)
         held = [await keys.of_domain(tx, each.organization_id, each.domain_id) for each in rows]
-    hosts = hosts_of(patient.settings)
+    hosts, name = hosts_of(patient.settings), patient.settings.domain.lower()
     sites = [(each.name, wanted_of(each, own, hosts)) for each, own in zip(rows, held, strict=True)]
-    own = patient.settings.domain.lower()
-    if not _is_nowhere(own, patient):
-        claimed = Claimed(own, token="", inbound_enabled=True)
-        sites.append(
-            (own, tuple(each for each in wanted(claimed, (), hosts) if each.key != "token"))
-        )
+    if not _is_nowhere(name, patient):
+        sites.append((name, own_records(patient.settings)))
     resolver = _resolver(patient)
     found = await asyncio.gather(
         *(checking.examine(resolver, records, Site(name, hosts)) for name, records in sites)
@@ -68,6 +65,12 @@ async def domains(patient: Patient) -> Finding:
         for trouble in troubles_of(name, records, seen)
     ]
     return judge_domains(len(sites), counted.verified, troubles)
+
+
+def own_records(settings: Settings) -> tuple[Record, ...]:
+    """What the service's own domain needs in DNS; it is claimed by nobody, and Stalwart has its DKIM keys."""
+    claimed = Claimed(settings.domain.lower(), token="")
+    return tuple(each for each in wanted(claimed, (), hosts_of(settings)) if each.key != "token")
 
 
 def troubles_of(name: str, records: Sequence[Record], seen: Mapping[str, Seen]) -> list[Trouble]:
@@ -118,26 +121,24 @@ async def reverse_dns(patient: Patient) -> Finding:
     named = [host for host in hosts if not _is_nowhere(host, patient)]
     if not named:
         return skipped(f"{', '.join(hosts)} is in nobody's DNS")
-    found = await asyncio.gather(*(_reversed(resolver, host) for host in named))
-    troubles = [each for troubles in found for each in troubles]
-    if troubles:
+    addresses = await asyncio.gather(*(_addresses(resolver, host) for host in named))
+    lost = [host for host, found in zip(named, addresses, strict=True) if not found]
+    public = [
+        (host, each)
+        for host, found in zip(named, addresses, strict=True)
+        for each in found
+        if ip_address(each).is_global
+    ]
+    if not lost and not public:
+        return skipped(f"{', '.join(named)} has no address that the internet can reach")
+    troubles = await asyncio.gather(*(_name_of(resolver, each, host) for host, each in public))
+    told = [*(f"{host} has no address in DNS" for host in lost), *filter(None, troubles)]
+    if told:
         return warning(
-            "; ".join(troubles),
+            "; ".join(told),
             "Have the PTR record of each address set to the host's name, by whoever rents it out.",
         )
     return ok(f"{', '.join(named)}: every address has its name")
-
-
-async def _reversed(resolver: Resolver, host: str) -> list[str]:
-    """What is wrong with the names of a host's addresses."""
-    addresses = await _addresses(resolver, host)
-    if not addresses:
-        return [f"{host} has no address in DNS"]
-    public = [each for each in addresses if ip_address(each).is_global]
-    if not public:
-        return [f"{host} has no address that the internet can reach ({', '.join(addresses)})"]
-    troubles = await asyncio.gather(*(_name_of(resolver, each, host) for each in public))
-    return [each for each in troubles if each]
 
 
 async def _name_of(resolver: Resolver, address: str, host: str) -> str | None:

@@ -15,11 +15,17 @@ import pytest
 import pytest_asyncio
 
 from agentmail_cp import access, doctor
-from agentmail_cp.doctor import Finding, Kind, Patient
+from agentmail_cp.doctor import Finding, Kind, Patient, names
+from agentmail_cp.domains import keys
+from agentmail_cp.domains.presenting import wanted_of
+from agentmail_cp.domains.records import hosts_of
+from agentmail_cp.domains.zone import zone_file
 from agentmail_cp.stalwart.hooks import DOORBELL_PATH
 from agentmail_cp.stalwart.mtahook import HOOK_PATH
 from tests.certificates import Authority
+from tests.domains import a_name, verified_domain
 from tests.fix_app import Service
+from tests.fix_dns import DnsServer
 from tests.fix_front_door import FrontDoor
 from tests.fix_process import free_port
 from tests.fix_stalwart import DOMAIN, StalwartServer
@@ -37,8 +43,15 @@ Findings = dict[str, Finding]
 class Clinic:
     """A running service and its mail server, and how they are examined."""
 
-    def __init__(self, service: Service, stalwart: StalwartServer, front_door: FrontDoor) -> None:
+    def __init__(
+        self,
+        service: Service,
+        stalwart: StalwartServer,
+        front_door: FrontDoor,
+        dns_server: DnsServer,
+    ) -> None:
         ports = stalwart.process.ports
+        self.dns_server = dns_server
         self.stalwart = stalwart
         self.front_door = front_door
         self.service = service
@@ -48,12 +61,12 @@ class Clinic:
             stalwart_key=stalwart.key,
             stalwart_timeout=5.0,
             stalwart_webhook_url=front_door.url,
-            dns_servers="",
+            dns_servers=dns_server.setting,
             smtp_host=HOST,
             smtp_port=ports.submission,
             smtps_port=ports.submissions,
             mx_port=ports.smtp,
-            mail_host=HOST,
+            mail_host="localhost",
             imap_host=HOST,
             imap_port=ports.imaps,
         )
@@ -69,6 +82,21 @@ class Clinic:
         async with Patient(lambda: settings, kind, now=now) as patient:
             return await doctor.examine(patient, doctor.CHECKS)
 
+    async def settle_in(self) -> None:
+        """Give DNS what the service's own domain and a customer's need."""
+        domain = await verified_domain(self.service, a_name(self.service))
+        hosts = hosts_of(self.settings)
+        async with self.service.db.reading() as tx:
+            held = await keys.of_domain(tx, domain.organization_id, domain.domain_id)
+        self.customer, self.zone = (
+            domain.name,
+            zone_file(domain.name, wanted_of(domain, held, hosts)),
+        )
+        self.dns_server.publish(domain.name, self.zone)
+        own = self.settings.domain
+        self.dns_server.publish(own, zone_file(own, names.own_records(self.settings)))
+        self.dns_server.publish("localhost", "@ IN A 127.0.0.1\n")
+
     async def is_without_a_trace(self) -> bool:
         """Whether nothing of a doctor is in the database and in Stalwart."""
         async with self.service.db.transaction() as tx:
@@ -78,8 +106,15 @@ class Clinic:
 
 
 @pytest_asyncio.fixture
-async def clinic(real_service: Service, stalwart: StalwartServer, front_door: FrontDoor) -> Clinic:
-    return Clinic(real_service, stalwart, front_door)
+async def clinic(
+    real_service: Service,
+    stalwart: StalwartServer,
+    front_door: FrontDoor,
+    dns_server: DnsServer,
+) -> Clinic:
+    found = Clinic(real_service, stalwart, front_door, dns_server)
+    await found.settle_in()
+    return found
 
 
 def failed(found: Findings) -> list[str]:
@@ -98,8 +133,8 @@ async def test_a_healthy_installation_is_all_green_within_the_time(clinic: Clini
     assert await clinic.is_without_a_trace()
 
 
-NOWHERE = {"domains", "reverse_dns", "port_25"}
-"""Checks that have nothing to look at on a machine that is in nobody's DNS."""
+NOWHERE = {"reverse_dns", "port_25"}
+"""Checks that have nothing to look at on a machine that the internet cannot reach."""
 
 Changes = dict[str, Any]
 Fault = Callable[[Clinic, Path], AbstractAsyncContextManager[Changes]]
@@ -168,6 +203,14 @@ async def hook_unreachable(clinic: Clinic, _: Path) -> AsyncGenerator[Changes]:
 
 
 @asynccontextmanager
+async def dns_wrong(clinic: Clinic, _: Path) -> AsyncGenerator[Changes]:
+    wrong = clinic.zone.replace("MX 10 localhost.", "MX 10 mail.elsewhere.test.")
+    assert wrong != clinic.zone
+    clinic.dns_server.publish(clinic.customer, wrong)
+    yield {}
+
+
+@asynccontextmanager
 async def clock_off(_clinic: Clinic, _: Path) -> AsyncGenerator[Changes]:
     yield {"late": 60.0}
 
@@ -183,6 +226,7 @@ async def clock_off(_clinic: Clinic, _: Path) -> AsyncGenerator[Changes]:
         pytest.param(port_closed, "listeners", "submissions", id="port closed"),
         pytest.param(doorbell_unreachable, "doorbell", DOORBELL_PATH, id="doorbell unreachable"),
         pytest.param(hook_unreachable, "hook", HOOK_PATH, id="hook unreachable"),
+        pytest.param(dns_wrong, "domains", "mail.elsewhere.test", id="DNS wrong"),
         pytest.param(clock_off, "clock", "this machine's clock is off", id="clock off"),
     ],
 )
