@@ -189,8 +189,7 @@ class FarStalwart(StalwartServer):
             "authSecret": {"@type": "None"},
         }
         await self.change("x:MtaRoute/set", {"create": {"new": relay}})
-        local = {"0": {"if": "is_local_domain(rcpt_domain)", "then": "'local'"}}
-        route = {"route": {"match": local, "else": "'remote'"}}
+        route = {"route/else": "'remote'"}
         await self.change("x:MtaOutboundStrategy/set", {"update": {"singleton": route}})
         schedule = await self.id_of("MtaDeliverySchedule", name="remote")
         patch = {

@@ -145,11 +145,12 @@ class Accounts:
     async def create_account(self, new: NewAccount) -> Account:
         local, domain = _split(new.address)
         links = await self._links(domain)
-        answer = await self._create_account(local, links, new)
-        if _is_stale(answer):
+        answer, named = await self._create_account(local, links, new)
+        if named != domain or _is_stale(answer):
             self._directory.forget(domain)
             if (fresh := await self._links(domain)) != links:
-                answer = await self._create_account(local, fresh, new)
+                await self._undo(answer)
+                answer, _ = await self._create_account(local, fresh, new)
         made = answer.into(SetAnswer)
         account_id = made.made("account")
         if account_id is None:
@@ -214,7 +215,12 @@ class Accounts:
             raise MailServerRejected(Refusal.UNKNOWN_DOMAIN, f"There is no domain {domain}.")
         return _Links(domain_id, await self._directory.role())
 
-    async def _create_account(self, local: str, links: _Links, new: NewAccount) -> Answer:
+    async def _create_account(
+        self, local: str, links: _Links, new: NewAccount
+    ) -> tuple[Answer, str | None]:
+        """The answer, and the name the domain has: a remembered id is another's by now when its domain was
+        disabled, and the name installed for another owner.
+        """
         password = new.password_hash
         create = {
             "@type": "User",
@@ -224,8 +230,19 @@ class Accounts:
             "roles": {"@type": "Custom", "roleIds": {links.role_id: True}},
             "credentials": {} if password is None else {"0": _password(password)},
         }
-        call = Call("x:Account/set", {"create": {"account": create}}, "set")
-        return (await self._jmap.call(call))["set"]
+        check = {"ids": [links.domain_id], "properties": ["id", "name"]}
+        answers = await self._jmap.call(
+            Call("x:Domain/get", check, "check"),
+            Call("x:Account/set", {"create": {"account": create}}, "set"),
+        )
+        found = answers["check"].into(GetAnswer[_Named]).found
+        return answers["set"], found[0].name if found else None
+
+    async def _undo(self, answer: Answer) -> None:
+        """Destroy what was made under a wrong domain."""
+        made = None if answer.error is not None else answer.into(SetAnswer).made("account")
+        if made is not None:
+            await self.destroy_account(AccountId(made))
 
     async def _accounts_named(
         self, local: str, domain_id: str, domain: str

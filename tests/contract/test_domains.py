@@ -354,3 +354,20 @@ async def test_what_came_with_a_mail_is_no_verdict_of_ours(world: World) -> None
     email = an_email(peer, agent.address, headers=(("Authentication-Results", forged),))
     await world.server.submit(peer.account_id, email)
     assert [each.authentication_results for each in await world.arrived(agent, 2)][1] == ()
+
+
+@covers("install_domain", "disable_domain", "create_account", "find_account")
+async def test_what_a_replica_remembers_of_a_domain_is_no_door_to_another_owners(
+    world: World,
+) -> None:
+    """One replica put the domain away and installed it for another owner; this one knew it before."""
+    name = await a_domain(world.server)
+    old = await an_account(world, name)
+    async with world.backstage.client() as replica:
+        await replica.disable_domain(name, OWNER)
+        await replica.install_domain(MailDomainSetup(name=name, owner=OTHER))
+    new = await an_account(world, name)
+    another = await an_account(world, name, "another")
+    assert new.account_id != old.account_id
+    assert (await world.server.find_account(another.address)) == another
+    await world.received(another, a_raw_mail())
