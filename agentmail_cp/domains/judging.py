@@ -27,7 +27,6 @@ SHOWN: Final = 300
 """Characters of a found value that are repeated in a reason."""
 MOST_SHOWN: Final = 5
 
-_TAG = re.compile(r"\s*([A-Za-z][A-Za-z0-9_]*)\s*=\s*([^;]*?)\s*")
 _POLICIES: Final = {"none", "quarantine", "reject"}
 
 
@@ -237,7 +236,7 @@ def _several_spf(found: Sequence[str], hosts: Sequence[spf.Host], known: Known) 
         status="INVALID",
         code="duplicate_records",
         reason=f"There are {len(found)} SPF records, so receivers use none of them (permerror)."
-        f" Publish this one in their place: {spf.merged(found, hosts, known)}",
+        f" {_instead(found, hosts, known)}",
         found=_shown(found),
     )
 
@@ -249,13 +248,20 @@ def _lets_in(found: str, hosts: Sequence[spf.Host], site: Site, known: Known) ->
         why = f"It does not let our hosts send. {_others(found)}".strip()
     except spf.Broken as broken:
         why = str(broken)
-    instead = spf.merged([found], hosts, known)
+    instead = _instead([found], hosts, known)
     return Finding(
         status="INVALID",
         code="value_mismatch",
-        reason=f"Found “{_cut(found)}”. {why} Publish in its place: {instead}",
+        reason=f"Found “{_cut(found)}”. {why} {instead}",
         found=_shown([found]),
     )
+
+
+def _instead(found: Sequence[str], hosts: Sequence[spf.Host], known: Known) -> str:
+    """What to publish in the place of these records."""
+    if sum(map(len, found)) > spf.LONGEST:
+        return f"Publish one record with {' '.join(f'a:{host.name}' for host in hosts)} in it."
+    return f"Publish in {'its' if len(found) == 1 else 'their'} place: {spf.merged(found, hosts, known)}"
 
 
 def _others(found: str) -> str:
@@ -286,8 +292,8 @@ def _judge_dkim(record: Record, answer: Answer, site: Site, known: Known) -> Fin
 
 def _tags(value: str) -> dict[str, str]:
     """The tags of DKIM and DMARC records (RFC 6376 section 3.2). White space means nothing within a key."""
-    found = (_TAG.fullmatch(part) for part in value.split(";"))
-    return {each[1].lower(): each[2].strip() for each in found if each}
+    parts = (part.partition("=") for part in value.split(";"))
+    return {name.strip().lower(): text.strip() for name, equals, text in parts if equals}
 
 
 def _is_key(found: Mapping[str, str], wanted: Mapping[str, str]) -> bool:

@@ -18,6 +18,8 @@ import msgspec
 from agentmail_cp.domains.answers import Known, Question, Unanswered
 
 MOST_LOOKUPS: Final = 10
+LONGEST: Final = 4096
+"""Characters of a record that are read; it is to fit into 512 bytes (RFC 7208 section 3.4)."""
 DEEPEST: Final = 10
 """Includes within includes; each costs a look-up anyway."""
 
@@ -69,6 +71,8 @@ def is_spf(value: str) -> bool:
 
 def terms(record: str) -> list[Term]:
     """A record's mechanisms, and `redirect` where there is one. Raises `Broken`."""
+    if len(record) > LONGEST:
+        raise Broken("The SPF record is too long for receivers.")
     return [term for each in record.split()[1:] if (term := _term(each)) is not None]
 
 

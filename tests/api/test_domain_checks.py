@@ -157,7 +157,7 @@ async def test_a_domain_from_its_first_record_to_its_first_mail(
     wrong = await check(named, name, "INVALID")
     told = reasons(wrong)
     assert len(told) == 3
-    assert "Publish this one in their place: v=spf1 a:" in told[f"TXT {name}"]
+    assert "Publish in their place: v=spf1 a:" in told[f"TXT {name}"]
     assert "Google Workspace (aspmx.l.google.com)" in told[f"MX {name}"]
     assert "cut off after" in next(each for key, each in told.items() if "_domainkey" in key)
     assert await inbox_refused(named, name)

@@ -129,6 +129,11 @@ INVALID: dict[str, tuple[str, dict[str, Sequence[str]], tuple[str, ...]]] = {
         },
         ("more than 10 look-ups",),
     ),
+    "spf without an end": (
+        "spf",
+        {NAME: ["v=spf1 " + "ip4:192.0.2.1 " * 500]},
+        ("too long", f"one record with a:{MAIL} in it"),
+    ),
     "spf that leads to itself": ("spf", {NAME: [f"v=spf1 include:{NAME} ~all"]}, ("look-ups",)),
     "spf in quotes": ("spf", {NAME: [f'"v=spf1 a:{MAIL} ~all"']}, ("quotes",)),
     "a key cut off": (
@@ -153,6 +158,11 @@ INVALID: dict[str, tuple[str, dict[str, Sequence[str]], tuple[str, ...]]] = {
         "dmarc",
         {DMARC: ["v=DMARC1; rua=mailto:x@x.test"]},
         ("p= has to be",),
+    ),
+    "a key with endless spaces": (
+        "dkim:am-1-rsa",
+        {DKIM: ["v=DKIM1; p=" + " " * 65_000 + "x"]},
+        ("another",),
     ),
     "a policy of another version": ("dmarc", {DMARC: ["p=none; v=DMARC1"]}, ("begin with",)),
 }
