@@ -82,6 +82,8 @@ SHAPES: dict[str, tuple[Schema, str]] = {
     "q": (_TEXT, "The words to look for."),
     "page_token": (_TEXT, "`next_page_token` of the page before."),
     "ascending": (_FLAG, "Oldest first."),
+    "pod_id": (_TEXT, "Only what is in this pod: its id or its client_id."),
+    "environment": (_TEXT, "The same; another word for a pod."),
     "type": (
         Schema(type=OpenAPIType.STRING, enum=["bearer", "public_key"]),
         "Only API keys of this type; there are none but bearer.",
