@@ -96,7 +96,11 @@ class Domains(Dkim, Receiving):
         if stored is None or stored.owner != owner:
             return
         await self.set_catch_all(stored.name, None)
-        away: dict[str, Any] = {"name": _parked(stored.name, owner), "aliases": {}, "catchAllAddress": None}
+        away: dict[str, Any] = {
+            "name": _parked(stored.name, owner),
+            "aliases": {},
+            "catchAllAddress": None,
+        }
         await self._write_domain({"update": {stored.id: away}})
 
     async def set_catch_all(self, name: str, address: str | None) -> None:

@@ -50,7 +50,18 @@ DEFAULT_MAIL_SIZE: Final = mail_limit(DEFAULT_MESSAGE_SIZE)
 """Bytes of the largest mail, headers and encoding included."""
 
 FILES: Final = (
-    *("certificate", "access", "server", "smtp", "domains", "mailbox", "jmap", "webhook", "hook", "dev"),
+    *(
+        "certificate",
+        "access",
+        "server",
+        "smtp",
+        "domains",
+        "mailbox",
+        "jmap",
+        "webhook",
+        "hook",
+        "dev",
+    ),
 )
 """In the order in which objects are made: later ones refer to domains and the certificate of the first."""
 
