@@ -361,6 +361,7 @@ async def test_outcomes_are_told_and_asked_about_by_their_indexes(tx: Tx) -> Non
     for ask in (
         partial(recipients.claim, tx, lease=timedelta(minutes=1), most=100),
         partial(recipients.of_messages, tx, **whose, message_ids=[name]),
+        partial(recipients.tally, tx, **whose, lately=timedelta(days=7), since=None),
         partial(settlement._take_due, tx),  # pyright: ignore[reportPrivateUsage]
         partial(watching._recorded, tx, [waiting]),  # pyright: ignore[reportPrivateUsage]
         partial(watching._queue_ids, tx, [waiting]),  # pyright: ignore[reportPrivateUsage]
