@@ -159,8 +159,9 @@ class DnsServer:
                 response.set_rcode(dns.rcode.NXDOMAIN)
             return
         if _put(response, name, node, kind) is None:
+            seen = any(rrset.name == name for rrset in response.answer)
             alias = _put(response, name, node, dns.rdatatype.CNAME)
-            if alias is not None:
+            if alias is not None and not seen:
                 self._fill(response, cast("CNAME", alias).target, kind)
 
     def _zone_of(self, name: dns.name.Name) -> dns.zone.Zone | None:
