@@ -169,8 +169,8 @@ async def drift(patient: Patient) -> Finding:
     Settings changed by hand, or a new release of this service that wants more, are brought back by
     `agentmail-cp stalwart apply`. Its name and listeners are compared only with --own HOSTNAME.
     """
-    wanted = setup.wanted_state(patient.settings, own=patient.kind.own, dev=patient.kind.dev)
     try:
+        wanted = setup.wanted_state(patient.settings, own=patient.kind.own, dev=patient.kind.dev)
         report = await setup.apply(patient.jmap, wanted, check=True)
     except SetupError as error:
         return failed(str(error), "Run `agentmail-cp stalwart apply --check` as an administrator.")

@@ -18,6 +18,10 @@ class BadCertificate(ValueError):
     """The certificate, or its key, cannot be used. The message says why, and never shows the key."""
 
 
+class Expired(BadCertificate):
+    """The certificate was good once."""
+
+
 class TlsCertificate(msgspec.Struct, frozen=True):
     """A chain in PEM with its private key, and the names it is for."""
 
@@ -30,7 +34,7 @@ class TlsCertificate(msgspec.Struct, frozen=True):
 
 
 def read(chain: str, key: str, now: datetime | None = None) -> TlsCertificate:
-    """Read a certificate, its issuers' behind it, and its key. Raises `BadCertificate`."""
+    """Read a certificate, its issuers' behind it, and its key. Raises `BadCertificate`, and of it `Expired`."""
     try:
         own = x509.load_pem_x509_certificates(chain.encode())[0]
     except ValueError:
@@ -46,7 +50,7 @@ def read(chain: str, key: str, now: datetime | None = None) -> TlsCertificate:
 
 def _check_dates(own: x509.Certificate, now: datetime) -> None:
     if own.not_valid_after_utc <= now:
-        raise BadCertificate(f"the certificate expired on {own.not_valid_after_utc:%Y-%m-%d}")
+        raise Expired(f"the certificate expired on {own.not_valid_after_utc:%Y-%m-%d}")
     if own.not_valid_before_utc > now:
         raise BadCertificate(f"the certificate begins on {own.not_valid_before_utc:%Y-%m-%d} only")
 

@@ -126,6 +126,7 @@ class Report(msgspec.Struct, frozen=True):
     """What `apply` found and did. `started` False: apply again after Stalwart's first real start.
 
     `key_file` is where a new API key was written. `keyless`: no key is known, and no file to write one.
+    `expired` says why the certificate of the settings was left alone.
     """
 
     changes: tuple[Change, ...]
@@ -134,6 +135,7 @@ class Report(msgspec.Struct, frozen=True):
     restart: bool = False
     key_file: str | None = None
     keyless: bool = False
+    expired: str | None = None
 
     @property
     def text(self) -> str:
@@ -151,6 +153,8 @@ class Report(msgspec.Struct, frozen=True):
             lines.append("Start Stalwart without recovery mode, then apply again.")
         if self.key_file:
             lines.append(f"A new API key was written to {self.key_file}.")
+        if self.expired:
+            lines.append(f"The certificate was not looked at: {self.expired}. Renew it.")
         if self.keyless:
             lines.append("The service needs an API key: apply with --key-file to have one made.")
         return "\n".join(lines)
@@ -189,7 +193,7 @@ def wanted_state(settings: Settings, *, own: OwnServer | None = None, dev: bool 
         doorbell=_doorbell(settings),
         hook=_hook(settings),
         own=own,
-        certificate=_certificate(settings),
+        certificate=_certificate(settings)[0],
         dev=dev,
     )
 
@@ -273,6 +277,7 @@ async def run_apply(
     client = JmapClient(settings.stalwart_url, _login(settings))
     try:
         report = await apply(client, wanted, check=check)
+        report = msgspec.structs.replace(report, expired=_certificate(settings)[1])
         if not report.started or await _has_key(settings, key_file):
             return report
         return await _with_key(client, report, key_file)
@@ -541,20 +546,25 @@ def _hook(settings: Settings) -> Hook | None:
     return mtahook.hook_at(settings.stalwart_webhook_url, settings.stalwart_webhook_secret)
 
 
-def _certificate(settings: Settings) -> TlsCertificate | None:
+def _certificate(settings: Settings) -> tuple[TlsCertificate | None, str | None]:
+    """The certificate of the settings, and why it is left alone when it has expired: a renewal that did not
+    come about must not keep everything else from starting.
+    """
     chain, key = settings.stalwart_certificate, settings.stalwart_certificate_key
     if chain is None and key is None:
-        return None
+        return None, None
     if chain is None or key is None:
         raise SetupError(
             "AGENTMAIL_CP_STALWART_CERTIFICATE and AGENTMAIL_CP_STALWART_CERTIFICATE_KEY go together; "
             "set both, or none."
         )
     try:
-        return certificates.read(chain, key)
+        return certificates.read(chain, key), None
+    except certificates.Expired as error:
+        return None, str(error)
     except certificates.BadCertificate as error:
         raise SetupError(
-            f"AGENTMAIL_CP_STALWART_CERTIFICATE will not do: {error}. Give the files of a renewed one."
+            f"AGENTMAIL_CP_STALWART_CERTIFICATE will not do: {error}. Give both files of one certificate."
         ) from None
 
 

@@ -34,6 +34,9 @@ SETTINGS = set(Settings.__struct_fields__)
 GUIDES = Path(__file__).parents[2] / "docs" / "guide"
 OURS_TO_SET = {"stalwart_webhook_url", "public_url"}
 """What has a value of its own here."""
+
+FOR_APPLY = {"stalwart_certificate_file", "stalwart_certificate_key_file"}
+"""What only the job needs that sets Stalwart up."""
 BIN = Path(sys.executable).parent
 
 
@@ -64,7 +67,7 @@ def told() -> set[str]:
     """What the guides tell an operator to set, and every limit."""
     text = "".join(each.read_text(encoding="utf-8") for each in GUIDES.glob("*.md"))
     named = {each.lower() for each in re.findall(rf"{PREFIX}([A-Z_]+[A-Z])\b", text)}
-    return {*limits.NAMES, *named - SECRETS - OURS_TO_SET}
+    return {*limits.NAMES, *named - SECRETS - OURS_TO_SET - FOR_APPLY}
 
 
 @pytest.mark.parametrize("name", sorted(each.upper() for each in told()))
@@ -72,6 +75,15 @@ def test_what_the_guides_name_can_be_set(name: str) -> None:
     """A container is given only what stands here."""
     for service in ("api", "worker"):
         assert SERVICES[service]["environment"][PREFIX + name] == f"${{{PREFIX}{name}:-}}"
+
+
+def test_stalwart_can_be_given_a_certificate_that_is_never_committed() -> None:
+    job = SERVICES["stalwart-apply"]
+    for each in FOR_APPLY:
+        name = PREFIX + each.upper()
+        assert job["environment"][name] == f"${{{name}:-}}"
+    assert any(each.startswith("./certificates:") for each in job["volumes"])
+    assert (FOLDER / "certificates" / ".gitignore").read_text(encoding="ascii").startswith("*\n")
 
 
 def test_stalwart_takes_mail_as_large_as_the_api_does() -> None:

@@ -62,6 +62,17 @@ def test_a_certificate_needs_its_key_and_a_key_its_certificate(given: str) -> No
         setup.wanted_state(settings)
 
 
+def test_an_expired_certificate_keeps_nothing_else_from_being_set_up() -> None:
+    """The renewal failed: the API must start all the same, and the doctor tells."""
+    old = AUTHORITY.sign("mail.agents.test", left=timedelta(days=-1))
+    settings = msgspec.structs.replace(
+        SETTINGS, stalwart_certificate=old.chain, stalwart_certificate_key=old.key
+    )
+    assert setup.wanted_state(settings).certificate is None
+    report = setup.Report(changes=(), checked_only=False, expired="the certificate expired")
+    assert "The certificate was not looked at: the certificate expired. Renew it." in report.text
+
+
 def test_a_bad_certificate_names_its_setting() -> None:
     settings = msgspec.structs.replace(
         SETTINGS, stalwart_certificate=GOOD.chain, stalwart_certificate_key="no"
