@@ -10,6 +10,7 @@ from typing import Any
 
 import httpx
 import pytest
+from psycopg import sql
 
 from agentmail_cp import access, credentials
 from agentmail_cp.access import MAIL_CLIENT, Reach
@@ -124,7 +125,7 @@ async def test_only_a_key_that_may_do_all_a_mail_client_can_makes_a_login(servic
     permissions = dict.fromkeys(sorted(MAIL_CLIENT), True) | {"inbox_update": True}
     weak = permissions | {"message_delete": False}
     ends = (datetime.now(UTC) + timedelta(days=1)).isoformat()
-    attempts = [
+    attempts: list[tuple[str, str, Json | None]] = [
         ("POST", path(inbox, "credentials", "rotate"), None),
         ("POST", path(inbox, "app-passwords"), {"name": "x"}),
         ("PUT", path(inbox, "mail-password"), {}),
@@ -418,7 +419,8 @@ async def test_no_plaintext_of_a_key_or_password_is_in_the_database(service: Ser
             await tx.execute("select tablename from pg_tables where schemaname = 'public'")
         ).fetchall()
         for table in (each["tablename"] for each in tables):
-            content = await (await tx.execute(f'select t::text from "{table}" t')).fetchall()
+            query = sql.SQL("select t::text from {} t").format(sql.Identifier(table))
+            content = await (await tx.execute(query)).fetchall()
             text = "\n".join(str(row) for row in content)
             assert not [each for each in canaries if each in text], table
 
