@@ -10,6 +10,7 @@ has such a policy and neither SPF nor DKIM passed at all; RFC 9989 calls that a 
 
 from __future__ import annotations
 
+import functools
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Final, Literal, NamedTuple, TypeGuard, get_args
@@ -22,6 +23,7 @@ Result = Literal["pass", "fail", "softfail", "neutral", "none", "temperror", "pe
 DmarcPolicy = Literal["none", "quarantine", "reject"]
 
 MOST_DOMAINS: Final = 10
+LONGEST_REMEMBERED: Final = 4_000
 LONGEST_DOMAIN: Final = 253
 """Characters of a domain name (RFC 1035 section 2.3.4)."""
 
@@ -82,6 +84,11 @@ def read(values: Sequence[str]) -> Authentication | None:
     """What these values of our own server's Authentication-Results say together; None when they name no
     result, as when nobody checked. Never raises, and takes time in proportion to their length.
     """
+    # A mail is judged and filed within moments; a hostile one must not be remembered at length.
+    return (_remembered if sum(map(len, values)) <= LONGEST_REMEMBERED else _read)(tuple(values))
+
+
+def _read(values: tuple[str, ...]) -> Authentication | None:
     told = [each for value in values for each in _told(value)]
     known = [each for each in told if each.method in {"spf", "dkim", "dmarc", "arc"}]
     if not known:
@@ -101,6 +108,9 @@ def read(values: Sequence[str]) -> Authentication | None:
         dmarc_policy=_policy(dmarc) if dmarc else None,
     )
     return msgspec.structs.replace(found, dmarc=_dmarc(found))
+
+
+_remembered = functools.lru_cache(maxsize=256)(_read)
 
 
 def is_fail(found: Authentication | None) -> bool:

@@ -9,7 +9,8 @@ import pytest
 from agentmail_cp import events, inboxes, payloads
 from agentmail_cp.sandbox import MailSandbox
 from agentmail_cp.settings import Unauthenticated
-from tests.api.mailbox import arrive, at, ok, path_of, restricted, shown
+from tests.api.mailbox import arrive, at, named, ok, path_of, restricted, shown
+from tests.domains import a_name, verified_domain
 from tests.fix_app import Json, Service, a_mail, serving, until
 
 FORGED = (
@@ -72,6 +73,37 @@ async def test_mail_nobody_checked_says_nothing_of_it(service: Service) -> None:
         assert "authentication" not in each
         assert "unauthenticated" not in each["labels"]
         assert "original_recipient" not in each
+
+
+async def test_mail_to_nobody_tells_its_inbox_for_whom_it_was(anywhere: Service) -> None:
+    """An agent behind a catch-all must know whom a mail is to; and nobody may learn of other recipients."""
+    name = a_name(anywhere, "caught")
+    await verified_domain(anywhere, name)
+    agent = await anywhere.inbox("agent", domain=name)
+    other, elsewhere = await anywhere.inbox("other", domain=name), await anywhere.inbox("bob")
+    changed = await anywhere.client.patch(f"/v0/domains/{name}", json={"catch_all": agent["email"]})
+    assert changed.status_code == 200, changed.text
+    mails = {
+        "to-nobody": [f"sales@{name}"],
+        "to-itself": [agent["email"]],
+        "to-several": [f"press@{name}", other["email"], elsewhere["email"]],
+    }
+    for subject, recipients in mails.items():
+        await anywhere.deliver(a_mail("all@elsewhere.test", subject), *recipients)
+    found = await named(anywhere, agent, list(mails))
+    asked = [each.get("original_recipient") for each in found]
+    assert asked == [f"sales@{name}", None, f"press@{name}"]
+    (told,) = [
+        each["message"]
+        for each in await notices(anywhere, agent)
+        if each["message"]["subject"] == "to-nobody"
+    ]
+    assert told["original_recipient"] == f"sales@{name}"
+    for inbox in (other, elsewhere):
+        (seen,) = await named(anywhere, inbox, ["to-several"])
+        assert "original_recipient" not in seen
+        got = await ok(await anywhere.client.get(path_of(inbox, seen)))
+        assert "press@" not in json.dumps(got)
 
 
 async def test_a_forged_header_in_a_mail_counts_for_nothing(service: Service) -> None:

@@ -4,6 +4,8 @@ became of it.
 
 from __future__ import annotations
 
+from agentmail_cp.sandbox import MailSandbox
+from tests.api.mailbox import shown
 from tests.fix_app import Json, Service, a_mail, own_labels, until
 
 FORGET = (
@@ -39,6 +41,23 @@ async def test_threads_messages_and_labels_come_back_under_the_same_ids(service:
 
     after = await until(lambda: service.messages(inbox), lambda seen: len(seen) == 5)
     assert [_named(each) for each in after] == [_named(each) for each in before]
+
+
+async def test_what_was_found_out_about_senders_comes_back(service: Service) -> None:
+    """A forged mail would be shown, and announced, once the index is made anew."""
+    assert isinstance(service.server, MailSandbox)
+    inbox = await service.inbox("memory")
+    service.server.authentication_results = (
+        "mail.agents.test; spf=fail smtp.mailfrom=a@bank.test; dmarc=fail policy.dmarc=reject"
+    )
+    await service.deliver(a_mail(inbox["email"], "Pay me", From="a@bank.test"))
+    before = await until(lambda: shown(service, inbox), lambda seen: len(seen) == 1)
+    async with service.db.transaction() as tx:
+        for statement in FORGET:
+            await tx.execute(statement)
+    (after,) = await until(lambda: shown(service, inbox), lambda seen: len(seen) == 1)
+    assert after["authentication"] == before[0]["authentication"]
+    assert after["labels"] == before[0]["labels"] == ["received", "unauthenticated", "unread"]
 
 
 def _named(message: Json) -> tuple[str, str, list[str], str, str]:
