@@ -28,8 +28,11 @@ WRONG = {
     "domain_shared": "maybe",
     "imap_port": "0",
     "imap_tls": "ssl",
+    "imap_connections_per_inbox": "0",
     "smtp_port": "x",
     "smtp_tls": "ssl",
+    "smtps_port": "0",
+    "mx_port": "70000",
     "key_prefix": "no spaces_",
     "sweep_interval": "0",
     "intake_batch": "201",
@@ -55,6 +58,7 @@ WRONG = {
     "pods_per_organization": "-1",
     "inboxes_per_organization": "-1",
     "inboxes_per_pod": "-1",
+    "domains_per_organization": "-1",
     "list_entries_per_organization": "-1",
     "webhooks_per_organization": "-1",
     "requests_per_minute": "-1",
@@ -69,7 +73,12 @@ WRONG = {
 }
 """For each setting that is not free text, a value that does not fit."""
 
-FREE_TEXT = {"stalwart_key", "stalwart_admin", "stalwart_webhook_secret"} | {
+FREE_TEXT = {
+    "stalwart_key",
+    "stalwart_admin",
+    "stalwart_certificate",
+    "stalwart_certificate_key",
+    "stalwart_webhook_secret",
     "host",
     "domain",
     "dkim_secret",
