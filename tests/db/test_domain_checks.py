@@ -1,0 +1,351 @@
+"""Checks of domains against a real PostgreSQL: who proves a name first, what a crash leaves, and what
+silence and mistakes come to over time.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from datetime import timedelta
+from typing import LiteralString
+from uuid import UUID
+
+import pytest
+import pytest_asyncio
+
+from agentmail_cp import domains
+from agentmail_cp.access import Reach
+from agentmail_cp.db import Database
+from agentmail_cp.domains import Domain, NewDomain, checking, dkim, keys, resolving
+from agentmail_cp.domains.checking import Checking, claim_due
+from agentmail_cp.domains.keys import StoredKey
+from agentmail_cp.mailserver import MailServerUnavailable
+from agentmail_cp.sandbox import Faults, MailSandbox
+from agentmail_cp.sandbox.faults import HEALTHY
+from agentmail_cp.settings import Settings
+from tests import tenants
+from tests.fix_app import settings_for
+from tests.fix_dns import DnsServer
+
+NAME = "acme.test"
+
+
+class Office:
+    """A database, a mail server and a name server, and checks of domains between them."""
+
+    def __init__(self, db: Database, dns: DnsServer) -> None:
+        self.db = db
+        self.dns = dns
+        self.server = MailSandbox("agents.test")
+        self.settings = settings_for(db.url, dns_servers=dns.setting, dkim_secret="one")
+
+    def checking(self, settings: Settings | None = None) -> Checking:
+        return Checking(self.db, self.server, settings or self.settings)
+
+    async def claim(self, organization_id: UUID | None = None, name: str = NAME) -> Domain:
+        """A domain of this organisation, or of a new one."""
+        organization_id = organization_id or await tenants.organization(self.db)
+        pairs = await dkim.new_pairs()
+        async with self.db.transaction() as tx:
+            made = await domains.create(tx, Reach(organization_id), NewDomain(name=name), most=0)
+            await keys.add(tx, organization_id, made.domain_id, pairs, self.sealing_key)
+        return made
+
+    @property
+    def sealing_key(self) -> bytes:
+        return dkim.sealing_key(self.settings)
+
+    async def check(self, *checks: Domain, by: Checking | None = None) -> None:
+        """Check these domains now, at once."""
+        by = by or self.checking()
+        async with self.db.transaction() as tx:
+            await tx.execute("update domain set check_due_at = now(), checking_until = null")
+        async with self.db.transaction() as tx:
+            claims = [
+                each
+                for each in await claim_due(tx, 100)
+                if each.domain_id in {domain.domain_id for domain in checks}
+            ]
+        await asyncio.gather(*(by.check(each) for each in claims))
+
+    async def look(self, domain: Domain) -> Domain:
+        async with self.db.reading() as tx:
+            return await domains.get(tx, Reach(domain.organization_id), str(domain.domain_id))
+
+    async def keys(self, domain: Domain) -> Sequence[StoredKey]:
+        async with self.db.reading() as tx:
+            return await keys.of_domain(tx, domain.organization_id, domain.domain_id)
+
+    async def publish(self, *published: Domain) -> None:
+        """Publish what these claims on one name ask for, once."""
+        lines: list[str] = []
+        for domain in published:
+            records = domains.wanted_of(
+                await self.look(domain), await self.keys(domain), domains.hosts_of(self.settings)
+            )
+            lines += domains.zone_file(domain.name, records).splitlines()
+        self.dns.publish(published[0].name, "\n".join(dict.fromkeys(lines)))
+
+    async def verified(self) -> Domain:
+        """A domain that everything was done for."""
+        domain = await self.claim()
+        await self.publish(domain)
+        await self.check(domain)
+        seen = await self.look(domain)
+        assert seen.status == "VERIFIED"
+        return seen
+
+    async def shift(self, column: LiteralString, time: timedelta) -> None:
+        """Let something have been so long before it was."""
+        async with self.db.transaction() as tx:
+            table: LiteralString = "dkim_key" if column == "retiring_at" else "domain"
+            await tx.execute(f"update {table} set {column} = {column} - %(time)s", {"time": time})
+
+
+@pytest_asyncio.fixture
+async def office(
+    database: Database, dns_server: DnsServer, monkeypatch: pytest.MonkeyPatch
+) -> Office:
+    monkeypatch.setattr(resolving, "TIMEOUT", 0.2)
+    return Office(database, dns_server)
+
+
+async def test_of_two_organisations_at_once_one_proves_the_name(office: Office) -> None:
+    """Both published all they were told to: the mail may go to one of them only, and to no other's keys."""
+    claims = [await office.claim(), await office.claim()]
+    await office.publish(*claims)
+    await office.check(*claims)
+    seen = [await office.look(each) for each in claims]
+    winner, loser = sorted(seen, key=lambda each: each.proved_at is None)
+    assert (winner.status, loser.status) == ("VERIFIED", "INVALID")
+    assert loser.proved_at is None
+    assert "another organization" in (loser.reason or "")
+    assert str(winner.organization_id) not in (loser.reason or "")
+    installed = await office.server.find_domain(NAME)
+    assert installed is not None
+    assert {each.selector for each in installed.dkim} == {
+        each.selector for each in await office.keys(winner)
+    }
+    assert (await told(office, winner), await told(office, loser)) == (1, 0)
+
+
+async def told(office: Office, domain: Domain) -> int:
+    """How often an organisation was told that the domain is verified."""
+    async with office.db.reading() as tx:
+        row = await (
+            await tx.execute(
+                "select count(*) as events from event where type = 'domain.verified'"
+                " and organization_id = %(organization_id)s",
+                {"organization_id": domain.organization_id},
+            )
+        ).fetchone()
+    return row["events"] if row else 0
+
+
+async def test_what_an_outage_of_the_mail_server_leaves_is_finished_later(office: Office) -> None:
+    """The name is proved, nobody is told yet, and the keys are still there to be installed."""
+    domain = await office.claim()
+    await office.publish(domain)
+    office.server.faults = Faults(down=True)
+    with pytest.raises(MailServerUnavailable):
+        await office.check(domain)
+    seen = await office.look(domain)
+    assert (seen.status, seen.proved_at is None, seen.installed_at) == ("PENDING", False, None)
+    assert all(each.private_key for each in await office.keys(domain))
+
+    office.server.faults = HEALTHY
+    await office.check(domain)
+    assert (await office.look(domain)).status == "VERIFIED"
+    assert not any(each.private_key for each in await office.keys(domain))
+    assert await told(office, domain) == 1
+    await office.check(domain)
+    assert await told(office, domain) == 1
+
+
+async def test_a_check_that_takes_too_long_writes_nothing(office: Office) -> None:
+    """Somebody else has the domain by then; two at once would each undo the other."""
+    domain = await office.claim()
+    await office.publish(domain)
+    async with office.db.transaction() as tx:
+        await tx.execute("update domain set check_due_at = now()")
+        (late,) = await claim_due(tx, 1)
+    async with office.db.transaction() as tx:
+        await tx.execute("update domain set checking_until = now() + interval '1 minute'")
+    await office.checking().check(late)
+    assert (await office.look(domain)).checked_at is None
+
+
+async def test_a_domain_that_is_deleted_meanwhile_is_let_be(office: Office) -> None:
+    domain = await office.claim()
+    await office.publish(domain)
+    async with office.db.transaction() as tx:
+        await tx.execute("update domain set check_due_at = now()")
+        (claim,) = await claim_due(tx, 1)
+        await domains.delete(tx, Reach(domain.organization_id), domain.name)
+    await office.checking().check(claim)
+    assert await office.server.find_domain(NAME) is None
+    assert await told(office, domain) == 0
+
+
+async def test_two_workers_take_different_domains(office: Office) -> None:
+    for name in ("a.test", "b.test", "c.test"):
+        await office.claim(name=name)
+    async with office.db.transaction() as tx:
+        await tx.execute("update domain set check_due_at = now()")
+    async with office.db.transaction() as one, office.db.transaction() as two:
+        first, second = await claim_due(one, 2), await claim_due(two, 2)
+    assert (len(first), len(second)) == (2, 1)
+    assert len({each.domain_id for each in (*first, *second)}) == 3
+    async with office.db.transaction() as tx:
+        assert await claim_due(tx, 3) == []
+
+
+async def test_silent_name_servers_change_nothing(office: Office) -> None:
+    """However long they are silent: nobody's sending is paused because a name server had a bad day."""
+    domain = await office.verified()
+    office.dns.trouble = {f"{name}.{NAME}": "silence" for name in ("_dmarc", "_agentmail")} | {
+        NAME: "SERVFAIL"
+    }
+    for _ in range(3):
+        await office.check(domain)
+    seen = await office.look(domain)
+    assert (seen.status, seen.failures, seen.findings) == ("VERIFIED", 0, domain.findings)
+
+
+async def test_a_domain_that_was_never_seen_says_that_nobody_answers(office: Office) -> None:
+    domain = await office.claim()
+    await office.publish(domain)
+    office.dns.trouble = {f"_dmarc.{NAME}": "SERVFAIL"}
+    await office.check(domain)
+    seen = await office.look(domain)
+    assert seen.status == "PENDING"
+    assert "ns1.acme.test answers SERVFAIL" in seen.findings["dmarc"]["reason"]
+
+
+async def test_a_domain_breaks_slowly_and_heals_at_once(office: Office) -> None:
+    """A slip of the hand in DNS must not stop all agents; a lasting one must, and by itself end."""
+    domain = await office.verified()
+    office.dns.publish(NAME)
+    for _ in range(5):
+        await office.check(domain)
+    seen = await office.look(domain)
+    assert (seen.status, seen.failures) == ("VERIFIED", 5)
+    assert await obstacle(office, domain) is None
+
+    await office.shift("failing_since", timedelta(hours=2))
+    await office.check(domain)
+    seen = await office.look(domain)
+    assert (seen.status, seen.broken_since is None) == ("INVALID", False)
+    assert "_agentmail.acme.test: There is no such record" in (await obstacle(office, domain) or "")
+
+    await office.publish(domain)
+    await office.check(domain)
+    seen = await office.look(domain)
+    assert (seen.status, seen.reason, seen.failures) == ("VERIFIED", None, 0)
+    assert await obstacle(office, domain) is None
+    assert await told(office, domain) == 2
+
+
+async def obstacle(office: Office, domain: Domain) -> str | None:
+    async with office.db.reading() as tx:
+        return await domains.broken(tx, domain.organization_id, domain.name)
+
+
+async def test_keys_that_no_longer_open_are_made_anew(office: Office) -> None:
+    """After a change of the secret nobody could ever install them, and the domain would wait for ever."""
+    domain = await office.claim()
+    before = {each.selector for each in await office.keys(domain)}
+    await office.publish(domain)
+    other = office.checking(
+        settings_for(office.db.url, dns_servers=office.dns.setting, dkim_secret="two")
+    )
+    await office.check(domain, by=other)
+    seen = await office.look(domain)
+    after = {each.selector for each in await office.keys(domain)}
+    assert seen.status == "PENDING"
+    assert not before & after
+    await office.publish(domain)
+    await office.check(domain, by=other)
+    assert (await office.look(domain)).status == "VERIFIED"
+
+
+async def test_a_rotation_that_loses_its_keys_goes_on_with_the_old_ones(office: Office) -> None:
+    """The server was away just when the new keys were to sign, and the secret was changed meanwhile."""
+    domain = await office.verified()
+    before = {each.selector for each in await office.keys(domain)}
+    await rotate(office, domain)
+    await office.publish(domain)
+    office.server.faults = Faults(down=True)
+    with pytest.raises(MailServerUnavailable):
+        await office.check(domain)
+    office.server.faults = HEALTHY
+    other = office.checking(
+        settings_for(office.db.url, dns_servers=office.dns.setting, dkim_secret="two")
+    )
+    await office.check(domain, by=other)
+    held = await office.keys(domain)
+    assert {each.selector for each in held if each.stage == "active"} == before
+    assert {each.stage for each in held if each.selector not in before} == {"pending"}
+    assert (await office.look(domain)).status == "VERIFIED"
+    installed = await office.server.find_domain(NAME)
+    assert installed is not None
+    assert {each.selector for each in installed.dkim} == before
+
+
+async def rotate(office: Office, domain: Domain) -> bool:
+    pairs = await dkim.new_pairs()
+    async with office.db.transaction() as tx:
+        found = await domains.get_own(tx, Reach(domain.organization_id), domain.name)
+        return await domains.rotate(tx, found, pairs, office.sealing_key)
+
+
+async def test_old_keys_are_given_up_when_their_mail_has_arrived(office: Office) -> None:
+    """Their records are asked for until then, and no longer."""
+    domain = await office.verified()
+    before = {each.selector for each in await office.keys(domain)}
+    assert await rotate(office, domain)
+    assert not await rotate(office, domain)
+    await office.publish(domain)
+    await office.check(domain)
+    held = await office.keys(domain)
+    assert {each.selector for each in held if each.stage == "retiring"} == before
+    await office.shift("retiring_at", timedelta(days=8))
+    await office.check(domain)
+    held = await office.keys(domain)
+    assert {each.stage for each in held} == {"active"}
+    assert not {each.selector for each in held} & before
+
+
+async def test_new_keys_that_are_not_published_break_nothing(office: Office) -> None:
+    domain = await office.verified()
+    await rotate(office, domain)
+    await office.check(domain)
+    seen = await office.look(domain)
+    assert (seen.status, seen.failures) == ("VERIFIED", 0)
+
+
+async def test_asking_again_and_again_is_one_check(office: Office) -> None:
+    """A client that polls by asking for checks must not make us ask name servers once a second."""
+    domain = await office.claim()
+    await office.check(domain)
+    checked_at = (await office.look(domain)).checked_at
+    assert checked_at is not None
+    for _ in range(3):
+        async with office.db.transaction() as tx:
+            await domains.check_soon(tx, domain)
+    assert (await office.look(domain)).check_due_at == checked_at + checking.SPACING
+
+
+async def test_a_check_asked_for_during_a_check_is_made_after_it(office: Office) -> None:
+    """Who mends a record while it is being looked at would otherwise wait for the next one by the clock."""
+    domain = await office.claim()
+    async with office.db.transaction() as tx:
+        await tx.execute("update domain set check_due_at = now()")
+    async with office.db.transaction() as tx:
+        (claim,) = await claim_due(tx, 1)
+    async with office.db.transaction() as tx:
+        await domains.check_soon(tx, domain)
+    await office.checking().check(claim)
+    seen = await office.look(domain)
+    assert seen.checked_at is not None
+    assert seen.check_due_at - seen.checked_at <= 2 * checking.SPACING
