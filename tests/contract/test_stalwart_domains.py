@@ -9,6 +9,7 @@ import base64
 import imaplib
 import smtplib
 import uuid
+from datetime import UTC, datetime, timedelta
 
 import dkim
 import msgspec
@@ -140,6 +141,17 @@ async def test_what_only_tells_stalwart_something_gets_no_mail(
     with stalwart.mx() as client:
         client.mail("peer@remote.test")
         assert [client.rcpt(address)[0] for address in marks] == [550, 550]
+
+
+async def test_mail_for_a_paused_mailbox_is_kept_for_weeks(real: World) -> None:
+    """Stalwart gives other mail up after three days."""
+    sender, paused = await real.account(), await real.account()
+    await real.server.pause_receiving(paused.account_id, True)
+    await real.server.submit(sender.account_id, an_email(sender, paused.address))
+    (queued,) = await real.server.queued_by(sender.address)
+    expires = queued.recipients[paused.address].expires
+    assert expires is not None
+    assert expires > datetime.now(UTC) + timedelta(days=29)
 
 
 async def test_a_mail_client_writes_to_people_of_a_domain_that_only_sends(

@@ -139,6 +139,16 @@ async def test_what_others_made_is_left_alone(server: JmapClient) -> None:
         assert any(properties.items() <= one.items() for one in found)
 
 
+async def test_an_operator_may_have_a_smart_host(server: JmapClient) -> None:
+    """What leaves goes by a route of his; what stays, and what waits, is ours to say."""
+    smart = {"update": {"singleton": {"route/else": "'smart host'"}}}
+    await ask(server, "x:MtaOutboundStrategy/set", smart)
+    assert (await setup.apply(server, PRODUCTION, check=False)).changes != ()
+    route = (await singleton(server, "MtaOutboundStrategy"))["route"]
+    assert route["else"] == "'smart host'"
+    assert (await setup.apply(server, PRODUCTION, check=True)).changes == ()
+
+
 async def test_an_administrator_sets_up_a_server_that_serves_others(
     own_stalwart: LocalStalwart, tmp_path: Path
 ) -> None:
