@@ -20,10 +20,12 @@ import httpx
 import msgspec
 from psycopg import sql
 
+from agentmail_cp.access import Reach
 from agentmail_cp.mailserver import AccountId, Folder
-from tests import tenants
+from tests import logins, tenants
 from tests.api.isolation_cases import INBOX, POD, Case
 from tests.api.mailbox import account_of, named, rows
+from tests.domains import claimed_domain
 from tests.fix_app import Json, Service, a_mail, until
 from tests.tenant_sql import all_tables
 from tests.tenants import Key
@@ -36,6 +38,7 @@ VOLATILE = {
     "api_key": {"used_at"},
     "draft": {"lease_until"},
     "inbox_sync": {"synced_at", "due_at", "claimed_until"},
+    "domain": {"check_due_at"},
 }
 """Columns that change while nobody asks for anything."""
 
@@ -60,6 +63,7 @@ class Attacker(msgspec.Struct, frozen=True, kw_only=True):
     organization_id: UUID | None = None
     ids: frozenset[str] = frozenset()
     names: Mapping[str, str] = {}
+    victims_domain: str = ""
 
     @property
     def headers(self) -> dict[str, str]:
@@ -69,6 +73,11 @@ class Attacker(msgspec.Struct, frozen=True, kw_only=True):
         return any(each in row[1] for each in self.ids) or (
             # What the whole organisation has sent today.
             row[0] == "send_count" and f'"subject_id": "{self.organization_id}"' in row[1]
+        ) or (
+            # Keys of a domain name no pod.
+            row[0] == "dkim_key"
+            and f'"organization_id": "{self.organization_id}"' in row[1]
+            and self.victims_domain not in row[1]
         )
 
 
@@ -158,6 +167,13 @@ async def staged(service: Service) -> Stage:
     message, other, spam = await received(service, inbox)
     draft = await made_draft(service, inbox)
     alias = await joined(service, inbox, message)
+    domain_id = await added_domain(service, pod_id)
+    login = await logins.app_password(service, inbox, name=f"{CANARY} phone")
+    await logins.choose(
+        service,
+        *(Reach(organization), Reach(organization, pod_id)),
+        Reach(organization, pod_id, inbox_uuid),
+    )
     by_scope = {
         scope: await of_scope(service, scope, pod_id=pod_id, inbox=inbox, inbox_uuid=inbox_uuid)
         for scope in ("", POD, INBOX)
@@ -165,6 +181,8 @@ async def staged(service: Service) -> Stage:
     names = {
         "inbox_id": inbox["inbox_id"],
         "pod_id": str(pod_id),
+        "domain_id": domain_id,
+        "app_password_id": login["app_password_id"],
         "message_id": message["message_id"],
         "thread_id": message["thread_id"],
         "attachment_id": message["attachments"][0]["attachment_id"],
@@ -188,6 +206,7 @@ async def staged(service: Service) -> Stage:
         ids=frozenset(
             {
                 *(inbox["inbox_id"], str(inbox_uuid), inbox["id"], str(pod_id), alias, CLIENT_ID),
+                *(domain_id, login["app_password_id"]),
                 *(message["message_id"], message["thread_id"], other["thread_id"]),
                 *(draft["draft_id"], draft["attachments"][0]["attachment_id"]),
                 *(value for each in by_scope.values() for value in each.values()),
@@ -196,6 +215,15 @@ async def staged(service: Service) -> Stage:
         ),
         accounts=(),
     )
+
+
+async def added_domain(service: Service, pod_id: UUID) -> str:
+    """A domain of the victim's pod, which nobody checks while the test lasts."""
+    scope = Reach(service.organization_id, pod_id)
+    added = await claimed_domain(service, f"{uuid4().hex}.{CANARY}.test", scope=scope)
+    async with service.db.transaction() as tx:
+        await tx.execute("update domain set check_due_at = now() + interval '1 day'")
+    return str(added.domain_id)
 
 
 async def received(service: Service, inbox: Json) -> tuple[Json, Json, Json]:
@@ -397,6 +425,7 @@ async def attackers(stage: Stage) -> dict[str, Attacker]:
                 "message_id": message["message_id"],
                 "thread_id": message["thread_id"],
             },
+            victims_domain=stage.names["domain_id"],
         )
     return found
 

@@ -32,7 +32,7 @@ CHOICES = frozenset({"direction", "type", "app_id", "provider_id"})
 class Case(msgspec.Struct, frozen=True, kw_only=True):
     """One operation. `needs` are the permissions it takes, `instead` those that do as well; `body` makes
     what it sends out of the names; `by` is the reach of the narrowest key that may, `ORGANIZATION`, `POD`
-    or `INBOX`.
+    or `INBOX`. `also` are permissions it takes as well, too many to try without each.
     """
 
     method: str
@@ -43,6 +43,7 @@ class Case(msgspec.Struct, frozen=True, kw_only=True):
     by: str
     note: str = ""
     instead: tuple[str, ...] = ()
+    also: tuple[str, ...] = ()
 
     @property
     def operation(self) -> tuple[str, str]:
@@ -88,6 +89,7 @@ def _below(
     by: str | None = None,
     note: str = "",
     instead: tuple[str, ...] = (),
+    also: tuple[str, ...] = (),
 ) -> Iterator[Case]:
     """A case below each of some scopes: `o`rganisation, `p`od, `i`nbox."""
     for letter in scopes:
@@ -101,6 +103,7 @@ def _below(
             by=scope if by is None else by,
             note=note,
             instead=instead,
+            also=also,
         )
 
 
@@ -130,6 +133,19 @@ _WEBHOOKS = "/webhooks"
 _WEBHOOK = f"{_WEBHOOKS}/{{webhook_id}}"
 _DELIVERIES = f"{_WEBHOOK}/deliveries"
 _DELIVERY = f"{_DELIVERIES}/{{delivery_id}}"
+_DOMAINS = "/domains"
+_DOMAIN = f"{_DOMAINS}/{{domain_id}}"
+_CREDENTIALS = "/credentials"
+_APP_PASSWORDS = "/app-passwords"
+_MAIL_PASSWORD = "/mail-password"
+_EXPORT = f"{_INBOXES}{_CREDENTIALS}/export"
+_ALL_OF_MAIL = (
+    *("draft_create", "draft_delete", "draft_read", "draft_send", "draft_update"),
+    *("label_blocked_read", "label_spam_read", "label_trash_read", "label_unauthenticated_read"),
+    *("message_delete", "message_read", "message_reply", "message_send", "message_update"),
+)
+"""What whoever makes a mail login has to be allowed: all that its holder can do."""
+
 _SILENT = ["domain.verified"]
 """Types that nothing causes here, so that nothing is delivered unasked."""
 
@@ -144,6 +160,23 @@ CASES: tuple[Case, ...] = (
     *_below("opi", "GET", _KEY, "api_key_read"),
     *_below("opi", "PATCH", _KEY, "api_key_update", body=_said(name="renamed")),
     *_below("opi", "DELETE", _KEY, "api_key_delete"),
+    *_below("op", "GET", _DOMAINS, "domain_read", by=POD),
+    *_below(
+        *("o", "POST", _DOMAINS, "domain_create"),
+        body=_said(domain="made.test", inbound_enabled=False),
+        by=POD,
+    ),
+    *_below(
+        *("p", "POST", _DOMAINS, "domain_create"),
+        body=_said(domain="made-in-pod.test", inbound_enabled=False),
+    ),
+    *_below("op", "GET", _DOMAIN, "domain_read", by=POD),
+    *_below("op", "PATCH", _DOMAIN, "domain_update", body=_said(feedback_enabled=False), by=POD),
+    *_below("op", "DELETE", _DOMAIN, "domain_delete", by=POD),
+    *_below("op", "POST", f"{_DOMAIN}/verify", "domain_update", by=POD),
+    *_below("op", "GET", f"{_DOMAIN}/zone-file", "domain_read", by=POD),
+    *_below("op", "GET", f"{_DOMAIN}/setup-link", "domain_read", by=POD),
+    *_below("op", "POST", f"{_DOMAIN}/dkim/rotate", "domain_update", by=POD),
     *_below("opi", "GET", _DRAFTS, "draft_read"),
     *_below("opi", "GET", _DRAFT, "draft_read"),
     *_below("opi", "GET", _DRAFT + _FILE, "draft_read"),
@@ -179,6 +212,21 @@ CASES: tuple[Case, ...] = (
     *_below("o", "PATCH", INBOX, "inbox_update", body=_said(display_name="New"), by=INBOX),
     *_below("p", "PATCH", INBOX, "inbox_update", body=_said(display_name="New")),
     *_below("op", "DELETE", INBOX, "inbox_delete", by=POD),
+    *_below("op", "GET", _EXPORT, "inbox_read"),
+    *_below("op", "POST", _EXPORT, "inbox_update", body=_said(rotate=True), also=_ALL_OF_MAIL),
+    *_below("i", "GET", _CREDENTIALS, "inbox_read"),
+    *_below("i", "GET", f"{_CREDENTIALS}/profile.mobileconfig", "inbox_read"),
+    *_below("i", "POST", f"{_CREDENTIALS}/rotate", "inbox_update", also=_ALL_OF_MAIL),
+    *_below("i", "GET", _APP_PASSWORDS, "inbox_read"),
+    *_below(
+        *("i", "POST", _APP_PASSWORDS, "inbox_update"),
+        body=_said(name="made"),
+        also=_ALL_OF_MAIL,
+    ),
+    *_below("i", "DELETE", f"{_APP_PASSWORDS}/{{app_password_id}}", "inbox_update"),
+    *_below("opi", "GET", _MAIL_PASSWORD, "inbox_read"),
+    *_below("opi", "PUT", _MAIL_PASSWORD, "inbox_update", body=_said(), also=_ALL_OF_MAIL),
+    *_below("opi", "DELETE", _MAIL_PASSWORD, "inbox_update", also=_ALL_OF_MAIL),
     *_below("opi", "GET", "/events", "message_read"),
     *_below("i", "GET", "/events", "message_read", query="?after=start", note="log"),
     *_below("opi", "GET", _LISTS, "list_entry_read"),
