@@ -124,8 +124,8 @@ class MailServer(Protocol):
         ...
 
     async def app_passwords(self, account_id: AccountId) -> tuple[AppPassword, ...]:
-        """The app passwords of an account that `create_app_password` made, the oldest first. An id is
-        there twice when one was made twice. Rejected: NO_ACCOUNT.
+        """The app passwords of an account that `create_app_password` made, the oldest first; none for an
+        account that is gone. An id is there twice when one was made twice.
         """
         ...
 

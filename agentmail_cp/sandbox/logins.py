@@ -54,7 +54,8 @@ class Logins(Core):
 
     @answered
     async def app_passwords(self, account_id: AccountId) -> tuple[AppPassword, ...]:
-        return tuple(self.mailbox(account_id).app_passwords)
+        known = self._mailboxes.get(account_id)
+        return () if known is None else tuple(known.app_passwords)
 
     @answered
     async def destroy_app_passwords(

@@ -145,12 +145,7 @@ class Logins:
     async def destroy_app_passwords(
         self, account_id: AccountId, app_password_ids: Collection[UUID]
     ) -> None:
-        try:
-            found = await self._app_passwords(account_id)
-        except MailServerRejected as error:
-            if error.code is Refusal.NO_ACCOUNT:
-                return
-            raise
+        found = await self._app_passwords(account_id)
         ids = [each for each, shown in found if shown.app_password_id in app_password_ids]
         if not ids:
             return
@@ -229,4 +224,6 @@ def _app_password_error(refused: SetError | None) -> Exception:
         return MailServerConfused("x:AppPassword/set neither made it nor refused to.")
     if refused.type == "overQuota":
         return MailServerRejected(Refusal.OVER_QUOTA, refused.sentence)
+    if refused.type == "notFound":
+        return MailServerRejected(Refusal.NO_ACCOUNT, "There is no such account.")
     return MailServerRejected(Refusal.FORBIDDEN, refused.sentence)

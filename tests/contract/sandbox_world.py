@@ -76,6 +76,15 @@ class _Backstage:
     def over_quota(self, account: Account) -> Client:
         return self._with(Faults(reject=Refusal.OVER_QUOTA))
 
+    @asynccontextmanager
+    async def few_app_passwords(self, account: Account, most: int) -> AsyncGenerator[MailServer]:
+        before, self._sandbox.most_app_passwords = self._sandbox.most_app_passwords, most
+        try:
+            async with self.client() as server:
+                yield server
+        finally:
+            self._sandbox.most_app_passwords = before
+
     def refusing(self, recipient: str, reply: str) -> Client:
         return self._with(Faults(refuse={recipient: reply}))
 

@@ -103,6 +103,12 @@ class _Backstage:
             await self._set_quota(account, {})
 
     @asynccontextmanager
+    async def few_app_passwords(self, account: Account, most: int) -> AsyncGenerator[MailServer]:
+        await self._set_quota(account, {"maxAppPasswords": most})
+        async with self.client() as server:
+            yield server
+
+    @asynccontextmanager
     async def refusing(self, recipient: str, reply: str) -> AsyncGenerator[MailServer]:
         async def judge(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
             await _answer_hooks(reader, writer, recipient, reply)

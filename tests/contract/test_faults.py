@@ -6,10 +6,12 @@
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
+from uuid import UUID
 
 import pytest
 
 from agentmail_cp.mailserver import (
+    Access,
     BlobId,
     Cursor,
     DkimAlgorithm,
@@ -20,6 +22,7 @@ from agentmail_cp.mailserver import (
     MailServerConfused,
     MailServerUnavailable,
     NewAccount,
+    NewAppPassword,
     Relabel,
 )
 from tests.contract.witness import covers
@@ -31,6 +34,7 @@ if TYPE_CHECKING:
     from agentmail_cp.mailserver import Account, MailServer
 
 NO_DOCUMENT = [DocumentId(1)]
+NO_LOGIN = UUID(int=1)
 
 
 async def download(server: MailServer, account: Account) -> None:
@@ -57,6 +61,7 @@ READS: dict[str, Callable[[MailServer, Account], Awaitable[object]]] = {
     "queue": lambda server, _: server.queue([1]),
     "queued_by": lambda server, account: server.queued_by(account.address),
     "complaints": lambda server, _: server.complaints(),
+    "app_passwords": lambda server, account: server.app_passwords(account.account_id),
 }
 WRITES: dict[str, Callable[[MailServer, Account], Awaitable[object]]] = {
     "ensure_domain": lambda server, _: server.ensure_domain("another.test"),
@@ -76,6 +81,14 @@ WRITES: dict[str, Callable[[MailServer, Account], Awaitable[object]]] = {
         NewAccount(f"new-{account.address}")
     ),
     "set_password": lambda server, account: server.set_password(account.account_id, None),
+    "set_passwords": lambda server, account: server.set_passwords({account.account_id: None}),
+    "create_app_password": lambda server, account: server.create_app_password(
+        account.account_id,
+        NewAppPassword(app_password_id=NO_LOGIN, name="x", access=Access.READ),
+    ),
+    "destroy_app_passwords": lambda server, account: server.destroy_app_passwords(
+        account.account_id, [NO_LOGIN]
+    ),
     "retire_account": lambda server, account: server.retire_account(account.account_id),
     "destroy_account": lambda server, account: server.destroy_account(account.account_id),
     "submit": lambda server, account: server.submit(

@@ -84,6 +84,10 @@ class Backstage(Protocol):
         """The account has no room left."""
         ...
 
+    def few_app_passwords(self, account: Account, most: int) -> Client:
+        """The account may have no more app passwords than this."""
+        ...
+
     def refusing(self, recipient: str, reply: str) -> Client:
         """Submissions to this recipient are refused with this SMTP reply."""
         ...
