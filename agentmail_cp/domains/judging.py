@@ -353,7 +353,7 @@ def _valid_policy(record: Record, found: str) -> Finding:
 
 
 def _inherited(record: Record, site: Site, known: Known) -> Finding:
-    """A domain below one that has a policy shares it (RFC 7489 section 6.6.3)."""
+    """A domain below one that has a policy shares it (RFC 9989)."""
     labels = site.name.split(".")
     for start in range(1, len(labels) - 1):
         above = ".".join(labels[start:])

@@ -256,7 +256,7 @@ def test_a_wildcard_with_spf_is_nobodys_key_and_nobodys_token() -> None:
 
 
 def test_a_sub_domain_has_the_policy_of_the_domain_above() -> None:
-    """RFC 7489, 6.6.3; asking for a second record would be asking for nothing."""
+    """RFC 9989; asking for a second record would be asking for nothing."""
     site = type(SITE)(f"agents.{NAME}", SITE.hosts)
     table = {f"_dmarc.{NAME}": ["v=DMARC1; p=none"]}
     found, _ = judge([_renamed("dmarc", f"_dmarc.agents.{NAME}")], site, Everything(table))
