@@ -18,6 +18,7 @@ import uvloop
 
 from bench.basics import create_inbox, mail, receive
 from bench.deliveries import deliveries
+from bench.doors import doors
 from bench.entrance import keys
 from bench.events import bursts, caught_up, told
 from bench.measuring import Figure, memory_of
@@ -29,6 +30,7 @@ LATEST = Path(__file__).parent / "latest.json"
 PARTS = (
     keys,
     mail,
+    doors,
     reply,
     receive,
     get_with_attachment,

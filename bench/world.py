@@ -23,6 +23,7 @@ from bench.jmap import RawJmap
 from bench.measuring import Target
 
 DOMAIN = "agents.test"
+HOOK_SECRET = "bench-secret"
 
 
 @contextlib.asynccontextmanager
@@ -31,8 +32,8 @@ async def running(folder: Path) -> AsyncGenerator[Target]:
     port = free_port()
     postgres = LocalPostgres(folder / "postgres", durable=True)
     postgres.start()
-    doorbell = Doorbell(f"http://127.0.0.1:{port}{DOORBELL_PATH}", "bench-secret", 20)
-    hook = mtahook.hook_at(f"http://127.0.0.1:{port}", "bench-secret")
+    doorbell = Doorbell(f"http://127.0.0.1:{port}{DOORBELL_PATH}", HOOK_SECRET, 20)
+    hook = mtahook.hook_at(f"http://127.0.0.1:{port}", HOOK_SECRET)
     stalwart = LocalStalwart(folder / "stalwart", domain=DOMAIN, doorbell=doorbell, hook=hook)
     url = postgres.database("agentmail")
     processes: list[subprocess.Popen[bytes]] = []
@@ -53,6 +54,7 @@ async def running(folder: Path) -> AsyncGenerator[Target]:
 
             pid = await begin()
             async with RawJmap(stalwart.url, stalwart.key, DOMAIN) as raw:
+                await raw.leave_out()
                 yield Target(api, raw, stalwart.ports.smtp, pid, url, begin)
     finally:
         for process in processes:
@@ -68,7 +70,7 @@ def _serve(url: str, stalwart: LocalStalwart, port: int) -> subprocess.Popen[byt
         "AGENTMAIL_CP_DATABASE_URL": url,
         "AGENTMAIL_CP_STALWART_URL": stalwart.url,
         "AGENTMAIL_CP_STALWART_KEY": stalwart.key,
-        "AGENTMAIL_CP_STALWART_WEBHOOK_SECRET": "bench-secret",
+        "AGENTMAIL_CP_STALWART_WEBHOOK_SECRET": HOOK_SECRET,
         "AGENTMAIL_CP_DOMAIN": DOMAIN,
         "AGENTMAIL_CP_DOMAIN_SHARED": "false",
         "AGENTMAIL_CP_PORT": str(port),
