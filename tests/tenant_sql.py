@@ -60,6 +60,8 @@ FOR_EVERY_TENANT = {
     "intake/reading._confirm": "takes note of a claim over all tenants",
     "intake/reading._release": "gives back what a claim over all tenants took",
     "domains/checking._CLAIM": "one worker checks domains of all tenants",
+    "domains/checking._DUE": "one worker checks domains of all tenants",
+    "domains/checking._TURNS": "one worker checks domains of all tenants",
     "domains/surveying._COUNT": "the operator's doctor looks at the domains of all tenants",
     "domains/surveying._WORST": "the operator's doctor looks at the domains of all tenants",
     "drafts/schedule.claim_due": "one worker sends due drafts of all tenants",

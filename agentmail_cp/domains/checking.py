@@ -65,6 +65,10 @@ SPACING: Final = timedelta(seconds=5)
 """Time between two checks of a domain, however often they are asked for."""
 AT_ONCE: Final = 16
 """Checks under way in one process."""
+SHARE: Final = 4
+"""Checks of one organisation under way, over all processes: its name servers may be as slow as they like."""
+AHEAD: Final = 1_000
+"""Domains that are due and looked at for whose turn it is."""
 LOOK: Final = 5.0
 """Seconds between looks for domains that are due, unless woken."""
 ROUNDS: Final = 25
@@ -226,15 +230,31 @@ async def check_soon(tx: Tx, domain: Domain) -> None:
 
 
 async def claim_due(tx: Tx, most: int) -> list[Claim]:
-    """Take domains whose check is due, the longest overdue first."""
-    return await fetch_all(tx, Claim, _CLAIM, {"lease": LEASE, "most": most})
+    """Take domains whose check is due, the longest overdue first, and of no organisation so many that the
+    name servers of its choice could hold up everybody's.
+    """
+    parameters = {"lease": LEASE, "most": most, "share": SHARE, "ahead": AHEAD}
+    return await fetch_all(tx, Claim, _CLAIM, parameters)
 
+
+_DUE: LiteralString = (
+    "select domain_id, organization_id, check_due_at from domain where deleted_at is null"
+    " and check_due_at <= now() and coalesce(checking_until <= now(), true)"
+    " order by check_due_at limit %(ahead)s"
+)
+
+_TURNS: LiteralString = (
+    "select domain_id, row_number() over (partition by organization_id order by check_due_at)"
+    " + (select count(*) from domain as busy where busy.organization_id = due.organization_id"
+    f" and busy.checking_until > now()) as place from ({_DUE}) as due"
+)
 
 _CLAIM: LiteralString = (
     # Due again when the claim runs out, so that what is asked for meanwhile can be told from it.
     "update domain set checking_until = now() + %(lease)s, check_due_at = now() + %(lease)s"
-    " where domain_id in (select domain_id from domain where deleted_at is null"
-    " and check_due_at <= now() and coalesce(checking_until <= now(), true)"
+    " where domain_id in (select domain_id from domain"
+    f" where domain_id in (select domain_id from ({_TURNS}) as turn where place <= %(share)s)"
+    " and coalesce(checking_until <= now(), true)"
     " order by check_due_at limit %(most)s for update skip locked)"
     " returning domain_id, organization_id, checking_until as until"
 )

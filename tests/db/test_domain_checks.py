@@ -200,6 +200,23 @@ async def test_two_workers_take_different_domains(office: Office) -> None:
         assert await claim_due(tx, 3) == []
 
 
+async def test_one_organisation_leaves_room_for_others(office: Office) -> None:
+    """Whoever adds many domains with name servers that never answer would hold up everybody's checks."""
+    many = await tenants.organization(office.db)
+    for place in range(checking.SHARE + 2):
+        await office.claim(many, name=f"d{place}.test")
+    async with office.db.transaction() as tx:
+        await tx.execute("update domain set check_due_at = now() - interval '1 hour'")
+    other = await office.claim()
+    async with office.db.transaction() as tx:
+        await tx.execute("update domain set check_due_at = least(check_due_at, now())")
+        claims = await claim_due(tx, 100)
+    async with office.db.transaction() as tx:
+        assert await claim_due(tx, 100) == []
+    assert len(claims) == checking.SHARE + 1
+    assert other.domain_id in {each.domain_id for each in claims}
+
+
 async def test_silent_name_servers_change_nothing(office: Office) -> None:
     """However long they are silent: nobody's sending is paused because a name server had a bad day."""
     domain = await office.verified()
