@@ -5,6 +5,10 @@ PYTHON ?= python3
 BIN := .venv/bin
 PINS := .ci/constraints.txt
 SOURCES := agentmail_cp tests $(wildcard bench)
+# Tests wait a good deal: one process more than a small machine has cores.
+PROCESSES ?= 3
+# Seconds after which a run that hangs ends by itself, and says what it found.
+PATIENCE ?= 2700
 MIGRATIONS := $(filter-out %_procrastinate.sql,$(wildcard agentmail_cp/migrations/*.sql))
 
 .DEFAULT_GOAL := help
@@ -16,8 +20,8 @@ help: ## Show this list
 dev: .venv/.runtime ## Run API, worker, PostgreSQL and a mail server here; PORT=8000
 	@exec $(BIN)/agentmail-cp dev
 
-test: check ## Linters, types, import rules and all tests, with a real PostgreSQL
-	@$(BIN)/python -m pytest
+test: check ## Linters, types, import rules and all tests, with a real PostgreSQL; PROCESSES=3
+	@$(BIN)/python -m pytest -n $(PROCESSES) --session-timeout=$(PATIENCE)
 
 check: .venv/.dev ## Linters, type check and import rules only
 	@$(BIN)/ruff format --check --quiet $(SOURCES)
