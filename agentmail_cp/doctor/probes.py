@@ -14,8 +14,8 @@ import imaplib
 import smtplib
 import socket
 import ssl
-from collections.abc import Mapping
-from contextlib import closing, suppress
+from collections.abc import Generator, Mapping
+from contextlib import closing, contextmanager, suppress
 from email.message import EmailMessage
 from typing import Final, Literal
 from urllib.parse import urlsplit
@@ -169,7 +169,8 @@ def _holds(door: Door, login: Login, message_id: str) -> bool:
 def _smtp(door: Door, login: Login) -> smtplib.SMTP:
     try:
         client = _open_smtp(door, _trusting_all())
-        client.login(login.address, login.password)
+        with _left_on_failure(client):
+            client.login(login.address, login.password)
     except (OSError, smtplib.SMTPException) as error:
         raise NoAnswer(_words(error)) from None
     return client
@@ -178,10 +179,20 @@ def _smtp(door: Door, login: Login) -> smtplib.SMTP:
 def _imap(door: Door, login: Login) -> imaplib.IMAP4:
     try:
         client = _open_imap(door, _trusting_all())
-        client.login(login.address, login.password)
+        with _left_on_failure(client):
+            client.login(login.address, login.password)
     except (OSError, imaplib.IMAP4.error) as error:
         raise NoAnswer(_words(error)) from None
     return client
+
+
+@contextmanager
+def _left_on_failure(client: smtplib.SMTP | imaplib.IMAP4) -> Generator[None]:
+    try:
+        yield
+    except BaseException:
+        client.close() if isinstance(client, smtplib.SMTP) else client.shutdown()
+        raise
 
 
 def _shown(door: Door, context: ssl.SSLContext) -> bytes | None:
@@ -217,12 +228,9 @@ def _open_smtp(door: Door, context: ssl.SSLContext) -> smtplib.SMTP:
     if door.tls == "implicit":
         return smtplib.SMTP_SSL(door.host, door.port, GREETING, timeout=TIMEOUT, context=context)
     client = smtplib.SMTP(door.host, door.port, GREETING, timeout=TIMEOUT)
-    try:
+    with _left_on_failure(client):
         if door.tls == "starttls":
             client.starttls(context=context)
-    except BaseException:
-        client.close()
-        raise
     return client
 
 
@@ -230,12 +238,9 @@ def _open_imap(door: Door, context: ssl.SSLContext) -> imaplib.IMAP4:
     if door.tls == "implicit":
         return imaplib.IMAP4_SSL(door.host, door.port, ssl_context=context, timeout=TIMEOUT)
     client = imaplib.IMAP4(door.host, door.port, timeout=TIMEOUT)
-    try:
+    with _left_on_failure(client):
         if door.tls == "starttls":
             client.starttls(context)
-    except BaseException:
-        client.shutdown()
-        raise
     return client
 
 
@@ -253,9 +258,9 @@ def _trusting_all() -> ssl.SSLContext:
 
 
 def _words(error: Exception) -> str:
+    if isinstance(error, TimeoutError) or "timed out" in str(error):
+        return f"no answer within {TIMEOUT:g} s"
     match error:
-        case TimeoutError():
-            return f"no answer within {TIMEOUT:g} s"
         case socket.gaierror():
             return "the name does not resolve"
         case smtplib.SMTPResponseException():
