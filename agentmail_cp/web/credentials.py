@@ -282,7 +282,7 @@ class _Export(Controller):
         return _table(export.lines(db, within.reach, _named(request, settings)))
 
     @post(
-        operation_id=called("inboxes", "credentials.rotate"),
+        operation_id=called("inboxes", "credentials.rotate_all"),
         guards=MAKING_LOGINS,
         responses={200: TABLE, **ERRORS},
         status_code=200,
