@@ -24,7 +24,8 @@ _TABLES: LiteralString = (
 async def erase_organization(tx: Tx, organization_id: UUID) -> int:
     """Remove an organisation and all it has; returns how many rows that were.
 
-    What was being written at the same moment may be left: once this returns 0, nothing is.
+    Where workers are about its rows, let each statement stand alone (`db.reading`): they take rows of several
+    tables in other orders. What they were writing meanwhile is left: once this returns 0, nothing is.
     """
     rows = await (await tx.execute(_TABLES)).fetchall()
     removed = 0

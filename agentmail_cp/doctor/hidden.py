@@ -102,7 +102,7 @@ async def remove(db: Database, server: MailServer) -> list[str]:
         if account_id is not None:
             await server.destroy_account(account_id)
     for _ in range(PASSES):
-        async with db.transaction() as tx:
+        async with db.reading() as tx:
             if await access.erase_organization(tx, HIDDEN) == 0:
                 break
     return [each.address for each in left]

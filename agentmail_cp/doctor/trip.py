@@ -130,7 +130,7 @@ async def round_trip(patient: Patient) -> Finding:
 
     Needs a worker, which reads mail in and publishes events. Look at its log, and at metrics (/metrics).
     """
-    reader, started = _made(patient).reader, monotonic()
+    reader = _made(patient).reader
     try:
         message_id = await _sent(patient)
     except (AgentMailError, MailServerError) as error:
@@ -140,13 +140,12 @@ async def round_trip(patient: Patient) -> Finding:
             f"the mail was sent, and no event told within {WAIT:g} s that it arrived",
             "Look at the worker's log for `intake` and `publication`.",
         )
-    seconds = monotonic() - started
     trouble = await _in_mail_clients(patient, reader, message_id)
     if trouble:
         return failed(
             "; ".join(trouble), "Look into Stalwart's log for that port, at time of the check."
         )
-    return ok(f"sent, arrived, told after {seconds:.1f} s, and seen by mail clients")
+    return ok("sent, arrived, told, and seen by mail clients")
 
 
 async def removal(patient: Patient) -> Finding:
