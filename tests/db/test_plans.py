@@ -22,7 +22,6 @@ from agentmail_cp import (
     db,
     filing,
     inboxes,
-    intake,
     limits,
     messages,
     metrics,
@@ -37,8 +36,11 @@ from agentmail_cp.events import EventType, Subscribed, log, publishing, reading,
 from agentmail_cp.filing import Place
 from agentmail_cp.inboxes import inbox
 from agentmail_cp.intake import Intake
+from agentmail_cp.intake import reading as claiming
 from agentmail_cp.mailserver import DocumentId
 from agentmail_cp.messages import MessageFilter
+from agentmail_cp.messages import index as writing
+from agentmail_cp.messages import reading as listing
 from agentmail_cp.metrics import EVENT_TYPES, RATE_TYPES, Span, counting
 from agentmail_cp.outcomes import settlement, watching
 from agentmail_cp.recipients import Waiting
@@ -154,9 +156,10 @@ async def tx(large: Database) -> AsyncGenerator[Tx]:
 
 ASKING: dict[str, tuple[ModuleType, ...]] = {
     "fetch_all": (
-        messages,
+        writing,
+        listing,
         threads,
-        intake,
+        claiming,
         log,
         reading,
         publishing,
@@ -509,6 +512,7 @@ def indexes(nodes: list[dict[str, Any]]) -> set[tuple[str, str]]:
 
 def test_the_queries_go_where_their_plans_are_read() -> None:
     """A rename of what these modules call must not leave the plans unread."""
-    assert messages.fetch_all is threads.fetch_all is intake.fetch_all is db.fetch_all
+    assert writing.fetch_all is listing.fetch_all is threads.fetch_all is db.fetch_all
+    assert claiming.fetch_all is db.fetch_all
     assert log.fetch_all is ranking.fetch_all is counting.fetch_all is db.fetch_all
     assert limits.fetch_only is db.fetch_only
