@@ -8,7 +8,7 @@ somebody else has proved the sub-domain itself.
 from __future__ import annotations
 
 from collections.abc import Collection
-from typing import LiteralString
+from typing import Final, LiteralString
 from uuid import UUID
 
 import msgspec
@@ -20,6 +20,10 @@ from agentmail_cp.domains.domain import COLUMNS, Domain, with_parents
 from agentmail_cp.errors import Forbidden, Invalid
 from agentmail_cp.mailserver import MailDomainSetup
 from agentmail_cp.settings import Settings
+
+
+DEEPEST: Final = 3
+"""Labels a sub-domain may have in front of its domain's: as far as the mail server signs for it."""
 
 
 class MailDomain(msgspec.Struct, frozen=True):
@@ -78,7 +82,10 @@ def _takes(domain: Domain, name: str) -> bool:
     """Whether inboxes can be made at this name, which is the domain's or below it."""
     if not domain.works or domain.broken_since is not None:
         return False
-    return name == domain.name or (domain.subdomains_enabled and domain.verified_at is not None)
+    depth = name.count(".") - domain.name.count(".")
+    if depth == 0:
+        return True
+    return domain.subdomains_enabled and domain.verified_at is not None and depth <= DEEPEST
 
 
 def _not_verified(name: str, own: str, *, elsewhere: bool = False) -> Forbidden:

@@ -179,14 +179,20 @@ _PODS: LiteralString = (
     " as begun, count(*) as things, 0 as bytes from pod"
     " where organization_id = %(organization_id)s and created_at < %(until)s"
 )
+_DOMAINS: LiteralString = (
+    "select date_bin(%(period)s, least(greatest(created_at, %(begin)s), %(last)s), %(begin)s)"
+    " as begun, count(*) as things, 0 as bytes from domain"
+    " where organization_id = %(organization_id)s and created_at < %(until)s and deleted_at is null"
+)
 _ADDED: Mapping[str, LiteralString] = {
     "storage_bytes": _MESSAGES,
     "message_count": _MESSAGES,
     "thread_count": _THREADS,
     "inbox_count": _INBOXES,
     "pod_count": _PODS,
+    "domain_count": _DOMAINS,
 }
-"""What says when each thing that exists was added. Domains belong to the operator so far."""
+"""What says when each thing that exists was added. A domain of all pods counts for none of them."""
 
 
 async def _added(

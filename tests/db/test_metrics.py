@@ -13,9 +13,10 @@ import msgspec
 import pytest
 from uuid_utils.compat import uuid7
 
-from agentmail_cp import metrics
+from agentmail_cp import domains, metrics
 from agentmail_cp.access import Reach
 from agentmail_cp.db import Database, Tx
+from agentmail_cp.domains import NewDomain
 from agentmail_cp.mailserver import Address, Folder
 from agentmail_cp.metrics import EVENT_TYPES, RATE_TYPES, Span, grid
 from tests.db.mailbox import a_mail, an_inbox, record
@@ -213,6 +214,24 @@ async def test_pods_and_active_inboxes_count_from_their_creation(database: Datab
             found = await metrics.usage(tx, reach, types, points, current=True)
         values = [[each.value for each in found[kind]] for kind in types]
         assert values == [inboxes, [0, 0, 0], [0, 0, 1]]
+
+
+async def test_domains_count_from_their_creation_for_their_own_pod(database: Database) -> None:
+    """A customer would be charged for the domains of another, or for what was deleted."""
+    place = await an_inbox(database)
+    whole, pod = Reach(place.organization_id), Reach(place.organization_id, place.pod_id)
+    now = await time_of(database)
+    async with database.transaction() as tx:
+        await domains.create(tx, whole, NewDomain(name="all.test"), most=0)
+        await domains.create(tx, pod, NewDomain(name="one.test"), most=0)
+        await domains.create(tx, pod, NewDomain(name="gone.test"), most=0)
+        await domains.delete(tx, pod, "gone.test")
+        await tx.execute("update domain set created_at = %s", (now - timedelta(minutes=90),))
+    points = grid(Span(now - 3 * HOUR, now, current=True), 3600)
+    for reach, counted in ((whole, [0, 2, 2]), (pod, [0, 1, 1])):
+        async with database.reading() as tx:
+            found = await metrics.usage(tx, reach, ("domain_count",), points, current=True)
+        assert [each.value for each in found["domain_count"]] == counted
 
 
 async def made_at(tx: Tx, inbox_id: UUID, at: datetime) -> None:
