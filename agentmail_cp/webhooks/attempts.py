@@ -64,7 +64,7 @@ OURS: Final = frozenset({Failure.NOT_MADE, Failure.NOT_KEPT})
 """These say nothing about the endpoint."""
 
 
-class Outcome(msgspec.Struct, frozen=True, kw_only=True):
+class Result(msgspec.Struct, frozen=True, kw_only=True):
     """One attempt: when it began, how long it took, the endpoint's status if there was one, why it failed if
     it did, the beginning of the answer, and the pause the endpoint asked for.
     """

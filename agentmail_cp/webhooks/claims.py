@@ -4,7 +4,7 @@ A delivery that is due is claimed by one worker alone, for as long as that renew
 dies gives back what it had within seconds. Of each endpoint only the oldest that are due are looked at,
 `lanes.AT_ONCE` of them or, while it fails, one: that keeps an endpoint's deliveries about in order, its
 attempts few over all workers, and the cost of a look the same however much waits for an endpoint that is
-away. An outcome counts for the claim it was made under: where a lease ended too early, the delivery is
+away. A result counts for the claim it was made under: where a lease ended too early, the delivery is
 somebody else's by then.
 """
 
@@ -20,7 +20,7 @@ import msgspec
 from agentmail_cp.db import Tx, fetch_all, fetch_only
 from agentmail_cp.events import Event, EventType
 from agentmail_cp.events.reading import COLUMNS
-from agentmail_cp.webhooks.attempts import FINAL, OURS, Failure, Outcome
+from agentmail_cp.webhooks.attempts import FINAL, OURS, Failure, Result
 from agentmail_cp.webhooks.lanes import AT_ONCE, Room
 from agentmail_cp.webhooks.schedule import PATIENCE, pause
 
@@ -67,21 +67,21 @@ class Done(msgspec.Struct, frozen=True):
     """A claim and what came of it. `chance` is this delivery's share of luck in the schedule, 0 to 1."""
 
     claim: Claim
-    outcome: Outcome
+    result: Result
     chance: float
 
     @property
     def rest(self) -> timedelta | None:
         """How long to wait for the next attempt; None when there is none."""
-        if self.outcome.failure is None:
+        if self.result.failure is None:
             return None
-        return pause(self.claim.failures + 1, self.chance, self.outcome.asked)
+        return pause(self.claim.failures + 1, self.chance, self.result.asked)
 
     @property
     def state(self) -> str:
-        if self.outcome.failure is None:
+        if self.result.failure is None:
             return "delivered"
-        over = self.outcome.failure in FINAL or self.rest is None
+        over = self.result.failure in FINAL or self.rest is None
         return "failed" if over else "pending"
 
 
@@ -200,21 +200,21 @@ _RECORD: LiteralString = (
 
 
 async def record(tx: Tx, done: Sequence[Done]) -> None:
-    """Write down outcomes of claims, and what they say about their endpoints."""
+    """Write down the results of claims, and what they say about their endpoints."""
     if not done:
         return
-    outcomes = [each.outcome for each in done]
+    results = [each.result for each in done]
     await tx.execute(
         _RECORD,
         {
             **_identified([each.claim for each in done]),
             "states": [each.state for each in done],
             "rests": [each.rest if each.state == "pending" else None for each in done],
-            "ats": [each.at for each in outcomes],
-            "durations": [each.duration // timedelta(milliseconds=1) for each in outcomes],
-            "statuses": [each.status for each in outcomes],
-            "errors": [each.failure and each.failure.value for each in outcomes],
-            "responses": [each.response for each in outcomes],
+            "ats": [each.at for each in results],
+            "durations": [each.duration // timedelta(milliseconds=1) for each in results],
+            "statuses": [each.status for each in results],
+            "errors": [each.failure and each.failure.value for each in results],
+            "responses": [each.response for each in results],
         },
     )
     await _judge(tx, done)
@@ -222,14 +222,14 @@ async def record(tx: Tx, done: Sequence[Done]) -> None:
 
 async def _judge(tx: Tx, done: Sequence[Done]) -> None:
     """Note which endpoints began or ceased to fail, and disable those that are gone or fail for long."""
-    last = {each.claim.webhook_id: each for each in done if each.outcome.failure not in OURS}
-    failing = [webhook_id for webhook_id, each in last.items() if each.outcome.failure]
+    last = {each.claim.webhook_id: each for each in done if each.result.failure not in OURS}
+    failing = [webhook_id for webhook_id, each in last.items() if each.result.failure]
     well = [
         webhook_id
         for webhook_id, each in last.items()
-        if not each.outcome.failure and each.claim.failing
+        if not each.result.failure and each.claim.failing
     ]
-    gone = {each.claim.webhook_id for each in done if each.outcome.failure is Failure.GONE}
+    gone = {each.claim.webhook_id for each in done if each.result.failure is Failure.GONE}
     if failing or well or gone:
         await tx.execute(
             _JUDGE,
@@ -271,7 +271,7 @@ async def give_up(tx: Tx) -> int:
     return cursor.rowcount
 
 
-class Waiting(msgspec.Struct, frozen=True):
+class Backlog(msgspec.Struct, frozen=True):
     """How many deliveries are pending, and how many seconds the oldest is overdue of those to endpoints that
     are well.
     """
@@ -280,11 +280,11 @@ class Waiting(msgspec.Struct, frozen=True):
     overdue: float
 
 
-async def measure(tx: Tx) -> Waiting:
+async def measure(tx: Tx) -> Backlog:
     """What waits to be delivered, over all organisations."""
     return await fetch_only(
         tx,
-        Waiting,
+        Backlog,
         "select count(*) as pending, coalesce(extract(epoch from now() - min(due_at)"
         " filter (where enabled and failing_since is null and due_at <= now())), 0)::float8"
         " as overdue from delivery left join webhook using (webhook_id) where state = 'pending'",

@@ -52,7 +52,7 @@ from agentmail_cp.webhooks.attempts import (
     MOST_RESPONSE,
     OURS,
     Failure,
-    Outcome,
+    Result,
     as_text,
     failure_of_reason,
     failure_of_status,
@@ -290,26 +290,26 @@ class Delivering:
                     await rows.hold(tx, held)
 
     async def _post(self, claim: Claim, body: bytes | None, *, kept: bool) -> None:
-        outcome = await self._outcome(claim, body, kept=kept)
-        kind = outcome.failure or "delivered"
+        result = await self._result(claim, body, kept=kept)
+        kind = result.failure or "delivered"
         ATTEMPTS.labels(kind).inc()
-        SECONDS.observe(outcome.duration.total_seconds())
-        if outcome.failure is not None:
+        SECONDS.observe(result.duration.total_seconds())
+        if result.failure is not None:
             log.info(
                 "delivery.failed",
                 delivery_id=str(claim.delivery_id),
                 host=urlsplit(claim.url).hostname,
                 reason=kind,
-                status=outcome.status,
+                status=result.status,
             )
-        done = Done(claim, outcome, _rng.random())
+        done = Done(claim, result, _rng.random())
         self._done.append(done)
         self._leave(claim)
         self._plan(done)
 
     def _plan(self, done: Done) -> None:
         """Be awake when there is something to do again for this endpoint."""
-        failure = done.outcome.failure
+        failure = done.result.failure
         if failure is None:
             self._lanes.succeeded(done.claim.webhook_id)
         elif failure not in OURS:
@@ -317,20 +317,20 @@ class Delivering:
         if done.rest is not None and done.rest <= SOON:
             self._wake_in(done.rest.total_seconds())
 
-    async def _outcome(self, claim: Claim, body: bytes | None, *, kept: bool) -> Outcome:
+    async def _result(self, claim: Claim, body: bytes | None, *, kept: bool) -> Result:
         """Try once. Never raises, so that every attempt is recorded and none is for ever."""
         at, begun = datetime.now(UTC), monotonic()
         if body is None:
             failure = Failure.NOT_MADE if kept else Failure.NOT_KEPT
-            return Outcome(at=at, duration=timedelta(), failure=failure)
+            return Result(at=at, duration=timedelta(), failure=failure)
         try:
             found = await self._ask(claim, body, at)
         except Exception:
             log.exception("delivery.broken", delivery_id=str(claim.delivery_id))
-            found = Outcome(at=at, duration=timedelta(), failure=Failure.BROKEN)
+            found = Result(at=at, duration=timedelta(), failure=Failure.BROKEN)
         return structs.replace(found, duration=timedelta(seconds=monotonic() - begun))
 
-    async def _ask(self, claim: Claim, body: bytes, at: datetime) -> Outcome:
+    async def _ask(self, claim: Claim, body: bytes, at: datetime) -> Result:
         request = Request(
             url=claim.url,
             method="POST",
@@ -343,7 +343,7 @@ class Delivering:
         try:
             outbound = self._probes if claim.failing else self._outbound
             async with outbound.open(request) as response:
-                return Outcome(
+                return Result(
                     at=at,
                     duration=timedelta(),
                     status=response.status,
@@ -353,7 +353,7 @@ class Delivering:
                 )
         except OutboundError as error:
             failure = failure_of_reason(error.reason)
-            return Outcome(at=at, duration=timedelta(), failure=failure)
+            return Result(at=at, duration=timedelta(), failure=failure)
 
     async def _watch(self) -> None:
         while True:

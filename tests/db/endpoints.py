@@ -17,7 +17,7 @@ from agentmail_cp.messages import Place
 from agentmail_cp.publication import Publication
 from agentmail_cp.webhooks import Failure, NewWebhook, Webhook
 from agentmail_cp.webhooks import claims as rows
-from agentmail_cp.webhooks.attempts import Outcome
+from agentmail_cp.webhooks.attempts import Result
 from agentmail_cp.webhooks.claims import Claim, Done
 from agentmail_cp.webhooks.lanes import FAILING, FAST, Room
 from tests.db.mailbox import a_mail, record
@@ -25,14 +25,14 @@ from tests.db.mailbox import a_mail, record
 EMPTY = Room(fast=FAST, failing=FAILING, closed=frozenset())
 """The room of a worker that has nothing to do."""
 
-SENT_BACK = Outcome(
+SENT_BACK = Result(
     at=datetime(2026, 1, 1, tzinfo=UTC),
     duration=timedelta(milliseconds=12),
     status=500,
     failure=Failure.REFUSED,
     response="no",
 )
-TAKEN = Outcome(at=SENT_BACK.at, duration=SENT_BACK.duration, status=200, response="ok")
+TAKEN = Result(at=SENT_BACK.at, duration=SENT_BACK.duration, status=200, response="ok")
 
 
 class Row(msgspec.Struct, frozen=True):
@@ -70,9 +70,9 @@ async def claim(db: Database, room: Room = EMPTY) -> list[Claim]:
         return await rows.claim(tx, room)
 
 
-async def end(db: Database, claims: Sequence[Claim], outcome: Outcome, chance: float = 0.5) -> None:
+async def end(db: Database, claims: Sequence[Claim], result: Result, chance: float = 0.5) -> None:
     async with db.transaction() as tx:
-        await rows.record(tx, [Done(each, outcome, chance) for each in claims])
+        await rows.record(tx, [Done(each, result, chance) for each in claims])
 
 
 async def deliveries(db: Database, webhook: Webhook) -> list[Row]:

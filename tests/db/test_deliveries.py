@@ -11,7 +11,7 @@ from agentmail_cp import webhooks
 from agentmail_cp.db import Database, Tx
 from agentmail_cp.webhooks import DisabledReason, Failure, Webhook
 from agentmail_cp.webhooks import claims as rows
-from agentmail_cp.webhooks.attempts import Outcome
+from agentmail_cp.webhooks.attempts import Result
 from agentmail_cp.webhooks.claims import Claim
 from agentmail_cp.webhooks.delivering import RENEWAL, TIMEOUT
 from agentmail_cp.webhooks.lanes import AT_ONCE, Room
@@ -174,7 +174,7 @@ async def test_an_endpoint_that_is_gone_is_disabled_and_told_nothing_more(
     webhook = await an_endpoint(database, place)
     await happen(database, place, 1, 2)
     claims = await claim(database)
-    gone = Outcome(at=SENT_BACK.at, duration=SENT_BACK.duration, status=410, failure=Failure.GONE)
+    gone = Result(at=SENT_BACK.at, duration=SENT_BACK.duration, status=410, failure=Failure.GONE)
     await end(database, claims[:1], gone)
     now = await look_at(database, webhook)
     assert (now.enabled, now.disabled_reason) == (False, DisabledReason.GONE)
@@ -212,7 +212,7 @@ async def test_what_is_our_own_fault_does_not_count_against_an_endpoint(
     place = await an_inbox(database)
     webhook = await an_endpoint(database, place)
     await happen(database, place, 1)
-    broken = Outcome(at=SENT_BACK.at, duration=SENT_BACK.duration, failure=Failure.NOT_MADE)
+    broken = Result(at=SENT_BACK.at, duration=SENT_BACK.duration, failure=Failure.NOT_MADE)
     await end(database, await claim(database), broken)
     assert (await look_at(database, webhook)).failing_since is None
     (row,) = await deliveries(database, webhook)
