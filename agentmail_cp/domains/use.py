@@ -21,7 +21,6 @@ from agentmail_cp.errors import Forbidden, Invalid
 from agentmail_cp.mailserver import MailDomainSetup
 from agentmail_cp.settings import Settings
 
-
 DEEPEST: Final = 3
 """Labels a sub-domain may have in front of its domain's: as far as the mail server signs for it."""
 
