@@ -27,6 +27,7 @@ SHOWN: Final = 300
 """Characters of a found value that are repeated in a reason."""
 MOST_SHOWN: Final = 5
 
+_UNPRINTABLE: Final = re.compile(r"[^ -~]")
 _POLICIES: Final = {"none", "quarantine", "reject"}
 
 
@@ -60,7 +61,7 @@ def judge(
     questions: set[Question] = set()
     for record in records:
         try:
-            findings[record.key] = _on_all_servers(record, site, known)
+            findings[record.key] = _printable(_on_all_servers(record, site, known))
         except Unknown as unknown:
             questions.update(unknown.questions)
         except Unanswered as unanswered:
@@ -196,7 +197,7 @@ def _mixed(
         status="INVALID",
         code="duplicate_records",
         reason=f"There are other MX records beside ours, so {'' if first else 'some '}mail goes elsewhere:"
-        f" {rest}. Remove them, and keep “{record.priority} {record.value}”.",
+        f' {rest}. Remove them, and keep "{record.priority} {record.value}".',
         found=_shown(values),
     )
 
@@ -212,7 +213,7 @@ def _judge_spf(record: Record, answer: Answer, site: Site, known: Known) -> Find
         odd = [value for value in answer.values if "v=spf1" in value.lower()]
         if odd:
             return _mangled(record, odd) or _mismatch(
-                record, odd, "It has to begin with “v=spf1 ”."
+                record, odd, 'It has to begin with "v=spf1 ".'
             )
         return _missing(_doubled(record, site, known))
     hosts = [_sender(name, known) for name in site.hosts.sending]
@@ -252,7 +253,7 @@ def _lets_in(found: str, hosts: Sequence[spf.Host], site: Site, known: Known) ->
     return Finding(
         status="INVALID",
         code="value_mismatch",
-        reason=f"Found “{_cut(found)}”. {why} {instead}",
+        reason=f'Found "{_cut(found)}". {why} {instead}',
         found=_shown([found]),
     )
 
@@ -337,7 +338,7 @@ def _judge_dmarc(record: Record, answer: Answer, site: Site, known: Known) -> Fi
         return _valid_policy(record, found[0])
     odd = [value for value in answer.values if "dmarc1" in value.lower()]
     if odd:
-        return _mangled(record, odd) or _mismatch(record, odd, "It has to begin with “v=DMARC1;”.")
+        return _mangled(record, odd) or _mismatch(record, odd, 'It has to begin with "v=DMARC1;".')
     return _inherited(record, site, known)
 
 
@@ -399,12 +400,12 @@ def _missing(reason: str) -> Finding:
 
 
 def _mismatch(record: Record, found: Sequence[str], why: str = "") -> Finding:
-    shown = ", ".join(f"“{each}”" for each in _shown(found))
+    shown = ", ".join(f'"{each}"' for each in _shown(found))
     expected = record.value if record.priority is None else f"{record.priority} {record.value}"
     return Finding(
         status="INVALID",
         code="value_mismatch",
-        reason=" ".join(filter(None, (f"Found {shown}.", why, f"Expected “{expected}”."))),
+        reason=" ".join(filter(None, (f"Found {shown}.", why, f'Expected "{expected}".'))),
         found=_shown(found),
     )
 
@@ -424,7 +425,7 @@ def _several(record: Record, found: Sequence[str]) -> Finding:
         status="INVALID",
         code="duplicate_records",
         reason=f"There are {len(found)} such records at {record.name}, so receivers use none of them, or any."
-        f" Keep one: “{record.value}”.",
+        f' Keep one: "{record.value}".',
         found=_shown(found),
     )
 
@@ -456,7 +457,7 @@ def _doubled(record: Record, site: Site, known: Known) -> str:
     short = "@" if record.name == site.name else record.name.removesuffix(f".{site.name}")
     return (
         f"There is one at {record.name}.{site.name}: your provider appends the domain by itself, so enter the"
-        f" name as “{short}”."
+        f' name as "{short}".'
     )
 
 
@@ -468,9 +469,22 @@ def _is_like(value: str, record: Record) -> bool:
     return value.lower().startswith(version.lower())
 
 
+def _printable(finding: Finding) -> Finding:
+    """The same without what strangers may have put into DNS to be shown: it ends up in replies of SMTP."""
+    return msgspec.structs.replace(
+        finding,
+        reason=None if finding.reason is None else _plain(finding.reason),
+        found=tuple(_plain(value) for value in finding.found),
+    )
+
+
+def _plain(text: str) -> str:
+    return _UNPRINTABLE.sub("?", text)
+
+
 def _shown(values: Sequence[str]) -> tuple[str, ...]:
     return tuple(_cut(value) for value in values[:MOST_SHOWN])
 
 
 def _cut(value: str) -> str:
-    return value if len(value) <= SHOWN else value[:SHOWN] + "…"
+    return value if len(value) <= SHOWN else value[:SHOWN] + "..."

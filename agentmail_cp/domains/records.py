@@ -1,6 +1,6 @@
 """The DNS records a domain needs, each with what it is for. Pure.
 
-Owns what is asked of a domain's owner, and its text as a zone file (`zone.py`); what a check makes of the
+Owns what is asked of a domain's owner; how that reads as a zone file is `zone`'s, what a check makes of the
 answers is `judging`'s. Required are the proof of ownership, SPF, DKIM, DMARC and, for domains that receive,
 MX; without any of the others mail works as well. Values of hosts are names, never addresses: the operator's
 servers may move.

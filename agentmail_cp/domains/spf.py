@@ -84,10 +84,10 @@ def _term(text: str) -> Term | None:
         return Term(text, "", "redirect", modifier["value"].lower().rstrip("."))
     found = _NETWORK.fullmatch(text) or _TERM.fullmatch(text)
     if found is None:
-        raise Broken(f"“{text[:60]}” in the SPF record is nothing that SPF knows.")
+        raise Broken(f'"{text[:60]}" in the SPF record is nothing that SPF knows.')
     name, value = found["name"].lower(), found["value"]
     if name in {"include", "exists", "ip4", "ip6"} and not value:
-        raise Broken(f"“{text[:60]}” in the SPF record names nothing.")
+        raise Broken(f'"{text[:60]}" in the SPF record names nothing.')
     if name in {"ip4", "ip6"}:
         _check_network(text, name, value)
     return Term(text, found["qualifier"], name, value.lower().rstrip(".") if value else None)
@@ -99,7 +99,7 @@ def _check_network(text: str, name: str, value: str) -> None:
     except ValueError:
         fits = False
     if not fits:
-        raise Broken(f"“{text[:60]}” in the SPF record is no network.")
+        raise Broken(f'"{text[:60]}" in the SPF record is no network.')
 
 
 def lets_in(record: str, domain: str, host: Host, known: Known) -> bool:

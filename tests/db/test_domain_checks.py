@@ -239,6 +239,22 @@ async def test_a_domain_that_was_never_seen_says_that_nobody_answers(office: Off
     assert "ns1.acme.test answers SERVFAIL" in seen.findings["dmarc"]["reason"]
 
 
+async def test_a_check_ends_however_slow_the_name_servers_are(
+    office: Office, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What was answered counts; the rest is told as what it is."""
+    monkeypatch.setattr(checking, "PATIENCE", 0.5)
+    monkeypatch.setattr(resolving, "TIMEOUT", 60)
+    domain = await office.claim()
+    await office.publish(domain)
+    office.dns.trouble = {f"_dmarc.{NAME}": "silence"}
+    await office.check(domain)
+    seen = await office.look(domain)
+    assert (seen.status, seen.checking, seen.failures) == ("PENDING", False, 0)
+    assert seen.findings["token"]["status"] == "VALID"
+    assert "did not answer in time" in seen.findings["dmarc"]["reason"]
+
+
 async def test_a_domain_breaks_slowly_and_heals_at_once(office: Office) -> None:
     """A slip of the hand in DNS must not stop all agents; a lasting one must, and by itself end."""
     domain = await office.verified()

@@ -91,7 +91,7 @@ INVALID: dict[str, tuple[str, dict[str, Sequence[str]], tuple[str, ...]]] = {
         ("agentmail-verification=other", "another account", "agentmail-verification=c0ffee"),
     ),
     "a token in quotes": ("token", {TOKEN: ['"agentmail-verification=c0ffee"']}, ("quotes",)),
-    "no token": ("token", {TOKEN: ["hello"]}, ("“hello”", "Expected")),
+    "no token": ("token", {TOKEN: ["hello"]}, ('"hello"', "Expected")),
     "google's mx": (
         "mx",
         {f"{NAME}/MX": ["1 aspmx.l.google.com", "5 alt1.aspmx.l.google.com"]},
@@ -206,14 +206,14 @@ ELSEWHERE: dict[str, tuple[str, dict[str, Sequence[str]], str]] = {
     "the domain appended to the name": (
         "token",
         {f"{TOKEN}.{NAME}": ["agentmail-verification=c0ffee"]},
-        "enter the name as “_agentmail”",
+        'enter the name as "_agentmail"',
     ),
     "the domain appended to a key's name": (
         "dkim:am-1-rsa",
         {f"{DKIM}.{NAME}": [GOOD_KEY]},
         "by itself",
     ),
-    "the domain appended to itself": ("mx", {f"{NAME}.{NAME}/MX": [f"10 {MAIL}"]}, "as “@”"),
+    "the domain appended to itself": ("mx", {f"{NAME}.{NAME}/MX": [f"10 {MAIL}"]}, 'as "@"'),
     "the token at the top": (
         "token",
         {NAME: ["agentmail-verification=c0ffee"]},
@@ -378,3 +378,6 @@ def test_whatever_dns_says_there_is_a_finding_and_a_reason(table: dict[str, Answ
     for each in found.values():
         assert each.status in {"MISSING", "INVALID", "VALID"}
         assert (each.status == "VALID") is (each.reason is None)
+        assert all(
+            text.isascii() and text.isprintable() for text in (each.reason or "", *each.found)
+        )
