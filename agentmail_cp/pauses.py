@@ -56,6 +56,7 @@ def pause(status: Status, sending: str | None, broken: str | None) -> Pause | No
 class _Stored(msgspec.Struct, frozen=True):
     status: Status
     sending: str | None
+    claims: bool
 
 
 async def ensure_none(tx: Tx, place: Place) -> None:
@@ -64,15 +65,20 @@ async def ensure_none(tx: Tx, place: Place) -> None:
         tx,
         _Stored,
         "select status, case when send_paused then coalesce(send_paused_reason, %(by_request)s) end"
-        " as sending from inbox where inbox_id = %(inbox_id)s and organization_id = %(organization_id)s",
+        " as sending, exists (select from domain where domain.organization_id = inbox.organization_id)"
+        " as claims from inbox where inbox_id = %(inbox_id)s and organization_id = %(organization_id)s",
         {
             "inbox_id": place.inbox_id,
             "organization_id": place.organization_id,
             "by_request": BY_REQUEST,
         },
     )
-    broken = await domains.broken(tx, place.organization_id, place.domain)
-    found = None if stored is None else pause(stored.status, stored.sending, broken)
+    if stored is None:
+        return
+    broken = None
+    if stored.claims:
+        broken = await domains.broken(tx, place.organization_id, place.domain)
+    found = pause(stored.status, stored.sending, broken)
     if found is not None:
         raise InboxPaused(f"This inbox may not send now. {found.reason}", fix=found.fix)
 
