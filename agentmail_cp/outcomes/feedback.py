@@ -2,8 +2,8 @@
 
 Owns the table `feedback_mail`: which mails of a mailbox are outcomes, so that reading it again makes no
 message of one that is about a message which is gone by then. A mail is believed to be about a message only
-if it names one that this inbox sent, and one of its recipients; any other is an ordinary mail. Neither
-labels nor lists are asked.
+if it names one that this inbox sent, and one of its recipients, and is not an explicit FAIL (forged); any
+other is an ordinary mail. Neither labels nor lists are asked.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from typing import Final
 import msgspec
 import structlog
 
-from agentmail_cp import recipients
+from agentmail_cp import authentication, recipients
 from agentmail_cp.db import Database, Tx, fetch_all
 from agentmail_cp.filing import Place
 from agentmail_cp.mailserver import (
@@ -51,7 +51,7 @@ async def listen(
     """Read those of these mails that claim to report something and were not met before. Asks the mail
     server, so never inside a transaction. Raises `MailServerUnavailable`.
     """
-    claiming = [mail.document_id for mail in mails if mail.report and not mail.folders & _OWN]
+    claiming = [mail.document_id for mail in mails if mail.report and _may_be_believed(mail)]
     if not claiming:
         return NOTHING_TOLD
     async with db.reading() as tx:
@@ -61,6 +61,11 @@ async def listen(
         found = await asyncio.gather(*(_read(server, account_id, each) for each in some))
         told |= {each: said for each, said in zip(some, found, strict=True) if said is not None}
     return told
+
+
+def _may_be_believed(mail: Mail) -> bool:
+    found = authentication.read(mail.authentication_results)
+    return not mail.folders & _OWN and not authentication.is_fail(found)
 
 
 def _batched(every: Sequence[DocumentId]) -> Iterator[Sequence[DocumentId]]:

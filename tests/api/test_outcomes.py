@@ -281,6 +281,29 @@ async def test_a_late_bounce_by_mail_is_an_outcome(anywhere: Service) -> None:
     assert [each["subject"] for each in shown] == ["Last", ""]
 
 
+async def test_a_forged_bounce_is_no_outcome(service: Service) -> None:
+    """Whoever knows a mail's Message-ID could keep an agent from ever writing there again, in the name of
+    the other's own server.
+    """
+    assert isinstance(service.server, MailSandbox)
+    alice, bob = await service.inbox("alice"), await service.inbox("bob")
+    sent = await service.send(alice, to=[bob["email"]], text="Hi")
+    await told_of_sent(service, alice, 2)
+    service.server.authentication_results = (
+        "mail.agents.test; spf=fail smtp.mailfrom=far.test; dmarc=fail policy.dmarc=reject"
+    )
+    raw = a_bounce(alice["email"], sent["message_id"], bob["email"])
+    await service.deliver(raw, alice["email"])
+    shown = await until(
+        lambda: service.messages(alice, include_unauthenticated="true"),
+        lambda seen: len(seen) == 2,
+    )
+    assert shown[0]["subject"] == "Undelivered"
+    assert "unauthenticated" in shown[0]["labels"]
+    assert await labels(service, alice, sent["message_id"]) == ["delivered", "sent"]
+    assert (await service.client.get("/v0/lists/send/block")).json()["entries"] == []
+
+
 async def test_one_recipient_cannot_bar_another(service: Service) -> None:
     """A customer who got a mail with others could hand in a report on them, and nobody in the sender's
     organisation could write to them again. Mail that is handed in has no Received header.
