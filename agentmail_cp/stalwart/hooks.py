@@ -103,13 +103,6 @@ class Seal:
         return hmac.compare_digest(b64encode(self._digest.digest()), given)
 
 
-def is_signed(body: bytes, signature: str | None, secret: str) -> bool:
-    """Whether this is the signature of a whole body."""
-    seal = Seal(secret)
-    seal.update(body)
-    return seal.matches(signature)
-
-
 def decode(body: bytes) -> Bell:
     """Read one batch. Raises `BadBell` for anything that is none."""
     try:

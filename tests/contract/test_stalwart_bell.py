@@ -46,7 +46,9 @@ class Porch:
             None,
         )
         body = await reader.readexactly(int(fields["content-length"]))
-        self.unsigned += not hooks.is_signed(body, signature, SECRET)
+        seal = hooks.Seal(SECRET)
+        seal.update(body)
+        self.unsigned += not seal.matches(signature)
         self.bells.put_nowait(hooks.decode(body))
         lines = b"HTTP/1.1 %s\r\nContent-Length: 0\r\nConnection: close\r\n\r\n" % self.answers
         writer.write(lines)

@@ -30,29 +30,37 @@ def sign(body: bytes, secret: str) -> str:
     return base64.b64encode(hmac.new(secret.encode(), body, hashlib.sha256).digest()).decode()
 
 
+def is_signed(body: bytes, signature: str | None, secret: str) -> bool:
+    """Whether this is taken for the signature of a body that arrives in two pieces."""
+    seal = hooks.Seal(secret)
+    seal.update(body[:3])
+    seal.update(body[3:])
+    return seal.matches(signature)
+
+
 @given(st.binary(), st.text(min_size=1))
 def test_a_signed_batch_is_let_in(body: bytes, secret: str) -> None:
-    assert hooks.is_signed(body, sign(body, secret), secret)
+    assert is_signed(body, sign(body, secret), secret)
 
 
 @given(st.binary(), st.text(min_size=1), st.text(min_size=1))
 def test_another_secret_does_not_open(body: bytes, secret: str, other: str) -> None:
     # HMAC pads keys with zero bytes (RFC 2104): such twins are the same key.
     same = secret.encode().rstrip(b"\0") == other.encode().rstrip(b"\0")
-    assert hooks.is_signed(body, sign(body, other), secret) == same
+    assert is_signed(body, sign(body, other), secret) == same
 
 
 @given(st.binary(min_size=1), st.data())
 def test_a_changed_body_is_noticed(body: bytes, data: st.DataObject) -> None:
     place = data.draw(st.integers(0, len(body) - 1))
     changed = body[:place] + bytes([body[place] ^ 1]) + body[place + 1 :]
-    assert not hooks.is_signed(changed, sign(body, "secret"), "secret")
+    assert not is_signed(changed, sign(body, "secret"), "secret")
 
 
 @given(st.one_of(st.none(), st.text()))
 def test_a_strange_signature_is_refused_and_no_crash(signature: str | None) -> None:
     expected = signature == sign(b"body", "secret")
-    assert hooks.is_signed(b"body", signature, "secret") == expected
+    assert is_signed(b"body", signature, "secret") == expected
 
 
 def test_the_comparison_takes_the_same_time_for_every_guess(
@@ -66,7 +74,7 @@ def test_the_comparison_takes_the_same_time_for_every_guess(
         return False
 
     monkeypatch.setattr("agentmail_cp.stalwart.hooks.hmac.compare_digest", compare)
-    assert not hooks.is_signed(b"body", sign(b"body", "secret"), "secret")
+    assert not is_signed(b"body", sign(b"body", "secret"), "secret")
     assert len(compared) == 1
 
 
