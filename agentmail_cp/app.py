@@ -38,6 +38,7 @@ from agentmail_cp.stalwart import StalwartMailServer
 from agentmail_cp.stalwart.jmap import JmapClient, bearer
 from agentmail_cp.throttle import WINDOW, Throttle
 from agentmail_cp.web import (
+    autoconfig,
     credentials,
     errors,
     events,
@@ -255,6 +256,7 @@ def _routes(settings: Settings) -> list[ControllerRouterHandler]:
             middleware=[LargeQuestions(settings.large_requests)],
             request_max_body_size=largest_question(settings),
         ),
+        *autoconfig.ROUTES,
         operations.live,
         operations.ready,
         operations.metrics,

@@ -311,6 +311,11 @@ HOSTED_ONLY: tuple[Case, ...] = tuple(
 """Routes in no description, which answer politely that there is nothing of the kind."""
 
 WITHOUT_KEY = {
+    "/.well-known/autoconfig/mail/config-v1.1.xml": "mail clients ask before anybody logs in",
+    "/.well-known/mta-sts.txt": "other mail servers ask",
+    "/Autodiscover/Autodiscover.xml": "mail clients ask before anybody logs in",
+    "/autodiscover/autodiscover.xml": "mail clients ask before anybody logs in",
+    "/mail/config-v1.1.xml": "mail clients ask before anybody logs in",
     "/health": "asked by what restarts the service",
     "/health/live": "asked by what restarts the service",
     "/metrics": "kept from outside by the operator",
