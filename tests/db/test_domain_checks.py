@@ -142,11 +142,17 @@ async def told(office: Office, domain: Domain) -> int:
     return row["events"] if row else 0
 
 
-async def test_what_an_outage_of_the_mail_server_leaves_is_finished_later(office: Office) -> None:
-    """The name is proved, nobody is told yet, and the keys are still there to be installed."""
+@pytest.mark.parametrize("by", ["check", "loop"])
+@pytest.mark.parametrize("fault", ["down", "lost_answer"])
+async def test_what_an_outage_of_the_mail_server_leaves_is_finished_later(
+    office: Office, fault: str, by: str
+) -> None:
+    """The name is proved, nobody is told yet, and the keys are still there to be installed, also where they
+    have been, and only the answer was lost.
+    """
     domain = await office.claim()
     await office.publish(domain)
-    office.server.faults = Faults(down=True)
+    office.server.faults = Faults(down=fault == "down", lost_answer=fault == "lost_answer")
     with pytest.raises(MailServerUnavailable):
         await office.check(domain)
     seen = await office.look(domain)
@@ -154,6 +160,8 @@ async def test_what_an_outage_of_the_mail_server_leaves_is_finished_later(office
     assert all(each.private_key for each in await office.keys(domain))
 
     office.server.faults = HEALTHY
+    if by == "loop":
+        assert await domains.settle(office.db, office.server, office.sealing_key) == 1
     await office.check(domain)
     assert (await office.look(domain)).status == "VERIFIED"
     assert not any(each.private_key for each in await office.keys(domain))
