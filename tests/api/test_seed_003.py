@@ -109,6 +109,41 @@ async def test_delete_retains_messages(curl: Curl, anywhere: Service) -> None:
     assert kept["data"][0]["inbox_id"] == made["email"]
 
 
+async def test_paused_sending_while_receiving_continues(curl: Curl, anywhere: Service) -> None:
+    """The seed's life of an inbox: active, paused, active again; its fields stay what they were."""
+    made = await curl.json("/inboxes", curl.named(DEPLOY_ALERTS, "deploy-alerts"))
+    path = f"/inboxes/{made['id']}"
+    paused = await curl.json(path, '{"send_paused": true}', "PATCH")
+    assert (paused["send_paused"], paused["email"]) == (True, made["email"])
+    assert paused["send_paused_reason"]
+    body = '{"to": "ada@elsewhere.test", "subject": "Deployed", "text": "Version 4 runs."}'
+    fault(await curl(f"{path}/messages", body), 403, "inbox_paused")
+    await anywhere.deliver(a_mail(made["email"], "Disk full"))
+    await until(lambda: curl.json(f"{path}/messages"), lambda page: page["count"] == 1)
+    again = await curl.json(path, '{"send_paused": false}', "PATCH")
+    assert again["send_paused"] is False
+    assert "send_paused_reason" not in again
+    assert (await curl.json(f"{path}/messages", body))["message_id"]
+
+
+async def test_environments_scope_inboxes(curl: Curl) -> None:
+    """An environment is a pod: what is made in one is not in the list of another."""
+    for name in ("staging", "production"):
+        await curl.json("/pods", f'{{"name": "{name}", "client_id": "{name}"}}')
+    made = await curl.json("/inboxes", '{"environment": "staging"}')
+    page = await curl.json("/inboxes?environment=staging")
+    assert [each["id"] for each in page["data"]] == [made["id"]]
+    assert page == await curl.json(f"/inboxes?pod_id={made['pod_id']}")
+    assert (await curl.json("/inboxes?environment=production"))["data"] == []
+    both = await curl.json("/inboxes", '{"environment": "staging", "pod_id": "staging"}')
+    assert both["pod_id"] == made["pod_id"]
+    two = '{"environment": "staging", "pod_id": "production"}'
+    body = fault(await curl("/inboxes", two), 400, "validation_error")
+    assert body["error"]["details"]["field"] == "environment"
+    fault(await curl("/inboxes?environment=nowhere"), 404, "not_found")
+    fault(await curl("/inboxes", '{"environment": "nowhere"}'), 404, "not_found")
+
+
 async def test_messages_and_threads_of_an_inbox(curl: Curl, anywhere: Service) -> None:
     """Messages belong to an inbox and have an inbox_id; threads are listed for one inbox."""
     made = await curl.json("/inboxes", curl.named(DEPLOY_ALERTS, "deploy-alerts"))

@@ -61,15 +61,17 @@ def test_the_readme_leads_to_every_guide() -> None:
 
 
 def quoted() -> Iterator[tuple[str, int]]:
-    """Limits and their defaults, as the guide's table has them."""
-    for name, value in LIMIT.findall((ROOT / "docs/guide/limits.md").read_text(encoding="utf-8")):
-        yield name, int(value.replace(",", ""))
+    """Limits and their defaults, as the guides' tables have them."""
+    for guide in ("limits", "pausing"):
+        text = (ROOT / f"docs/guide/{guide}.md").read_text(encoding="utf-8")
+        for name, value in LIMIT.findall(text):
+            yield name, int(value.replace(",", ""))
 
 
 def test_the_defaults_in_the_guide_are_those_of_the_settings() -> None:
     """An operator would plan with numbers that do not hold."""
     told = dict(quoted())
-    assert len(told) > 3
+    assert len(told) > 7
     assert told == {name: getattr(DEFAULTS, name) for name in told}
 
 
