@@ -38,7 +38,7 @@ from agentmail_cp.domains.providers import provider_of
 from agentmail_cp.domains.records import Record, hosts_of
 from agentmail_cp.domains.resolving import Resolver, Zone
 from agentmail_cp.domains.verdicts import (
-    ANOTHERS,
+    NOT_FREE,
     Standing,
     Verdict,
     after,
@@ -321,7 +321,7 @@ async def _claimed(tx: Tx, claim: Claim, *, lock: bool = False) -> Domain | None
 
 def _lost(seen: Verdict, records: Sequence[Record]) -> Verdict:
     """The same verdict, when somebody else was first to prove the name."""
-    findings = {**seen.findings, "token": ANOTHERS}
+    findings = {**seen.findings, "token": NOT_FREE}
     return msgspec.structs.replace(
         seen,
         findings=findings,

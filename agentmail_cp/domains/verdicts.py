@@ -32,7 +32,7 @@ _SHARE: Final = 0.1
 """Of the time that a domain has waited, the part after which it is looked at again."""
 _JITTER: Final = 0.2
 
-ANOTHERS: Final = Finding(
+NOT_FREE: Final = Finding(
     status="INVALID",
     reason="The record is right, but another organization has verified this domain, or one above it with all"
     " its sub-domains. If both are yours, delete it there; if not, ask the operator of this server.",

@@ -115,8 +115,8 @@ INVALID: dict[str, tuple[str, dict[str, Sequence[str]], tuple[str, ...]]] = {
     ),
     "spf that is none": (
         "spf",
-        {NAME: ["v=spf1 a:x.test incldue:y.test ~all"]},
-        ("incldue:y.test",),
+        {NAME: ["v=spf1 a:x.test inclode:y.test ~all"]},
+        ("inclode:y.test",),
     ),
     "spf that asks too much": (
         "spf",
