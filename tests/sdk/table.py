@@ -12,7 +12,7 @@ from tests.sdk.endpoints import CALLS, ENDPOINTS, Endpoint, World
 FILE = Path(__file__).parents[2] / "docs" / "endpoints.md"
 PYTHON: tuple[World, ...] = ("sandbox", "stalwart")
 COMPLETE = re.compile(
-    r"^/v0/(inboxes/\{inbox_id\}/|pods/\{pod_id\}/|)(threads|drafts|api-keys|lists|metrics|webhooks)\b"
+    r"^/v0/(inboxes/\{inbox_id\}/|pods/\{pod_id\}/|)(threads|drafts|api-keys|lists|metrics|webhooks|domains)\b"
     r"|^/v0/inboxes/\{inbox_id\}/(messages|events)\b"
     r"|^/v0/(pods/\{pod_id\}/|)inboxes(/search|/\{inbox_id\})?$"
     r"|^/v0(/(pods(/\{pod_id\})?|organizations|auth/me))?$"

@@ -26,7 +26,7 @@ def test_nothing_is_missing_where_it_is_complete(request: pytest.FixtureRequest)
     wanted = [
         each for each in ENDPOINTS if COMPLETE.search(each.path) and each.tier in {"must", "should"}
     ]
-    assert len(wanted) == 116
+    assert len(wanted) == 130
     assert [each.sdk_call for each in wanted if result(each, PYTHON) != "works"] == []
     if CALLS["npm"]:
         shared = [each for each in wanted if each.npm]

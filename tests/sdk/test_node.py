@@ -95,8 +95,11 @@ async def _end(node: Process) -> None:
     await node.wait()
 
 
+SCRIPTS = ["domains.mjs", "endpoints.mjs", "live.mjs", "tenants.mjs", "webhooks.mjs"]
+
+
 @pytest.mark.timeout(120)
-@pytest.mark.parametrize("script", ["endpoints.mjs", "live.mjs", "tenants.mjs", "webhooks.mjs"])
+@pytest.mark.parametrize("script", SCRIPTS)
 def test_every_call_there_is(installed: Path, live_anywhere: Live, script: str) -> None:
     """What works in Python could fail in JavaScript, where unions are held to strictly."""
     live = live_anywhere
