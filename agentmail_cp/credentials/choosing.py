@@ -7,6 +7,7 @@ takes to write them: not after a crash, and not after an outage of the mail serv
 
 from __future__ import annotations
 
+import asyncio
 from uuid import UUID
 
 from agentmail_cp.access import ApiKey, Reach
@@ -20,6 +21,9 @@ LOOK = 1.0
 
 AT_ONCE = 5.0
 """Seconds a request brings logins to the mail server itself; `settle` goes on."""
+
+PAUSE = 0.05
+"""Seconds between two looks whether others are done."""
 
 LONG = 600.0
 """Seconds one round of `settle` may write before it looks at keys again."""
@@ -57,17 +61,28 @@ async def _revoke(tx: Tx, organization_id: UUID) -> bool:
 
 
 async def apply_now(db: Database, server: MailServer, organization_id: UUID) -> None:
-    """Bring what is due in an organisation to the mail server, as far as that goes at once."""
-    await logins.apply(db, server, organization_id=organization_id, patience=AT_ONCE)
+    """Bring what is due in an organisation to the mail server, as far as that goes at once. What another
+    process has taken up is waited for.
+    """
+    loop = asyncio.get_running_loop()
+    ends = loop.time() + AT_ONCE
+    while (left := ends - loop.time()) > 0:
+        if not await logins.apply(db, server, organization_id=organization_id, patience=left):
+            return
+        async with db.reading() as tx:
+            if not await logins.pending(tx, Reach(organization_id)):
+                return
+        await asyncio.sleep(PAUSE)
 
 
 async def settle(db: Database, server: MailServer) -> int:
-    """Take back choices whose keys died, and bring to the mail server what is due. Returns how many logins
-    were.
+    """Take back choices whose keys died, and bring to the mail server what is due. Returns in how many
+    organisations keys had died.
     """
     async with db.reading() as tx:
         affected = await mail_passwords.with_dead_keys(tx)
     for organization_id in affected:
         async with db.transaction() as tx:
             await _revoke(tx, organization_id)
-    return await logins.apply(db, server, patience=LONG)
+    await logins.apply(db, server, patience=LONG)
+    return len(affected)

@@ -347,19 +347,18 @@ class _Claimed(msgspec.Struct, frozen=True):
 
 async def apply(
     db: Database, server: MailServer, *, organization_id: UUID | None = None, patience: float
-) -> int:
+) -> bool:
     """Bring due passwords of an organisation, or of all, to the mail server, for about `patience` seconds.
-    Returns how many were. What the mail server does not take now stays due.
+    False when it did not take them: they stay due.
     """
     ends = asyncio.get_running_loop().time() + patience
-    written = 0
-    while True:
+    while asyncio.get_running_loop().time() < ends:
         due = await _claim(db, organization_id)
-        if not due or not await _write(db, server, due):
-            return written
-        written += len(due)
-        if asyncio.get_running_loop().time() > ends:
-            return written
+        if not due:
+            return True
+        if not await _write(db, server, due):
+            return False
+    return True
 
 
 async def _claim(db: Database, organization_id: UUID | None) -> list[_Due]:
