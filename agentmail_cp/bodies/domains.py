@@ -142,6 +142,6 @@ def _record(found: domains.Domain, record: Record) -> VerificationRecord:
         purpose=record.about,
         priority=record.priority,
         reason=finding.reason,
-        reason_code=finding.code,
+        reason_code=finding.kind,
         found=list(finding.found) or None,
     )

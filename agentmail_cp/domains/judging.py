@@ -21,7 +21,7 @@ from agentmail_cp.domains.providers import named, provider_of
 from agentmail_cp.domains.records import TOKEN, Hosts, Record
 
 Status = Literal["MISSING", "INVALID", "VALID"]
-Code = Literal["duplicate_records", "value_mismatch"]
+Kind = Literal["duplicate_records", "value_mismatch"]
 
 SHOWN: Final = 300
 """Characters of a found value that are repeated in a reason."""
@@ -32,12 +32,12 @@ _POLICIES: Final = {"none", "quarantine", "reject"}
 
 
 class Finding(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """What a check found of one record. `code` is the contract's, `reason` a sentence or more for a person;
+    """What a check found of one record. `kind` is the contract's, `reason` a sentence or more for a person;
     `found` the values there are at its name.
     """
 
     status: Status | None
-    code: Code | None = None
+    kind: Kind | None = None
     reason: str | None = None
     found: tuple[str, ...] = ()
 
@@ -195,7 +195,7 @@ def _mixed(
     rest = ", ".join(f"{priority} {named(host)}" for priority, host in others)
     return Finding(
         status="INVALID",
-        code="duplicate_records",
+        kind="duplicate_records",
         reason=f"There are other MX records beside ours, so {'' if first else 'some '}mail goes elsewhere:"
         f' {rest}. Remove them, and keep "{record.priority} {record.value}".',
         found=_shown(values),
@@ -235,7 +235,7 @@ def _sender(name: str, known: Known) -> spf.Host:
 def _several_spf(found: Sequence[str], hosts: Sequence[spf.Host], known: Known) -> Finding:
     return Finding(
         status="INVALID",
-        code="duplicate_records",
+        kind="duplicate_records",
         reason=f"There are {len(found)} SPF records, so receivers use none of them (permerror)."
         f" {_instead(found, hosts, known)}",
         found=_shown(found),
@@ -252,7 +252,7 @@ def _lets_in(found: str, hosts: Sequence[spf.Host], site: Site, known: Known) ->
     instead = _instead([found], hosts, known)
     return Finding(
         status="INVALID",
-        code="value_mismatch",
+        kind="value_mismatch",
         reason=f'Found "{_cut(found)}". {why} {instead}',
         found=_shown([found]),
     )
@@ -404,7 +404,7 @@ def _mismatch(record: Record, found: Sequence[str], why: str = "") -> Finding:
     expected = record.value if record.priority is None else f"{record.priority} {record.value}"
     return Finding(
         status="INVALID",
-        code="value_mismatch",
+        kind="value_mismatch",
         reason=" ".join(filter(None, (f"Found {shown}.", why, f'Expected "{expected}".'))),
         found=_shown(found),
     )
@@ -413,7 +413,7 @@ def _mismatch(record: Record, found: Sequence[str], why: str = "") -> Finding:
 def _aliased(record: Record, answer: Answer) -> Finding:
     return Finding(
         status="INVALID",
-        code="value_mismatch",
+        kind="value_mismatch",
         reason=f"{record.name} is an alias (CNAME) of {answer.alias}, so there is no room for a {record.type}"
         " record beside it. Remove the CNAME record there, or have your provider flatten it.",
         found=(answer.alias or "",),
@@ -423,7 +423,7 @@ def _aliased(record: Record, answer: Answer) -> Finding:
 def _several(record: Record, found: Sequence[str]) -> Finding:
     return Finding(
         status="INVALID",
-        code="duplicate_records",
+        kind="duplicate_records",
         reason=f"There are {len(found)} such records at {record.name}, so receivers use none of them, or any."
         f' Keep one: "{record.value}".',
         found=_shown(found),

@@ -115,8 +115,8 @@ INVALID: dict[str, tuple[str, dict[str, Sequence[str]], tuple[str, ...]]] = {
     ),
     "spf that is none": (
         "spf",
-        {NAME: ["v=spf1 a:x.test inclode:y.test ~all"]},
-        ("inclode:y.test",),
+        {NAME: ["v=spf1 a:x.test includes:y.test ~all"]},
+        ("includes:y.test",),
     ),
     "spf that asks too much": (
         "spf",
@@ -172,7 +172,7 @@ INVALID: dict[str, tuple[str, dict[str, Sequence[str]], tuple[str, ...]]] = {
 def test_what_is_wrong_is_told_with_what_was_found_and_what_to_do(case: str) -> None:
     key, table, told = INVALID[case]
     found = finding(key, table)
-    assert (found.status, found.code) == ("INVALID", "value_mismatch")
+    assert (found.status, found.kind) == ("INVALID", "value_mismatch")
     assert [each for each in told if each not in (found.reason or "")] == [], found.reason
     assert found.found
 
@@ -198,7 +198,7 @@ def test_more_than_one_is_told_as_such(case: str) -> None:
     """Receivers use none of two SPF records, and mail goes to two places with two MX records."""
     key, table, told = SEVERAL[case]
     found = finding(key, table)
-    assert (found.status, found.code) == ("INVALID", "duplicate_records")
+    assert (found.status, found.kind) == ("INVALID", "duplicate_records")
     assert told in (found.reason or "")
 
 

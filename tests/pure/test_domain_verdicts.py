@@ -25,7 +25,7 @@ from tests.dns_answers import findings, published, records
 NOW = datetime(2026, 11, 21, 12, tzinfo=UTC)
 ALL: Mapping[str, Finding] = findings(published())
 MISSING = Finding(status="MISSING", reason="There is no such record.")
-WRONG = Finding(status="INVALID", code="value_mismatch", reason="Found x.")
+WRONG = Finding(status="INVALID", kind="value_mismatch", reason="Found x.")
 SILENT = Finding(status=None, reason="ns1 does not answer.")
 
 
