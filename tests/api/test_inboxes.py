@@ -190,13 +190,6 @@ async def test_a_client_id_that_does_not_fit_is_refused(service: Service, client
     mistake(await service.client.post("/v0/inboxes", json={"client_id": client_id}), "client_id")
 
 
-async def test_a_pause_that_does_not_exist_yet_is_not_promised(service: Service) -> None:
-    """`status: paused` must not be taken and then ignored."""
-    assert (await service.inbox("on", status="active"))["inbox_id"]
-    answer = await service.client.post("/v0/inboxes", json={"status": "paused"})
-    mistake(answer, "status")
-
-
 async def test_the_password_is_shown_once(service: Service) -> None:
     """Whoever may read an inbox could log in as it for ever."""
     made = await service.inbox("once", client_id="once")
