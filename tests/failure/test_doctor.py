@@ -14,8 +14,8 @@ import msgspec
 import pytest
 import pytest_asyncio
 
-from agentmail_cp import access, doctor
-from agentmail_cp.doctor import Finding, Kind, Patient, names
+from agentmail_cp import access, doctor, jobs
+from agentmail_cp.doctor import Finding, Kind, Patient, names, probes, trip
 from agentmail_cp.domains import keys
 from agentmail_cp.domains.presenting import wanted_of
 from agentmail_cp.domains.records import hosts_of
@@ -24,7 +24,7 @@ from agentmail_cp.stalwart.hooks import DOORBELL_PATH
 from agentmail_cp.stalwart.mtahook import HOOK_PATH
 from tests.certificates import Authority
 from tests.domains import a_name, verified_domain
-from tests.fix_app import Service
+from tests.fix_app import Service, until
 from tests.fix_dns import DnsServer
 from tests.fix_front_door import FrontDoor
 from tests.fix_process import free_port
@@ -36,6 +36,9 @@ pytestmark = pytest.mark.stalwart
 HOST = "127.0.0.1"
 MOST = 15.0
 """Seconds a healthy installation may take to be examined."""
+
+PATIENCE = 20.0
+"""Seconds any check may take here: how busy the machine is, is no question of these tests."""
 
 Findings = dict[str, Finding]
 
@@ -79,8 +82,9 @@ class Clinic:
         def now() -> datetime:
             return datetime.now(UTC) - timedelta(seconds=late)
 
+        checks = [msgspec.structs.replace(each, seconds=PATIENCE) for each in doctor.CHECKS]
         async with Patient(lambda: settings, kind, now=now) as patient:
-            return await doctor.examine(patient, doctor.CHECKS)
+            return await doctor.examine(patient, checks)
 
     async def settle_in(self) -> None:
         """Give DNS what the service's own domain and a customer's need."""
@@ -96,6 +100,11 @@ class Clinic:
         own = self.settings.domain
         self.dns_server.publish(own, zone_file(own, names.own_records(self.settings)))
         self.dns_server.publish("localhost", "@ IN A 127.0.0.1\n")
+        await until(self._worker_seen, bool, seconds=PATIENCE)
+
+    async def _worker_seen(self) -> bool:
+        async with self.service.db.reading() as tx:
+            return await jobs.seen(tx) is not None
 
     async def is_without_a_trace(self) -> bool:
         """Whether nothing of a doctor is in the database and in Stalwart."""
@@ -111,7 +120,10 @@ async def clinic(
     stalwart: StalwartServer,
     front_door: FrontDoor,
     dns_server: DnsServer,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> Clinic:
+    monkeypatch.setattr(probes, "TIMEOUT", PATIENCE)
+    monkeypatch.setattr(trip, "WAIT", PATIENCE)
     found = Clinic(real_service, stalwart, front_door, dns_server)
     await found.settle_in()
     return found
