@@ -48,6 +48,7 @@ class Making(msgspec.Struct, frozen=True):
 
 
 ENTRY = {"entry": "spam.test", "reason": "Noise"}
+DOMAIN = {"domain": "acme.test", "inbound_enabled": False}
 HOOK = {"url": "https://hooks.test/", "event_types": ["domain.verified"]}
 MAKINGS = {
     "inbox": Making("/v0/inboxes", {"display_name": "A"}, "inbox_id", "inbox", private=True),
@@ -68,6 +69,10 @@ MAKINGS = {
     "webhook": Making("/v0/webhooks", HOOK, "webhook_id", "webhook"),
     "webhook of a pod": Making("/v0/pods/{pod}/webhooks", HOOK, "webhook_id", "webhook"),
     "webhook of an inbox": Making("/v0/inboxes/{inbox}/webhooks", HOOK, "webhook_id", "webhook"),
+    "domain": Making("/v0/domains", DOMAIN, "domain_id", "domain"),
+    "domain of a pod": Making(
+        "/v0/pods/{pod}/domains", DOMAIN | {"domain": "pod.test"}, "domain_id", "domain"
+    ),
     "draft": Making(
         "/v0/inboxes/{inbox}/drafts", {"to": OUTSIDER, "text": "Hi"}, "draft_id", "draft"
     ),
@@ -155,6 +160,8 @@ async def rows(service: Service) -> list[Json]:
                 " (select count(*) from api_key) as keys, (select count(*) from draft) as drafts,"
                 " (select count(*) from list_entry) as entries,"
                 " (select count(*) from webhook) as webhooks,"
+                " (select count(*) from domain) as domains,"
+                " (select count(*) from dkim_key) as dkim_keys,"
                 " (select count(*) from idempotency_key) as claims"
             )
         ).fetchall()
@@ -267,6 +274,7 @@ async def test_another_body_is_a_conflict(stage: Stage) -> None:
     """A key used twice by mistake would swallow the second request."""
     changed = {
         "inbox": {"username": "other"},
+        "domain": {"domain": "other.test"},
         "draft": {"text": "Other"},
         "webhook": HOOK | {"client_id": "other"},
     }
@@ -419,6 +427,9 @@ async def test_another_key_has_to_be_one_that_may_read(stage: Stage, name: str) 
     assert answer.status_code == 403
     assert answer.json()["code"] == "missing_permission"
     ready = await other(stage, permissions=tenants.only(f"{making.noun}_create"))
+    if making.noun == "domain":
+        # There is one of each name.
+        making = msgspec.structs.replace(making, body=making.body | {"domain": "mine.test"})
     assert (await make(stage, making, key="mine", by=ready)).status_code in {200, 201}
     assert (await make(stage, making, key="mine", by=ready)).headers[REPLAYED] == "true"
 
@@ -573,7 +584,10 @@ async def test_what_was_asked_of_a_webhook_that_is_gone(stage: Stage) -> None:
 
 # --- none is forgotten
 
-MAKE_NOTHING = {"messages.batch_get", "messages.batch_update"}
+MAKE_NOTHING = {
+    *("messages.batch_get", "messages.batch_update"),
+    *(f"{scope}domains.{each}" for scope in ("", "pods.") for each in ("verify", "rotate_dkim")),
+}
 """POST operations whose repetition makes nothing new."""
 
 
