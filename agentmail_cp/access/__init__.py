@@ -27,6 +27,7 @@ from agentmail_cp.access.keys import (
     issued_before,
     list_keys,
     principal,
+    require_mail_maker,
     revoke_within,
     update_key,
 )
@@ -76,6 +77,7 @@ __all__ = [
     "on_unauthenticated",
     "only_organization",
     "principal",
+    "require_mail_maker",
     "revoke_within",
     "set_on_unauthenticated",
     "update_key",

@@ -20,10 +20,10 @@ from uuid_utils.compat import uuid7
 
 from agentmail_cp import pages
 from agentmail_cp.access import delegation
-from agentmail_cp.access.permissions import canonical, granted_by
+from agentmail_cp.access.permissions import MAIL_CLIENT, canonical, granted_by
 from agentmail_cp.access.reach import Principal, Reach, in_reach
 from agentmail_cp.db import Tx, fetch_all, fetch_one, fetch_only
-from agentmail_cp.errors import Invalid, NotFound, Unauthorized
+from agentmail_cp.errors import Forbidden, Invalid, NotFound, Unauthorized
 
 LONGEST_NAME = 256
 KEY_BYTES = 32
@@ -163,16 +163,36 @@ async def issued_before(
     return NewApiKey(key, key.prefix[:-SHOWN] + entropy.hex())
 
 
+async def require_mail_maker(tx: Tx, caller: Principal) -> None:
+    """Raise unless the caller may make a mail login, even now: its holder can do all that a mail client
+    can, and without end. Until the transaction ends, the caller's key stays as it is. Raises `Forbidden`,
+    and `Unauthorized` when the key is gone meanwhile.
+    """
+    now = _live(await _own(tx, caller), "inbox_update")
+    for each in sorted(MAIL_CLIENT):
+        now.require(each)
+    if now.expires_at is not None:
+        raise Forbidden(
+            "This API key expires, and a mail login it makes would not.",
+            fix="Use a key without expires_at.",
+            code="permission_escalation",
+        )
+
+
 async def _maker(tx: Tx, caller: Principal) -> Principal:
     """The caller, whose key cannot change until the transaction ends."""
-    found = await fetch_one(
+    return _live(await _own(tx, caller), "api_key_create")
+
+
+async def _own(tx: Tx, caller: Principal) -> ApiKey | None:
+    """The caller's key as it is now, held."""
+    return await fetch_one(
         tx,
         ApiKey,
         f"select {COLUMNS} from api_key where organization_id = %(organization_id)s"
         " and api_key_id = %(api_key_id)s for share",
         {"organization_id": caller.organization_id, "api_key_id": caller.api_key_id},
     )
-    return _live(found, "api_key_create")
 
 
 def expiry(expires_at: datetime | None) -> datetime | None:

@@ -2,7 +2,7 @@
 
 Owns the tables `mail_password`, `mail_login` and `app_password`; their modules say what states exist. No
 password, secret or API key is stored: hashes are Stalwart's, and of a chosen API key its hash is kept here.
-Whoever may make a mail login decides `Principal.outranks_mail_passwords`, at the edge. Works with inboxes by
+Who may make a mail login is for `access.require_mail_maker`. Works with inboxes by
 their ids, so that `inboxes` can ask what a new one's password is.
 """
 

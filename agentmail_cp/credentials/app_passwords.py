@@ -21,7 +21,7 @@ import structlog
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from agentmail_cp import access, idempotency
-from agentmail_cp.access import Reach, in_reach
+from agentmail_cp.access import Principal, Reach, in_reach
 from agentmail_cp.credentials.logins import Mailbox
 from agentmail_cp.db import Database, Tx, fetch_all, fetch_one
 from agentmail_cp.errors import Invalid, LimitExceeded, NotFound, Unavailable
@@ -68,13 +68,20 @@ class Wish(msgspec.Struct, frozen=True, kw_only=True):
 
 
 async def create(
-    db: Database, server: MailServer, mailbox: Mailbox, wish: Wish, claim: Claim
+    db: Database,
+    server: MailServer,
+    mailbox: Mailbox,
+    wish: Wish,
+    *,
+    caller: Principal,
+    claim: Claim,
 ) -> Told:
-    """Make an app password and tell its secret. Raises `Invalid`, `LimitExceeded`, `NotFound`, `Conflict`
-    and `Unavailable`; then nothing stays behind for long.
+    """Make an app password and tell its secret. Raises `Invalid`, `LimitExceeded`, `NotFound`, `Conflict`,
+    as `access.require_mail_maker`, and `Unavailable`; then nothing stays behind for long.
     """
     new = _checked(wish, claim.uuid())
     async with db.transaction() as tx:
+        await access.require_mail_maker(tx, caller)
         await _begin(tx, mailbox.reach, new.app_password_id)
     try:
         if claim.attempt > 1:

@@ -18,8 +18,8 @@ from uuid import UUID
 
 import msgspec
 
-from agentmail_cp import idempotency
-from agentmail_cp.access import Reach
+from agentmail_cp import access, idempotency
+from agentmail_cp.access import Principal, Reach
 from agentmail_cp.credentials import logins
 from agentmail_cp.credentials.logins import LEASE, Lease, Mailbox
 from agentmail_cp.credentials.passwords import new_password, password_hash
@@ -95,10 +95,15 @@ async def lines(
         yield _csv([_cells(row, servers, claim) for row in page])
 
 
-async def rotate(db: Database, server: MailServer, reach: Reach, claim: Claim) -> None:
+async def rotate(
+    db: Database, server: MailServer, reach: Reach, caller: Principal, claim: Claim
+) -> None:
     """Give every inbox in reach that has a password of its own a new one. Raises `Conflict` while others keep
-    setting one of them, and `Unavailable`; asked again under the same claim, it goes on.
+    setting one of them, as `access.require_mail_maker`, and `Unavailable`; asked again under the same claim,
+    it goes on.
     """
+    async with db.transaction() as tx:
+        await access.require_mail_maker(tx, caller)
     async for page in _pages(db, reach, claim):
         wanted = [row for row in page if not row.is_set and not row.chosen]
         for _ in range(TRIES):

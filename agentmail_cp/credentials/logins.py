@@ -19,8 +19,8 @@ from uuid import UUID
 import msgspec
 import structlog
 
-from agentmail_cp import idempotency
-from agentmail_cp.access import Reach, in_reach
+from agentmail_cp import access, idempotency
+from agentmail_cp.access import Principal, Reach, in_reach
 from agentmail_cp.credentials import mail_passwords
 from agentmail_cp.credentials.passwords import new_password, password_hash
 from agentmail_cp.db import Database, Tx, fetch_all, fetch_one
@@ -98,13 +98,17 @@ async def works_as_made(tx: Tx, reach: Reach) -> bool:
     return login is None
 
 
-async def rotate(db: Database, server: MailServer, mailbox: Mailbox, claim: Claim) -> str:
+async def rotate(
+    db: Database, server: MailServer, mailbox: Mailbox, caller: Principal, claim: Claim
+) -> str:
     """Give an inbox a new mail password of its own and tell it. The former opens nothing any more.
 
     Raises `Conflict` where an API key is the mail password and while another request sets one, `NotFound`
-    for an inbox that is gone, and `Unavailable`: then either password may be the one that works.
+    for an inbox that is gone, as `access.require_mail_maker`, and `Unavailable`: then either password may be
+    the one that works.
     """
     async with db.transaction() as tx:
+        await access.require_mail_maker(tx, caller)
         leases = await _begin_one(tx, mailbox)
     password = new_password(claim.secret(mailbox.purpose))
     try:
@@ -260,11 +264,19 @@ async def mark(tx: Tx, reach: Reach) -> None:
 async def pending(tx: Tx, reach: Reach) -> bool:
     """Whether some inbox of a scope may still have another password than it should."""
     cursor = await tx.execute(
-        "select 1 from mail_login where organization_id = %(organization_id)s"
-        f"{in_reach(reach)} and due_at is not null limit 1",
+        "select 1 from mail_login join inbox using (inbox_id)"
+        " where mail_login.organization_id = %(organization_id)s"
+        " and inbox.organization_id = %(organization_id)s and inbox.state = 'active'"
+        f"{_in(reach)} and due_at is not null limit 1",
         msgspec.structs.asdict(reach),
     )
     return cursor.rowcount > 0
+
+
+def _in(reach: Reach) -> LiteralString:
+    if reach.inbox_id is not None:
+        return " and mail_login.inbox_id = %(inbox_id)s"
+    return "" if reach.pod_id is None else " and mail_login.pod_id = %(pod_id)s"
 
 
 async def forget(tx: Tx, reach: Reach) -> None:

@@ -1,8 +1,8 @@
 """Routes of what mail clients log in with: an inbox's mail password, its app passwords, an API key chosen as
 mail password, and the table of all logins.
 
-Whoever is to make a login must outrank mail passwords (`Principal.outranks_mail_passwords`): the holder of a
-mailbox's password can do all that a mail client can, and for as long as it likes.
+Whoever makes a login is looked up again in the transaction that begins it (`access.require_mail_maker`): what
+the ring remembers of a key may be out of date, and a login would outlive it.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from agentmail_cp.access import MAIL_CLIENT, ApiKey, Principal
 from agentmail_cp.credentials import Mailbox, MailPassword, app_passwords, export, presets
 from agentmail_cp.credentials.app_passwords import Wish
 from agentmail_cp.db import Tx
-from agentmail_cp.errors import Forbidden, Invalid, NotFound
+from agentmail_cp.errors import Invalid, NotFound
 from agentmail_cp.inboxes import Inbox
 from agentmail_cp.settings import Settings
 from agentmail_cp.web.auth import bearer, needs
@@ -83,14 +83,13 @@ class InboxCredentials(Controller):
         more; app passwords stay. Repeated under its Idempotency-Key, the answer has the password only while
         it still works.
         """
-        require_lasting(caller)
         mailbox = mailbox_of(within.one)
         async with once.held(db, "credentials", within.reach, "rotate", private=True) as claim:
             if claim.made:
                 async with db.reading() as tx:
                     password = await credentials.told_before(tx, mailbox, claim)
             else:
-                password = await credentials.rotate(db, server, mailbox, claim)
+                password = await credentials.rotate(db, server, mailbox, caller, claim)
         shown = bodies.credentials(servers(request, settings), within.one.address, password, "own")
         return answered(claim, shown, new=False)
 
@@ -143,7 +142,6 @@ class InboxAppPasswords(Controller):
         """Make one more password for mail clients, with a name, for reading or sending or both, with an end
         or for some addresses only. It is told this once.
         """
-        require_lasting(caller)
         inbox = within.one
         mailbox = mailbox_of(inbox)
         wish = Wish(
@@ -158,7 +156,9 @@ class InboxAppPasswords(Controller):
                 again = app_passwords.created_before(db, server, mailbox, app_password_id, claim)
                 told = await idempotency.replay(again)
             else:
-                told = await app_passwords.create(db, server, mailbox, wish, claim)
+                told = await app_passwords.create(
+                    db, server, mailbox, wish, caller=caller, claim=claim
+                )
         shown = bodies.created_app_password(told.app_password, told.secret, inbox.address)
         return answered(claim, shown)
 
@@ -219,9 +219,9 @@ class _MailPassword(Controller):
         """Make an API key the mail password of all inboxes of the scope, new ones too, in the place of their
         own. It needs message_read and message_send. Revoking it revokes the login.
         """
-        require_lasting(caller)
         secret = (data and data.api_key) or bearer(request.scope)
         async with db.transaction() as tx:
+            await access.require_mail_maker(tx, caller)
             await hold(tx, within.reach)
             chosen, key = await credentials.choose(tx, within.reach, secret)
         await credentials.apply_now(db, server, within.reach.organization_id)
@@ -238,8 +238,8 @@ class _MailPassword(Controller):
         """Take the choice of this scope back. Its inboxes have the password of the next wider choice, or
         none until theirs is rotated.
         """
-        require_lasting(caller)
         async with db.transaction() as tx:
+            await access.require_mail_maker(tx, caller)
             await credentials.withdraw(tx, within.reach)
         await credentials.apply_now(db, server, within.reach.organization_id)
 
@@ -302,7 +302,6 @@ class _Export(Controller):
         an API key keep it. Send an Idempotency-Key: after an answer that did not come whole, the same request
         goes on and tells all of them; without one they would have to be set anew.
         """
-        require_lasting(caller)
         if not data.rotate:
             raise Invalid(
                 "rotate",
@@ -311,7 +310,7 @@ class _Export(Controller):
             )
         async with once.held(db, "credentials", within.reach, data, private=True) as claim:
             if not claim.made:
-                await export.rotate(db, server, within.reach, claim)
+                await export.rotate(db, server, within.reach, caller, claim)
         rows = export.lines(db, within.reach, _named(request, settings), claim)
         return _table(rows, **(REPLAYED if claim.made else {}))
 
@@ -344,16 +343,6 @@ ROUTES = (
 def servers(request: Request[Any, Any, Any], settings: Settings) -> presets.Servers:
     """Where mail clients connect; where the settings name no host, it is the one that was asked."""
     return presets.servers(settings, request.base_url.hostname or "")
-
-
-def require_lasting(caller: Principal) -> None:
-    """Raise `Forbidden` (code `permission_escalation`) for a key with an end: a mail login has none."""
-    if not caller.outranks_mail_passwords:
-        raise Forbidden(
-            "This API key expires, and a mail login it makes would not.",
-            fix="Use a key without expires_at.",
-            code="permission_escalation",
-        )
 
 
 def mailbox_of(inbox: Inbox) -> Mailbox:

@@ -144,6 +144,28 @@ async def test_only_a_key_that_may_do_all_a_mail_client_can_makes_a_login(servic
             assert (answer.status_code, answer.json()["code"]) == (403, code)
 
 
+async def test_a_key_that_was_just_revoked_makes_no_login_that_outlives_it(
+    service: Service,
+) -> None:
+    """A replica remembers a key for a moment: long enough to make a password that nobody revokes."""
+    inbox = await service.inbox("ada")
+    secret = (await key_for(service))["api_key"]
+    headers = {"Authorization": f"Bearer {secret}"}
+    remembered = await service.client.get("/v0/auth/me", headers=headers)
+    async with service.db.transaction() as tx:
+        await tx.execute(
+            "delete from api_key where api_key_id = %s", [remembered.json()["api_key_id"]]
+        )
+    for method, where, body in (
+        ("POST", path(inbox, "credentials", "rotate"), None),
+        ("POST", path(inbox, "app-passwords"), {"name": "x"}),
+        ("PUT", "/v0/mail-password", {"api_key": service.key}),
+        ("POST", "/v0/inboxes/credentials/export", {"rotate": True}),
+    ):
+        answer = await service.client.request(method, where, json=body, headers=headers)
+        assert answer.status_code == 401, f"{where}: {answer.text}"
+
+
 async def test_an_app_password_is_told_once_and_listed_without_its_secret(
     anywhere: Service,
 ) -> None:
