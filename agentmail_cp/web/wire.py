@@ -1,4 +1,5 @@
-"""How uvicorn speaks WebSocket here: small buffers, pings, and an end for peers that take nothing.
+"""How uvicorn keeps connections, and how it speaks WebSocket here: small buffers, pings, and an end for peers
+that take nothing.
 
 uvicorn 0.54 closes a connection politely: what is buffered for the peer is written first, however long that
 takes. A peer that is gone, or that never reads, would so keep its socket and its buffer for good; here it has
@@ -27,6 +28,11 @@ PING_INTERVAL: Final = 20.0
 
 PING_PATIENCE: Final = 60.0
 """Seconds a pong may take. A client that is busy with mail it has been sent reads nothing meanwhile."""
+
+KEEP_ALIVE: Final = 120
+"""Seconds a connection may be idle between two requests: longer than any client keeps one (httpx and so the
+Python SDK 5 s, Stalwart 90 s), or a request is lost that is sent just as we close.
+"""
 
 LINGER: Final = 10.0
 """Seconds a peer has to take what is left once its socket is over."""
@@ -74,8 +80,9 @@ class SocketProtocol(WebSocketsSansIOProtocol):
 
 
 class Options(TypedDict):
-    """What `uvicorn.Config` is told of WebSockets."""
+    """What `uvicorn.Config` is told of connections and WebSockets."""
 
+    timeout_keep_alive: int
     ws: type[SocketProtocol]
     ws_max_size: int
     ws_ping_interval: float
@@ -84,6 +91,7 @@ class Options(TypedDict):
 
 
 OPTIONS: Final[Options] = {
+    "timeout_keep_alive": KEEP_ALIVE,
     "ws": SocketProtocol,
     "ws_max_size": LARGEST_FRAME,
     "ws_ping_interval": PING_INTERVAL,
