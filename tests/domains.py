@@ -46,12 +46,17 @@ async def verified_domain(
     return await verify(service, await claimed_domain(service, name, scope=scope, **flags))
 
 
-async def verify(service: Service, domain: Domain) -> Domain:
-    """A claimed domain as it is once its records were seen."""
+async def prove(service: Service, domain: Domain) -> None:
+    """Let a claimed domain's records have been seen; the mail server has not been told of it yet."""
     selectors = [pair.selector for pair in await _pairs()]
     async with service.db.transaction() as tx:
         assert await domains.prove(tx, domain), f"{domain.name} is another organization's"
         await keys.activate(tx, domain.organization_id, domain.domain_id, selectors)
+
+
+async def verify(service: Service, domain: Domain) -> Domain:
+    """A claimed domain as it is once its records were seen."""
+    await prove(service, domain)
     await settled(service, domain)
     async with service.db.transaction() as tx:
         await _set_verified(tx, domain)
