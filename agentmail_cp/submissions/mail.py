@@ -50,6 +50,7 @@ def ensure_own(mail: HandedIn, address: str) -> None:
     3.6.2: From is there once; Sender, where it is, names who sends). What DMARC vouches for and people see is
     the header, not the envelope that the mail server checks.
     """
+    _ensure_sound(mail)
     found = mail.values("from")
     if len(found) != 1 or not all(
         _only(address, each) for each in [*found, *mail.values("sender")]
@@ -60,21 +61,48 @@ def ensure_own(mail: HandedIn, address: str) -> None:
         )
 
 
-_QUOTED = re.compile(r'"(?:[^"\\]|\\.)*"')
-_COMMENT = re.compile(r"\([^()]*\)")
+_NAME = re.compile(r"[!-9;-~]+")
+_STRAY = re.compile(r"\r(?!\n)|\0")
+
+
+def _ensure_sound(mail: HandedIn) -> None:
+    """Raise `MessageRejected` for a header that some readers find more in than others: blanks behind a name
+    (RFC 5322 section 4.5), a bare CR, NUL.
+    """
+    if not all(_NAME.fullmatch(name) and not _STRAY.search(value) for name, value in mail.headers):
+        raise MessageRejected(
+            "Message rejected: its header has a name or a character that no header may have.",
+            fix="Write headers as RFC 5322 section 2.2 has them.",
+        )
+
+
+_PIECE = re.compile(r'"(?:[^"\\]|\\.)*"|[()"]|[^()"]+', re.DOTALL)
 
 
 def _only(address: str, header: str) -> bool:
     """Whether every address in a header is this one. Names and comments are none; whatever else looks like
     one counts, so that no reader of a broken header finds another.
     """
-    if len(header) > LONGEST_FROM:
+    text = _unnamed(header) if len(header) <= LONGEST_FROM else None
+    if text is None:
         return False
-    text = _QUOTED.sub(" ", header)
-    while (shorter := _COMMENT.sub(" ", text)) != text:
-        text = shorter
-    found = {_spelt(each) for each in _ADDRESS.findall(text)}
-    return found == {_spelt(address)}
+    found = _ADDRESS.findall(text)
+    # An @ of no address here may be one of an address to others: `"eve"@x.test`, `<@x.test:bob@y.test>`.
+    return len(found) == text.count("@") and {_spelt(each) for each in found} == {_spelt(address)}
+
+
+def _unnamed(header: str) -> str | None:
+    """A header without quoted names and comments; None where readers may differ about what those are."""
+    kept: list[str] = []
+    depth = 0
+    for piece in _PIECE.findall(header):
+        depth += {"(": 1, ")": -1}.get(piece, 0)
+        quoted = piece.startswith('"')
+        if depth < 0 or (quoted and (depth or len(piece) == 1)) or (not quoted and "\\" in piece):
+            return None
+        if not depth:
+            kept.append(" " if quoted or piece == ")" else piece)
+    return None if depth else "".join(kept)
 
 
 def _spelt(address: str) -> str:

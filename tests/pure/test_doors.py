@@ -68,6 +68,14 @@ def test_from_may_be_spelt_as_clients_spell_it(value: str) -> None:
         f"({OWN}) {EVIL}",
         f'"{OWN}" <{EVIL}>',
         f"<{OWN}" + " " * 2_000,
+        f'"eve"@elsewhere.test, {OWN}',
+        f"eve(x)@elsewhere.test, {OWN}",
+        f"eve @elsewhere.test, {OWN}",
+        f"eve@[192.0.2.1], {OWN}",
+        f'(") {EVIL}, (") {OWN}',
+        rf"(\() {EVIL}, ()) {OWN}",
+        f'"{EVIL}, {OWN}',
+        f"<@elsewhere.test:{OWN}>",
     ],
 )
 def test_from_that_anybody_could_read_as_another_is_refused(value: str) -> None:
@@ -82,6 +90,22 @@ def test_there_is_one_from_and_sender_is_nobody_else() -> None:
     assert not is_own(own, ("from", OWN))
     assert is_own(own, ("Sender", OWN))
     assert not is_own(own, ("SENDER", EVIL))
+
+
+@pytest.mark.parametrize(
+    "hidden",
+    [
+        ("From ", EVIL),
+        ("From\t", EVIL),
+        ("From\0", EVIL),
+        ("X-Mailer", f" y\rFrom: {EVIL}\r\n"),
+        ("Subject", " a\0b\r\n"),
+    ],
+)
+def test_no_header_hides_another_from(hidden: tuple[str, str]) -> None:
+    """Stalwart takes `From : x` for a From, and other readers a bare CR for the end of a line."""
+    assert not is_own(("From", OWN), hidden)
+    assert not is_own(hidden, ("From", OWN))
 
 
 def test_an_address_with_an_idna_domain_is_known_in_either_spelling() -> None:
