@@ -30,6 +30,7 @@ from agentmail_cp.stalwart.wanted import Change, OwnServer
 CONNECTIONS = 4
 ANYWHERE = ("0.0.0.0", "::")  # noqa: S104 - what a server listens on, not what we do
 LOOPBACK = "127.0.0.1"
+HERE = frozenset({LOOPBACK, "::1", "localhost"})
 
 
 def utc_now() -> datetime:
@@ -126,14 +127,26 @@ class Patient:
         """The ports of the mail server as the world and mail clients are told of them."""
         settings = self.settings
         public = urlsplit(settings.base_url).hostname or LOOPBACK
-        smtp, imap = settings.smtp_host or public, settings.imap_host or public
+        smtp = self._seen_from_here(settings.smtp_host or public)
+        imap = self._seen_from_here(settings.imap_host or public)
         found = (
-            Door("smtp", self.mail_host, settings.mx_port, "smtp", "starttls"),
+            Door(
+                "smtp", self._seen_from_here(self.mail_host), settings.mx_port, "smtp", "starttls"
+            ),
             Door("submission", smtp, settings.smtp_port, "smtp", settings.smtp_tls),
             Door("submissions", smtp, settings.smtps_port, "smtp", "implicit"),
             Door("imap", imap, settings.imap_port, "imap", settings.imap_tls),
         )
-        return tuple({(each.host, each.port): each for each in found}.values())
+        return tuple({(each.host, each.port): each for each in reversed(found)}.values())[::-1]
+
+    def _seen_from_here(self, host: str) -> str:
+        """Clients on the machine that runs the containers are told `localhost`; from within one of them that
+        is another place, and Stalwart is where its URL says.
+        """
+        stalwart = urlsplit(self.settings.stalwart_url or "").hostname
+        if stalwart is None or host not in HERE or stalwart in HERE:
+            return host
+        return stalwart
 
     async def sights(self) -> dict[Door, Sight]:
         """What is seen at each door; looked at once."""

@@ -6,6 +6,7 @@ import asyncio
 import json
 from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
 import click
 import pytest
@@ -21,6 +22,7 @@ from agentmail_cp.doctor.installation import GIB, judge_clock, judge_space
 from agentmail_cp.doctor.names import Trouble, judge_domains
 from agentmail_cp.doctor.probes import Door, Sight
 from agentmail_cp.doctor.service import Waits, judge_queues
+from agentmail_cp.settings import Settings
 from tests.certificates import Authority, Pair
 
 Look = Callable[[list[str]], Awaitable[Finding]]
@@ -239,6 +241,38 @@ def test_a_wrong_record_names_its_domain_and_silence_is_no_verdict() -> None:
     assert judge_domains(2, 2, [silent]).status is Status.WARNING
     assert judge_domains(2, 2, []).status is Status.OK
     assert judge_domains(0, 0, []).status is Status.SKIPPED
+
+
+def doors_of(**given: Any) -> list[str]:
+    settings = Settings(database_url="postgresql://db", **given)
+    patient = doctor.Patient(lambda: settings)
+    patient.settings = settings
+    return [str(each) for each in patient.doors]
+
+
+def test_ports_are_looked_at_where_clients_are_told_to_go() -> None:
+    """The port for mail from the world at the host that MX records name."""
+    assert doors_of(
+        mail_host="mx.example.com", smtp_host="smtp.example.com", imap_host="imap.example.com"
+    ) == [
+        "smtp (mx.example.com:25)",
+        "submission (smtp.example.com:587)",
+        "submissions (smtp.example.com:465)",
+        "imap (imap.example.com:993)",
+    ]
+
+
+def test_a_container_looks_for_stalwart_where_its_url_says() -> None:
+    """Clients of a machine that runs containers are told `localhost`, which in one of them is itself."""
+    told = {"smtp_host": "localhost", "imap_host": "localhost"}
+    found = doors_of(stalwart_url="http://stalwart:8080", **told)
+    assert found[0] == "smtp (stalwart:25)"
+    assert found[-1] == "imap (stalwart:993)"
+    assert doors_of(stalwart_url="http://127.0.0.1:8080", **told)[0] == "smtp (localhost:25)"
+
+
+def test_a_port_with_two_names_is_looked_at_once() -> None:
+    assert len(doors_of(smtp_host="localhost", smtp_port=465, smtp_tls="implicit")) == 3
 
 
 def test_a_finding_that_ends_a_check_early_is_what_it_found() -> None:
