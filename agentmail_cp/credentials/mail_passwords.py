@@ -68,7 +68,6 @@ async def choose(tx: Tx, reach: Reach, secret: str) -> tuple[MailPassword, ApiKe
             "api_key",
             "There is no such API key for these inboxes.",
             fix="Give an API key of this organization, pod or inbox, or of what is around it.",
-            detail="NOT_FOUND",
         )
     _check(key)
     chosen = await fetch_only(
