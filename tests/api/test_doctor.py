@@ -2,20 +2,26 @@
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack
+from typing import Any
 
+import msgspec
 import pytest
 
 from agentmail_cp import access, inboxes
 from agentmail_cp.access import HIDDEN, Reach
-from agentmail_cp.doctor import hidden
+from agentmail_cp.doctor import Finding, Patient, hidden, trip
+from agentmail_cp.doctor.checking import Cause
 from agentmail_cp.doctor.hidden import HiddenPair
 from agentmail_cp.domains import MailDomain
 from agentmail_cp.errors import NotFound
 from agentmail_cp.inboxes import NewInbox
 from agentmail_cp.limits import defaults
 from agentmail_cp.mailserver import MailServerUnavailable
-from tests.fix_app import Service
+from agentmail_cp.sandbox import MailSandbox
+from tests.fix_app import Service, serving
+from tests.fix_front_door import Porch
 
 
 async def made(service: Service) -> HiddenPair:
@@ -101,3 +107,28 @@ async def test_erasing_an_organization_leaves_all_others_alone(service: Service)
     await made(service)
     await hidden.remove(service.db, service.server)
     assert (await service.client.get(f"/v0/inboxes/{inbox['inbox_id']}")).status_code == 200
+
+
+@pytest.mark.parametrize("ask", [trip.doorbell, trip.hook], ids=["doorbell", "hook"])
+@pytest.mark.parametrize(
+    ("secret", "word"), [(None, "(404)"), ("another", "(401)")], ids=["none", "another"]
+)
+async def test_a_secret_that_differs_is_told_as_that(
+    database_url: str,
+    sandbox_server: tuple[MailSandbox, int],
+    porch: Porch,
+    ask: Callable[[Patient], Awaitable[Finding]],
+    secret: str | None,
+    word: str,
+) -> None:
+    """The network is well, and whoever looks there looks in vain."""
+    given: dict[str, Any] = {"stalwart_webhook_secret": secret} if secret else {}
+    async with serving(database_url, sandbox_server[0], porch=porch, **given) as running:
+        patient = Patient(lambda: running.settings)
+        patient.settings = msgspec.structs.replace(
+            running.settings, stalwart_webhook_url=porch.url, stalwart_webhook_secret="ours"
+        )
+        with pytest.raises(Cause) as told:
+            await ask(patient)
+    assert word in told.value.finding.seen
+    assert "AGENTMAIL_CP_STALWART_WEBHOOK_SECRET" in (told.value.finding.mend or "")
