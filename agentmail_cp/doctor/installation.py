@@ -141,10 +141,11 @@ async def permissions(patient: Patient) -> Finding:
     """
     try:
         found = await setup.status(patient.jmap)
-    except SetupError:
+    except SetupError as error:
         return failed(
-            "Stalwart does not accept AGENTMAIL_CP_STALWART_KEY",
-            "Have a new one made with `agentmail-cp stalwart apply --key-file FILE`.",
+            str(error),
+            "Correct AGENTMAIL_CP_STALWART_KEY, or have a new key made with `agentmail-cp stalwart apply "
+            "--key-file FILE`.",
         )
     if found.missing:
         named = ", ".join(found.missing[:SHOWN])

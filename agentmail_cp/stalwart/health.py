@@ -1,4 +1,4 @@
-"""How a Stalwart is: what it is, what time it has, how long mail waits in its queue. Looks, and changes nothing.
+"""How a Stalwart is: what it is, what time it has, how long mail waits in its queue. Changes nothing.
 
 What to make of it, `doctor` decides.
 """
