@@ -34,7 +34,7 @@ class TlsCertificate(msgspec.Struct, frozen=True):
 
 
 def read(chain: str, key: str, now: datetime | None = None) -> TlsCertificate:
-    """Read a certificate, its issuers' behind it, and its key. Raises `BadCertificate`, or `Expired` of it."""
+    """Read a certificate, its issuers' behind it, and its key. Raises `BadCertificate`, also `Expired`."""
     try:
         own = x509.load_pem_x509_certificates(chain.encode())[0]
     except ValueError:
