@@ -151,8 +151,8 @@ async def _write(
     claim: Claim,
 ) -> None:
     try:
-        await server.set_passwords(
-            {row.account_id: password_hash(_password(row, claim)) for row in rows}
+        await logins.write(
+            server, {row.account_id: password_hash(_password(row, claim)) for row in rows}
         )
     except MailServerError as error:
         async with db.transaction() as tx:

@@ -11,7 +11,7 @@ claim of the request that set it, and is told again only while it is the one tha
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import LiteralString, NamedTuple
 from uuid import UUID
@@ -24,21 +24,22 @@ from agentmail_cp.access import Principal, Reach, in_reach
 from agentmail_cp.credentials import mail_passwords
 from agentmail_cp.credentials.passwords import new_password, password_hash
 from agentmail_cp.db import Database, Tx, fetch_all, fetch_one
-from agentmail_cp.errors import Conflict, NotFound, Unavailable
+from agentmail_cp.errors import Conflict, Unavailable
 from agentmail_cp.idempotency import Claim
 from agentmail_cp.mailserver import (
     AccountId,
     MailServer,
     MailServerError,
-    MailServerRejected,
     MailServerUnavailable,
-    Refusal,
 )
 
 log = structlog.stdlib.get_logger(__name__)
 
-LEASE = timedelta(seconds=30)
-"""How long nobody else writes: more than the mail server may take over a batch."""
+LEASE = timedelta(seconds=12)
+"""How long nobody else writes, and at most what a process that died over a batch delays."""
+
+PATIENCE = 9.0
+"""Seconds the mail server may take over a batch: less than the lease, so that nobody else is at it."""
 
 BATCH = 500
 """Inboxes in one request to the mail server."""
@@ -103,16 +104,15 @@ async def rotate(
 ) -> str:
     """Give an inbox a new mail password of its own and tell it. The former opens nothing any more.
 
-    Raises `Conflict` where an API key is the mail password and while another request sets one, `NotFound`
-    for an inbox that is gone, as `access.require_mail_maker`, and `Unavailable`: then either password may be
-    the one that works.
+    Raises `Conflict` where an API key is the mail password and while another request sets one, as
+    `access.require_mail_maker`, and `Unavailable`: then either password may be the one that works.
     """
     async with db.transaction() as tx:
         await access.require_mail_maker(tx, caller)
         leases = await _begin_one(tx, mailbox)
     password = new_password(claim.secret(mailbox.purpose))
     try:
-        await server.set_password(mailbox.account_id, password_hash(password))
+        await write(server, {mailbox.account_id: password_hash(password)})
     except MailServerError as error:
         async with db.transaction() as tx:
             await release(tx, mailbox.reach.organization_id, leases)
@@ -232,10 +232,19 @@ def _parameters(organization_id: UUID, leases: Sequence[Lease]) -> dict[str, obj
     }
 
 
+async def write(server: MailServer, passwords: Mapping[AccountId, str | None]) -> None:
+    """Have the mail server set passwords while the lease lasts. An account that is gone needs none."""
+    try:
+        async with asyncio.timeout(PATIENCE):
+            await server.set_passwords(passwords)
+    except TimeoutError as error:
+        raise MailServerUnavailable(
+            "The mail server takes too long to set passwords.", reached=True
+        ) from error
+
+
 def failed(error: MailServerError) -> Exception:
     """What a caller is told of it."""
-    if isinstance(error, MailServerRejected) and error.code is Refusal.NO_ACCOUNT:
-        return NotFound("There is no such inbox.")
     if isinstance(error, MailServerUnavailable):
         return Unavailable(
             "The mail server is not answering; the password may not have been changed.",
@@ -392,7 +401,7 @@ async def _write(db: Database, server: MailServer, due: Sequence[_Due]) -> bool:
     """Write a batch; False when it has to wait."""
     held = {"inbox_ids": [each.inbox_id for each in due], "lease_until": due[0].lease_until}
     try:
-        await server.set_passwords({each.account_id: each.hash for each in due})
+        await write(server, {each.account_id: each.hash for each in due})
     except MailServerError as error:
         log.warning("mail_login.waiting", reason=type(error).__name__, inboxes=len(due))
         async with db.transaction() as tx:

@@ -116,7 +116,7 @@ class Logins:
         if not patches:
             return gone
         call = Call("x:Account/set", {"update": patches}, "set")
-        answer = (await self._jmap.call(call, slack=len(patches) / 100))["set"].into(SetAnswer)
+        answer = (await self._jmap.call(call, slack=len(patches) / 250))["set"].into(SetAnswer)
         for account_id, refused in (answer.not_updated or {}).items():
             if refused.type != "notFound":
                 raise MailServerRejected(Refusal.FORBIDDEN, refused.sentence)

@@ -543,3 +543,61 @@ async def test_the_profile_for_apple_mail_has_no_password(service: Service) -> N
     assert inbox["email"] in answer.text
     assert "com.apple.mail.managed" in answer.text
     assert inbox["credentials"]["password"] not in answer.text
+
+
+async def test_what_a_process_that_died_was_writing_is_written_by_another(
+    service: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A key revoked in the moment of a crash would keep every mailbox."""
+    monkeypatch.setattr(credentials.logins, "LEASE", timedelta(seconds=0.3))
+    inbox = await service.inbox("ada")
+    key = await key_for(service)
+    await choose(service, api_key=key["api_key"])
+    sandbox = sandbox_of(service)
+    reached = asyncio.Event()
+
+    async def hang() -> None:
+        reached.set()
+        await asyncio.Event().wait()
+
+    sandbox.before["set_passwords"] = hang
+    revoking = asyncio.create_task(_deleted(service, key))
+    await reached.wait()
+    revoking.cancel()
+    del sandbox.before["set_passwords"]
+    await until(lambda: password_of(service, inbox), lambda seen: seen is None)
+
+
+async def test_a_rotation_and_a_choice_at_once_leave_what_was_chosen(service: Service) -> None:
+    """The password just told would be one that nobody has, or the choice one that nobody notices."""
+    inbox = await service.inbox("ada")
+    sandbox = sandbox_of(service)
+    reached, go_on = asyncio.Event(), asyncio.Event()
+
+    async def hold() -> None:
+        reached.set()
+        await go_on.wait()
+
+    sandbox.before["set_passwords"] = hold
+    rotating = asyncio.create_task(service.client.post(path(inbox, "credentials", "rotate")))
+    await reached.wait()
+    del sandbox.before["set_passwords"]
+    choosing = asyncio.create_task(choose(service))
+    other = await service.inbox("bob")
+
+    async def chosen() -> bool:
+        answer = await service.client.get(path(other, "credentials"))
+        return answer.json()["password_kind"] == "api_key"
+
+    await until(chosen, lambda seen: seen)
+    go_on.set()
+    answer = await rotating
+    await choosing
+    assert answer.status_code == 409, "the password it would tell does not work"
+
+    async def hashes() -> set[str | None]:
+        return {await password_of(service, each) for each in (inbox, other)}
+
+    await until(hashes, lambda seen: len(seen) == 1 and None not in seen)
+    shown = (await service.client.get(path(inbox, "credentials"))).json()
+    assert shown["password_kind"] == "api_key"
