@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from typing import TypedDict, Unpack
 
-from agentmail_cp import domains
+from agentmail_cp import domains, events
 from agentmail_cp.access import Reach
 from agentmail_cp.db import Tx
-from agentmail_cp.domains import Domain, NewDomain, dkim, keys
+from agentmail_cp.domains import Domain, DomainStatus, NewDomain, dkim, keys
+from agentmail_cp.events import EventType
 from tests.fix_app import Service, until
 
 
@@ -98,3 +99,18 @@ async def _pairs() -> list[dkim.Pair]:
     if not _made:
         _made.extend(await dkim.new_pairs())
     return _made
+
+
+async def announce(service: Service, domain: Domain) -> None:
+    """Say that a domain is verified, as the check does that finds it so."""
+    hosts = domains.hosts_of(service.settings)
+    async with service.db.transaction() as tx:
+        held = await keys.of_domain(tx, domain.organization_id, domain.domain_id)
+        records = domains.wanted_of(domain, held, hosts)
+        await events.append_of_scope(
+            tx,
+            organization_id=domain.organization_id,
+            pod_id=domain.pod_id,
+            type=EventType.DOMAIN_VERIFIED,
+            facts=domains.described(domain, records, status=DomainStatus.VERIFIED),
+        )
