@@ -118,13 +118,15 @@ async def rotate(
             await release(tx, mailbox.reach.organization_id, leases)
         raise failed(error) from error
     async with db.transaction() as tx:
-        if not await finish(tx, mailbox.reach.organization_id, leases, claim.uuid()):
-            raise Conflict(
-                "The mail password of this inbox was changed by another request meanwhile.",
-                fix="Repeat the request after Retry-After seconds.",
-                retry_after=1.0,
-            )
-        await idempotency.complete(tx, claim, mailbox.reach.inbox_id, new=False)
+        still_wanted = await finish(tx, mailbox.reach.organization_id, leases, claim.uuid())
+        if still_wanted:
+            await idempotency.complete(tx, claim, mailbox.reach.inbox_id, new=False)
+    if not still_wanted:
+        raise Conflict(
+            "The mail password of this inbox was changed by another request meanwhile.",
+            fix="Repeat the request after Retry-After seconds.",
+            retry_after=1.0,
+        )
     return password
 
 
