@@ -30,7 +30,9 @@ crash after the row was written           the client is told to try again, but t
 refused by Stalwart after our answer      the same: its queue is full (452) or cannot be written (451)
 the client tries again, mail queued       one row, counted once; its recipients may get two mails, as ever in
                                           SMTP
-the same Message-ID handed in twice       one row; only recipients it did not have before are counted
+the same mail handed in twice             one row; only recipients it did not have before are counted, until
+                                          it has come more often than clients try again
+another mail under its Message-ID         it gets a Message-ID of its own, a row, and counts
 policy refuses it                         the client is told why (5xx, or 4xx where waiting helps); no row
 crash while a row is looked at            taken up again after its lease; what is in Sent is looked at
 crash after our copy was put into Sent    it is found by its keyword, recorded then, not put there again

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
 from datetime import datetime
 from email.utils import format_datetime
@@ -13,6 +14,9 @@ from agentmail_cp.errors import Invalid, MessageRejected
 
 VISIBLE = frozenset({"to", "cc", "bcc", "resent-to", "resent-cc", "resent-bcc"})
 """Headers that name recipients."""
+
+TRACE = frozenset({"authentication-results", "date", "received", "return-path"})
+"""Headers that the mail server may have put there, each time with something else."""
 
 LONGEST_FROM = 2_000
 """Characters of a From or Sender header that is looked at; none of ours comes near."""
@@ -132,6 +136,13 @@ def message_id_of(mail: HandedIn) -> str | None:
         if found and filing.usable(found[1]):
             return found[1]
     return None
+
+
+def digest_of(mail: HandedIn) -> bytes:
+    """What tells a mail that comes again from another mail under its Message-ID."""
+    kept = [each for each in mail.headers if each[0].lower() not in TRACE]
+    head = "".join(f"{name}:{value}" for name, value in kept).encode("utf-8", "replace")
+    return hashlib.sha256(hashlib.sha256(head).digest() + mail.body).digest()
 
 
 def hidden_recipients(mail: HandedIn) -> tuple[str, ...]:

@@ -2,7 +2,9 @@
 
 A recipient is judged when the client names it, the whole mail when it is there: policy, then the copy, then
 the row, which counts it. Until the row is written nothing happened. A mail that comes again (the client never
-heard our answer) is known by its Message-ID, and counts again only for recipients it did not have before.
+heard our answer) is known by its Message-ID and what it says, and counts again only for recipients it did not
+have before, until it has come again too often for that. Another mail under the same Message-ID gets its own:
+else one Message-ID would open every limit, and hide what was sent.
 """
 
 from __future__ import annotations
@@ -12,6 +14,7 @@ import contextlib
 import random
 from collections.abc import Collection
 from datetime import UTC, datetime, timedelta
+from typing import NamedTuple
 from uuid import UUID
 
 import msgspec
@@ -38,6 +41,7 @@ from agentmail_cp.submissions.mail import (
     HandedIn,
     answers_machine,
     copy_of,
+    digest_of,
     ensure_own,
     message_id_of,
     references_of,
@@ -50,11 +54,16 @@ PATIENCE = 25.0
 """Seconds a question may take: less than Stalwart waits (stalwart-config/hook.toml), so that no row is
 written of which the client does not hear."""
 
+FREE_REPEATS = 5
+"""How often a mail may come again without being counted again: each time its recipients may get another."""
+
 _rng = random.SystemRandom()
 
 
 class _Owner(msgspec.Struct, frozen=True):
-    """The inbox behind a login. `taken`: it handed in this Message-ID before, to `noted`."""
+    """The inbox behind a login. `taken`: it handed in this mail before, to `noted`; `foreign`: another one
+    under its Message-ID.
+    """
 
     inbox_id: UUID
     organization_id: UUID
@@ -64,6 +73,8 @@ class _Owner(msgspec.Struct, frozen=True):
     domain: str
     mail_state: MailState | None
     taken: bool
+    foreign: bool
+    repeats: int
     noted: list[str]
 
     @property
@@ -72,7 +83,7 @@ class _Owner(msgspec.Struct, frozen=True):
 
     def new_to(self, mail: HandedIn) -> tuple[str, ...]:
         """The recipients this mail has not been counted for."""
-        known = set(self.noted) if self.taken else set[str]()
+        known = set(self.noted) if self.taken and self.repeats < FREE_REPEATS else set[str]()
         return tuple(each for each in mail.recipients if each.lower() not in known)
 
 
@@ -102,33 +113,65 @@ async def take(
         raise Unavailable("The mail could not be put aside in time.") from error
 
 
+class _Key(NamedTuple):
+    """What a mail is known by when it comes again."""
+
+    message_id: str
+    digest: bytes
+
+
+class _AnotherMail(Exception):
+    """The inbox handed in something else under this Message-ID."""
+
+
 async def _take(
     db: Database, server: MailServer, mail: HandedIn, delay: timedelta, defaults: Limits
 ) -> GivenId | None:
-    named, given = message_id_of(mail), None
-    owner, charge = await _judge(db, mail, named, defaults)
-    if charge is None:
-        return None
-    message_id = named or new_message_id(owner.domain, _rng)
-    if named is None:
-        given = GivenId(message_id, replaces=bool(mail.values("message-id")))
-    blob_id = None if owner.taken else await _put_aside(server, owner, mail, given)
-    while charge is not None:
-        # Others may have taken what was left, or noted the same mail, between the question and the count.
-        with contextlib.suppress(Exhausted):
-            if await _note(db, owner, message_id, blob_id, charge, delay):
-                break
-        owner, charge = await _judge(db, mail, named, defaults)
+    digest = await asyncio.to_thread(digest_of, mail)
+    named = message_id_of(mail)
+    if named is not None:
+        with contextlib.suppress(_AnotherMail):
+            await _take_as(db, server, mail, _Key(named, digest), None, delay, defaults)
+            return None
+    made = new_message_id(mail.login.rpartition("@")[2].lower(), _rng)
+    given = GivenId(made, replaces=bool(mail.values("message-id")))
+    await _take_as(db, server, mail, _Key(made, digest), given, delay, defaults)
     return given
 
 
+async def _take_as(
+    db: Database,
+    server: MailServer,
+    mail: HandedIn,
+    key: _Key,
+    given: GivenId | None,
+    delay: timedelta,
+    defaults: Limits,
+) -> None:
+    """Judge and note a mail under this Message-ID. Raises `_AnotherMail`."""
+    owner, charge = await _judge(db, mail, key, defaults)
+    blob_id = None if owner.taken else await _put_aside(server, owner, mail, given)
+    while True:
+        # Others may have taken what was left, or noted the same mail, between the question and the count.
+        with contextlib.suppress(Exhausted):
+            if charge is None:
+                noted = await _note_repeat(db, owner, key)
+            else:
+                noted = await _note(db, owner, key, blob_id, charge, delay)
+            if noted:
+                return
+        owner, charge = await _judge(db, mail, key, defaults)
+
+
 async def _judge(
-    db: Database, mail: HandedIn, message_id: str | None, defaults: Limits
+    db: Database, mail: HandedIn, key: _Key, defaults: Limits
 ) -> tuple[_Owner, Charge | None]:
-    """Whose the mail is, and what it counts as; None when it was counted before."""
+    """Whose the mail is, and what it counts as; None when it was counted before. Raises `_AnotherMail`."""
     async with db.reading() as tx:
-        owner = await _owner(tx, mail.login, message_id)
+        owner = await _owner(tx, mail.login, key)
         ensure_own(mail, owner.address)
+        if owner.foreign:
+            raise _AnotherMail
         new = owner.new_to(mail)
         if len(new) < len(mail.recipients):
             await policy.may_write_to(tx, owner.place, mail.recipients)
@@ -157,13 +200,14 @@ async def _put_aside(
         return None
 
 
-async def _owner(tx: Tx, login: str, message_id: str | None) -> _Owner:
+async def _owner(tx: Tx, login: str, key: _Key | None) -> _Owner:
     """The active inbox behind a login. Raises `MessageRejected` where there is none."""
     found = await fetch_one(
         tx,
         _Owner,
         "select inbox.inbox_id, inbox.organization_id, inbox.pod_id, inbox.account_id, address, domain,"
         " inbox_sync.state as mail_state, submission_id is not null as taken,"
+        " coalesce(digest <> %(digest)s, false) as foreign, coalesce(repeats, 0) as repeats,"
         " case when submission_id is not null then array(select recipient.address from recipient"
         " where recipient.inbox_id = inbox.inbox_id"
         " and recipient.organization_id = inbox.organization_id"
@@ -175,8 +219,9 @@ async def _owner(tx: Tx, login: str, message_id: str | None) -> _Owner:
         " where inbox.inbox_id = %(inbox_id)s and inbox.state = 'active'",
         {
             "inbox_id": inbox_uuid(login.lower()),
-            "message_id": message_id,
-            "named": f"<{message_id}>",
+            "message_id": key and key.message_id,
+            "named": key and f"<{key.message_id}>",
+            "digest": key and key.digest,
         },
     )
     if found is None:
@@ -188,10 +233,27 @@ async def _owner(tx: Tx, login: str, message_id: str | None) -> _Owner:
     return found
 
 
+async def _note_repeat(db: Database, owner: _Owner, key: _Key) -> bool:
+    """Count that a mail came again; False when it did so too often by now."""
+    async with db.transaction() as tx:
+        cursor = await tx.execute(
+            "update submission set repeats = repeats + 1 where inbox_id = %(inbox_id)s"
+            " and organization_id = %(organization_id)s and message_id = %(message_id)s"
+            " and repeats < %(most)s",
+            {
+                "inbox_id": owner.inbox_id,
+                "organization_id": owner.organization_id,
+                "message_id": key.message_id,
+                "most": FREE_REPEATS,
+            },
+        )
+    return cursor.rowcount == 1 or not owner.taken
+
+
 async def _note(
     db: Database,
     owner: _Owner,
-    message_id: str,
+    key: _Key,
     blob_id: BlobId | None,
     charge: Charge,
     delay: timedelta,
@@ -201,17 +263,17 @@ async def _note(
     """
     async with db.transaction() as tx:
         with limits.counting():
-            noted = await tx.execute(_NOTE, _row(owner, message_id, blob_id, charge, delay))
+            noted = await tx.execute(_NOTE, _row(owner, key, blob_id, charge, delay))
         if noted.rowcount == 0:
             return False
-        await _expect(tx, owner, message_id, charge.recipients)
+        await _expect(tx, owner, key.message_id, charge.recipients)
     if blob_id is not None:
         HANDED_IN.labels("taken").inc()
     return True
 
 
 def _row(
-    owner: _Owner, message_id: str, blob_id: BlobId | None, charge: Charge, delay: timedelta
+    owner: _Owner, key: _Key, blob_id: BlobId | None, charge: Charge, delay: timedelta
 ) -> dict[str, object]:
     return {
         **charge.parameters,
@@ -219,7 +281,8 @@ def _row(
         "organization_id": owner.organization_id,
         "inbox_id": owner.inbox_id,
         "account_id": owner.account_id,
-        "message_id": message_id,
+        "message_id": key.message_id,
+        "digest": key.digest,
         "blob_id": blob_id,
         "mail_state": owner.mail_state,
         "taken": owner.taken,
@@ -230,14 +293,15 @@ def _row(
 _NOTE = f"""
 with noted as (
     insert into submission (submission_id, organization_id, inbox_id, account_id, message_id, blob_id,
-        mail_state, state, due_at, recipients, counted_thread, counted_at)
+        mail_state, state, due_at, recipients, counted_thread, counted_at, digest)
     values (%(submission_id)s, %(organization_id)s, %(inbox_id)s, %(account_id)s, %(message_id)s,
         coalesce(%(blob_id)s::text, ''), %(mail_state)s,
         case when %(blob_id)s::text is null then 'done' else 'pending' end,
         case when %(blob_id)s::text is not null then now() + %(delay)s end,
-        cardinality(%(recipients)s::text[]), %(thread_id)s, now())
+        cardinality(%(recipients)s::text[]), %(thread_id)s, now(), %(digest)s)
     on conflict (inbox_id, message_id) do update
-    set recipients = coalesce(submission.recipients, 0) + excluded.recipients
+    set recipients = coalesce(submission.recipients, 0) + excluded.recipients,
+        repeats = submission.repeats + 1
     where submission.organization_id = excluded.organization_id and %(taken)s
     returning submission_id as send_id, organization_id, inbox_id
 ), begun as (

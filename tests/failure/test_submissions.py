@@ -51,11 +51,12 @@ class Submitting(World):
         name: str | None = NAME,
         *,
         to: tuple[str, ...] = ("ada@elsewhere.test",),
+        text: str = "Text\r\n",
     ) -> httpx.Response:
         """What Stalwart asks when a mail with this Message-ID is handed in."""
         headers = [["From", f" {inbox['email']}\r\n"], ["To", " ada@elsewhere.test\r\n"]]
         headers += [["Message-ID", f" <{name}>\r\n"]] if name else []
-        message = {"headers": headers, "contents": "Text\r\n", "size": 1}
+        message = {"headers": headers, "contents": text, "size": 1}
         return await self.put(inbox, "data", to, message)
 
     async def put(
@@ -543,6 +544,31 @@ async def test_the_same_message_id_to_others_counts_for_them(
             await world.ask(inbox, to=("ada@elsewhere.test", "bob@far.test"))
         ).status_code == 200
     assert await counted(world) == 2
+    await world.assert_once(inbox)
+
+
+async def test_another_mail_under_the_same_message_id_counts_and_shows_up(
+    world: Submitting, inbox: Json
+) -> None:
+    """Else one Message-ID would open every limit, and what was sent would be in no list."""
+    await world.hand_in(inbox)
+    answer = (await world.ask(inbox, text="Another text\r\n")).json()
+    (change,) = answer["modifications"]
+    assert (change["type"], change["index"]) == ("changeHeader", 1)
+    assert await counted(world) == 2
+    await world.work()
+    given = change["value"]
+    assert {each["message_id"] for each in await world.messages(inbox)} == {f"<{NAME}>", given}
+
+
+async def test_a_mail_that_comes_again_and_again_counts(world: Submitting, inbox: Json) -> None:
+    """Each time its recipients may get another: an exhausted agent could flood them."""
+    for _ in range(1 + taking.FREE_REPEATS):
+        await world.hand_in(inbox)
+    assert await counted(world) == 1
+    for _ in range(2):
+        await world.hand_in(inbox)
+    assert await counted(world) == 3
     await world.assert_once(inbox)
 
 
