@@ -266,10 +266,20 @@ async def listening(
     try:
         yield f"http://{HOST}:{server.sockets[0].getsockname()[1]}"
     finally:
+        await _stop_accepting(server)
         server.close()
         for writer in writers:
             writer.close()
         await server.wait_closed()
+
+
+async def _stop_accepting(server: asyncio.Server) -> None:
+    """Let what was accepted get its transport: asyncio (3.11) forgets the socket of a connection whose
+    server was closed in between, and a doorbell may ring at any moment.
+    """
+    for listener in server.sockets:
+        asyncio.get_running_loop().remove_reader(listener.fileno())
+    await asyncio.sleep(0)
 
 
 async def _hang_up(_reader: asyncio.StreamReader, _writer: asyncio.StreamWriter) -> None:
