@@ -8,7 +8,6 @@ import os
 import signal
 import socket
 import subprocess
-import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Self
@@ -16,6 +15,7 @@ from typing import Self
 import httpx
 
 from tests import fix_parallel
+from tests.hatchery import Hatched, Order, hatchery
 
 HOST = "127.0.0.1"
 START_TIMEOUT = 20.0
@@ -70,7 +70,7 @@ class ServiceProcess:
                 for k, v in settings.items()
             },
         }
-        self._process: subprocess.Popen[bytes] | None = None
+        self._process: Hatched | None = None
 
     @property
     def log(self) -> str:
@@ -89,15 +89,9 @@ class ServiceProcess:
 
     def launch(self) -> None:
         """Start it without waiting."""
-        with self.log_path.open("ab") as log:
-            self._process = subprocess.Popen(
-                [sys.executable, "-c", self._program, *self._arguments],
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=log,
-                env=self._environment,
-                start_new_session=True,
-            )
+        self._process = hatchery().start(
+            Order(self._program, self._arguments, self._environment, str(self.log_path))
+        )
 
     async def start(self) -> None:
         """Start it and, if it serves, wait until it is healthy."""
