@@ -30,6 +30,7 @@ from agentmail_cp.idempotency import Claim
 from agentmail_cp.limits import Limits
 from agentmail_cp.mailserver import MailServer, MailServerUnavailable
 from agentmail_cp.settings import Settings
+from agentmail_cp.stalwart.wanted import OWN_DOMAIN
 
 
 class Naming(msgspec.Struct, frozen=True):
@@ -49,7 +50,8 @@ class Naming(msgspec.Struct, frozen=True):
 def naming(settings: Settings) -> Naming:
     """The same, as the settings say."""
     hosts = domains.hosts_of(settings)
-    own = {settings.domain, urlsplit(settings.base_url).hostname or "", *hosts.mail, *hosts.sending}
+    named = {settings.domain, urlsplit(settings.base_url).hostname or "", OWN_DOMAIN}
+    own = {*named, *hosts.mail, *hosts.sending}
     return Naming(
         resolver=Resolver(settings.name_servers, settings.outbound_networks),
         hosts=hosts,
