@@ -129,7 +129,10 @@ def test_only_compose_decides_in_reply_to_and_references() -> None:
 
 
 HEADER_NAMES = {"In-Reply-To", "References", "in-reply-to", "inReplyTo"}
-WIRES = {"compose/message", "stalwart/mime", "stalwart/emails", "sandbox/mime", "outcomes/reports"}
+WIRES = {
+    *("compose/message", "stalwart/mime", "stalwart/emails", "sandbox/mime"),
+    *("outcomes/reports", "submissions/mail"),
+}
 
 
 def test_only_the_wires_spell_the_headers_of_threads() -> None:
