@@ -10,9 +10,17 @@ import pytest
 
 from agentmail_cp import bodies
 from agentmail_cp.access import ApiKey, NewApiKey
+from agentmail_cp.credentials import MailPassword, presets
+from agentmail_cp.credentials.app_passwords import Told
+from agentmail_cp.doctor.hidden import HiddenInbox
+from agentmail_cp.doctor.probes import Login
+from agentmail_cp.domains.dkim import Pair
+from agentmail_cp.domains.keys import StoredKey
 from agentmail_cp.events import EventType
 from agentmail_cp.inboxes import Created, Inbox
+from agentmail_cp.mailserver import Access, AppPassword, DkimAlgorithm, DkimKey
 from agentmail_cp.settings import SECRETS, Settings
+from agentmail_cp.stalwart.certificates import TlsCertificate
 from agentmail_cp.webhooks import NewWebhook, Webhook, WebhookPatch
 from tests.fix_app import settings_for
 
@@ -50,7 +58,30 @@ INBOX = Inbox(
 )
 SETTINGS: Settings = msgspec.structs.replace(settings_for(CANARY), **dict.fromkeys(SECRETS, CANARY))
 MADE = Created(INBOX, CANARY)
-TOLD = bodies.credentials(MADE, SETTINGS, "localhost")
+TOLD = bodies.credentials(presets.servers(SETTINGS, "localhost"), INBOX.address, CANARY, "own")
+APP_PASSWORD = AppPassword(app_password_id=ID, name="phone", access=Access.BOTH, created_at=NOW)
+DKIM_KEY = StoredKey(
+    dkim_key_id=ID,
+    domain_id=ID,
+    organization_id=ID,
+    selector="am-1",
+    algorithm="rsa",
+    public_key="p",
+    private_key=CANARY.encode(),
+    stage="pending",
+    created_at=NOW,
+    activated_at=None,
+    retiring_at=None,
+)
+MAIL_PASSWORD = MailPassword(
+    mail_password_id=ID,
+    organization_id=ID,
+    pod_id=None,
+    inbox_id=None,
+    api_key_id=ID,
+    hash=CANARY,
+    created_at=NOW,
+)
 WEBHOOK = Webhook(
     webhook_id=ID,
     organization_id=ID,
@@ -93,6 +124,15 @@ NEW_WEBHOOK = NewWebhook(
         bodies.CreateWebhook(url=CANARY, headers={"X-Token": CANARY}),
         bodies.UpdateWebhook(url=CANARY),
         bodies.UpdateWebhookHeaders(headers={"X-Token": CANARY}),
+        bodies.created_app_password(APP_PASSWORD, CANARY, INBOX.address),
+        bodies.SetMailPassword(api_key=CANARY),
+        Told(APP_PASSWORD, CANARY),
+        MAIL_PASSWORD,
+        Pair("am-1", "rsa", "p", CANARY),
+        DkimKey(selector="am-1", algorithm=DkimAlgorithm.RSA, private_key=CANARY),
+        HiddenInbox(INBOX, CANARY),
+        Login(INBOX.address, CANARY),
+        TlsCertificate("chain", CANARY, ()),
     ],
     ids=lambda holder: type(holder).__name__,
 )
@@ -101,3 +141,9 @@ def test_a_secret_is_not_shown(holder: msgspec.Struct) -> None:
     assert CANARY in str(msgspec.to_builtins(holder))
     assert CANARY not in repr(holder)
     assert type(holder).__name__ in repr(holder)
+
+
+def test_a_stored_dkim_key_is_not_shown() -> None:
+    """It is sealed, and whoever has the operator's secret opens it."""
+    assert DKIM_KEY.private_key is not None
+    assert CANARY not in repr(DKIM_KEY)
