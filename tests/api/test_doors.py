@@ -8,9 +8,11 @@ from collections.abc import AsyncGenerator, Mapping
 import pytest
 
 from agentmail_cp import limits, lists
+from agentmail_cp.mailserver import Account, MailServerRejected, MailState
 from tests.api.doors import DOORS, Mail
 from tests.api.doors_page import PAGE, WRITING, Row, Said, page, plain
-from tests.api.mailbox import at, rows
+from tests.api.mailbox import account_of, at, rows
+from tests.contract.world import an_email
 from tests.fix_app import Json, Service
 
 pytestmark = pytest.mark.stalwart
@@ -150,3 +152,14 @@ async def nothing_left(service: Service, other: Json) -> None:
         service, "select count from send_count where kind = 'organization' and count > 0"
     )
     assert [each["count"] for each in counts] == [1], "the one mail of today that was sent"
+
+
+async def test_jmap_is_no_door(real_service: Service) -> None:
+    """Whoever hands a mail in with the mailbox's account, port 0 and all, is still not the API."""
+    alice, bob = await real_service.inbox("alice"), await real_service.inbox("bob")
+    account_id = await account_of(real_service, alice)
+    account = Account(account_id, alice["email"], MailState(""))
+    with pytest.raises(MailServerRejected, match="no send of this mail is under way"):
+        await real_service.server.submit(account_id, an_email(account, bob["email"]))
+    assert (await real_service.server.listing(account_id)).document_ids == ()
+    assert await real_service.messages(bob) == []
