@@ -168,6 +168,19 @@ class InboxAppPasswords(Controller):
         found = await app_passwords.list_all(db, server, mailbox_of(within.one))
         return bodies.ListAppPasswords(len(found), [bodies.app_password(each) for each in found])
 
+    @get(
+        "/{app_password_id:uuid}",
+        operation_id="inboxes.app_passwords.get",
+        guards=[needs("inbox_read")],
+        responses=ERRORS,
+    )
+    async def get(
+        self, within: Within, app_password_id: FromPath[UUID], db: Db, server: Server
+    ) -> bodies.AppPassword:
+        """Get one app password, without its secret."""
+        found = await app_passwords.get(db, server, mailbox_of(within.one), app_password_id)
+        return bodies.app_password(found)
+
     @delete(
         "/{app_password_id:uuid}",
         operation_id="inboxes.app_passwords.delete",

@@ -223,6 +223,7 @@ CASES: tuple[Case, ...] = (
         body=_said(name="made"),
         also=_ALL_OF_MAIL,
     ),
+    *_below("i", "GET", f"{_APP_PASSWORDS}/{{app_password_id}}", "inbox_read"),
     *_below("i", "DELETE", f"{_APP_PASSWORDS}/{{app_password_id}}", "inbox_update"),
     *_below("opi", "GET", _MAIL_PASSWORD, "inbox_read"),
     *_below("opi", "PUT", _MAIL_PASSWORD, "inbox_update", body=_said(), also=_ALL_OF_MAIL),
