@@ -1,11 +1,11 @@
 """Policy: may this inbox send this to them now, may it receive that, and why not.
 
 The one place that answers, whoever asks: `sending` does for mail and drafts of the API, in the transaction
-that writes the mail's row, `submissions` for mail that a client hands in, and intake for mail that arrived. It
-looks at pauses, at lists, at what was sent already (`limits`) and at the conversation (`loops`), and knows
-nothing of requests. The order of reasons against a mail that leaves: its inbox may not send at all; recipients
-that the lists refuse; what no waiting heals (`LimitExceeded`); what waiting does (`RateLimited`, the one that
-takes longest). It leaves for all its recipients or for none. Owns no table.
+that writes the mail's row, `submissions` for mail that a client hands in, and intake for mail that arrived.
+It looks at pauses, at lists, at what was sent already (`limits`) and at the conversation (`loops`), and
+knows nothing of requests. The order of reasons against a mail that leaves: its inbox may not send at all;
+recipients that the lists refuse; what no waiting heals (`LimitExceeded`); what waiting does (`RateLimited`,
+the one that takes longest). It leaves for all its recipients or for none. Owns no table.
 """
 
 from __future__ import annotations
