@@ -30,6 +30,7 @@ from agentmail_cp.web.auth import bearer, needs
 from agentmail_cp.web.errors import ERRORS
 from agentmail_cp.web.idempotency import REPLAYED, Repeatable, answered
 from agentmail_cp.web.inject import Caller, Config, Db, Server
+from agentmail_cp.web.links import asked_at
 from agentmail_cp.web.scopes import Within, called, everywhere, hold, one_inbox, one_pod, within
 
 MAKING_LOGINS = [needs("inbox_update"), *(needs(each) for each in sorted(MAIL_CLIENT))]
@@ -232,7 +233,8 @@ class _MailPassword(Controller):
         """Make an API key the mail password of all inboxes of the scope, new ones too, in the place of their
         own. It needs message_read and message_send. Revoking it revokes the login.
         """
-        secret = (data and data.api_key) or bearer(request.scope)
+        named = data.api_key if data else None
+        secret = bearer(request.scope) if named is None else named
         async with db.transaction() as tx:
             await access.require_mail_maker(tx, caller)
             await hold(tx, within.reach)
@@ -355,7 +357,7 @@ ROUTES = (
 
 def servers(request: Request[Any, Any, Any], settings: Settings) -> presets.Servers:
     """Where mail clients connect; where the settings name no host, it is the one that was asked."""
-    return presets.servers(settings, request.base_url.hostname or "")
+    return presets.servers(settings, asked_at(request).hostname or "")
 
 
 def mailbox_of(inbox: Inbox) -> Mailbox:

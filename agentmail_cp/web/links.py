@@ -11,8 +11,10 @@ from typing import Any
 
 import msgspec
 from litestar import Request
+from litestar.datastructures import URL
 
 from agentmail_cp import downloads
+from agentmail_cp.errors import Invalid
 from agentmail_cp.inboxes import Inbox
 from agentmail_cp.mailserver import DocumentId
 from agentmail_cp.settings import Settings
@@ -48,8 +50,21 @@ def signing_key(settings: Settings) -> bytes:
     return downloads.signing_key(secret)
 
 
+def asked_at(request: Request[Any, Any, Any]) -> URL:
+    """Our URL as this caller wrote it. Raises `Invalid` for a Host header that is none (RFC 9112, 3.2)."""
+    try:
+        return request.base_url
+    except ValueError:
+        raise Invalid(
+            "host",
+            "The Host header of this request names no host.",
+            fix="Send it as `host` or `host:port`.",
+            detail="INVALID_VALUE",
+        ) from None
+
+
 async def provide_links(request: Request[Any, Any, Any]) -> Links:
     """The dependency `links`. Without a public URL, links name us as the caller did."""
     settings: Settings = request.app.state["resources"].settings
-    base_url = settings.public_url or str(request.base_url)
+    base_url = settings.public_url or str(asked_at(request))
     return Links(base_url.rstrip("/"), request.app.state["link_key"])

@@ -54,6 +54,15 @@ async def test_thunderbird_is_told_where_to_connect(service: Service) -> None:
         assert outgoing == ["465", "587"], "the safer one first"
 
 
+async def test_a_host_that_is_none_is_the_callers_mistake(service: Service) -> None:
+    """Anybody could fill the log with errors and have us looked after at night."""
+    for host in ("a:b", "a:-1", "a:99999999", "[::1]:x"):
+        for url in (CONFIG, "/v0/inboxes/credentials/export"):
+            answer = await service.client.get(url, headers={"Host": host})
+            assert answer.status_code == 400, answer.text
+            assert answer.json()["errors"][0]["path"] == ["host"]
+
+
 async def test_outlook_is_told_where_to_connect(service: Service) -> None:
     for url in (DISCOVER, "/Autodiscover/Autodiscover.xml"):
         answer = await anonymous(service, "POST", url, question("ada@agents.test"))

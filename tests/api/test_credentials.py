@@ -351,6 +351,8 @@ async def test_only_a_live_key_of_ours_that_reads_and_sends_can_be_chosen(
         answer = await service.client.put(where, json={"api_key": secret})
         assert answer.status_code == status, answer.text
         assert secret not in answer.text
+    # What a script sends whose variable is not set: the key of the request was not meant.
+    assert (await service.client.put(where, json={"api_key": ""})).status_code == 400
     assert (await service.client.get(where)).status_code == 404
 
 
