@@ -225,6 +225,20 @@ def _of_subdomains(domain: Claimed, hosts: Hosts) -> Iterable[Record]:
 
 
 def _of_arriving_mail(name: str, hosts: Hosts) -> Iterable[Record]:
+    if hosts.web is not None:
+        yield from _policy(name, hosts, hosts.web)
+    yield Record(
+        key="tls_rpt",
+        type="TXT",
+        name=f"_smtp._tls.{name}",
+        value=f"v=TLSRPTv1; rua=mailto:postmaster@{name}",
+        required=False,
+        about="Asks for reports of failed TLS connections; put in an address that you read.",
+    )
+
+
+def _policy(name: str, hosts: Hosts, web: str) -> Iterable[Record]:
+    """MTA-STS (RFC 8461); `web/autoconfig.py` answers with the policy itself."""
     policy = hashlib.sha256(",".join(hosts.mail).encode()).hexdigest()[:16]
     yield Record(
         key="mta_sts",
@@ -238,17 +252,9 @@ def _of_arriving_mail(name: str, hosts: Hosts) -> Iterable[Record]:
         key="mta_sts_host",
         type="CNAME",
         name=f"mta-sts.{name}",
-        value=hosts.mail[0],
+        value=web,
         required=False,
-        about="Where that policy is read; the mail server needs a certificate for this name.",
-    )
-    yield Record(
-        key="tls_rpt",
-        type="TXT",
-        name=f"_smtp._tls.{name}",
-        value=f"v=TLSRPTv1; rua=mailto:postmaster@{name}",
-        required=False,
-        about="Asks for reports of failed TLS connections; put in an address that you read.",
+        about="Where that policy is read: this service answers it, with a certificate for this name.",
     )
 
 
