@@ -13,6 +13,7 @@ for name in [each for each in os.environ if each.startswith("AGENTMAIL_")]:
 pytest_plugins = [
     "tests.fix_collector",
     "tests.fix_failures",
+    "tests.fix_leftovers",
     "tests.fix_parallel",
     "tests.fix_front_door",
     "tests.fix_stalwart",
