@@ -27,7 +27,8 @@ _QUOTE = '<div class="gmail_quote">'
 _NOT_BODY = re.compile(
     r"<!--.*?(?:-->|\Z)"
     r"|<(script|title|noframes|template)\b[^<>]*>.*?(?:</\1\s*>|\Z)"
-    r"|</?(?:!doctype|html|head|body|base|meta|link|frameset|frame|plaintext)\b[^<>]*(?:>|\Z)"
+    r"|</?(?:!doctype|html|head|body|base|meta|link|frameset|frame|plaintext"
+    r"|script|title|noframes|template)\b[^<>]*(?:>|\Z|(?=<))"
     r"|<![^<>]*>|<\?[^<>]*>",
     re.IGNORECASE | re.DOTALL,
 )
@@ -104,7 +105,22 @@ def _as_html(text: str) -> str:
 
 def _body(html: str) -> str:
     """What stands in the body of an HTML document, with its styles."""
-    return _NOT_BODY.sub("", _clean(html)).strip()
+    html = _clean(html)
+    kept: list[str] = []
+    inside, start = False, 0
+    for found in _NOT_BODY.finditer(html):
+        piece = html[start : found.start()]
+        inside = _ends_inside(piece, inside)
+        # What is left must not grow together to what was taken out.
+        kept += [piece, " " if inside else ""]
+        start = found.end()
+    return "".join([*kept, html[start:]]).strip()
+
+
+def _ends_inside(piece: str, inside: bool) -> bool:
+    """Whether a tag is open at the end of a piece; `inside`: whether one was at its beginning."""
+    opened, closed = piece.rfind("<"), piece.rfind(">")
+    return inside if opened == closed else opened > closed
 
 
 def _clean(text: str | None) -> str:

@@ -12,7 +12,7 @@ from typing import Any
 
 import msgspec
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from agentmail_cp import addresses, extract
@@ -475,6 +475,10 @@ MARKUP = st.lists(st.sampled_from(PIECES.split(" ")), max_size=12).map("".join)
 
 
 @given(MARKUP)
+@example("<html<!-- -->>")
+@example("<<!-- -->base href=x>")
+@example("<ba<p <!-- -->se href=x>")
+@example("<html<p <!-- -->>")
 def test_no_markup_reaches_out_of_its_place(html: str) -> None:
     email = forwarded(SendMessage(html="<p>Mine</p>"), html=html, text="x")
     assert email.html is not None
