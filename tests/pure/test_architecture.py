@@ -182,7 +182,9 @@ DOORS = {
     # To the ports and URLs that the operator's settings name, as mail clients and Stalwart go there: what it
     # is to find out is whether they get in. No tenant has a say in where that is.
     "doctor/probes": {"http.client", "imaplib", "smtplib", "socket", "ssl"},
-    "stalwart/jmap": {"httpx"},
+    "stalwart/jmap": {"httpx", "ssl", "ssl.SSLContext"},
+    # Whom to believe, nothing that connects.
+    "tls": {"ssl"},
     "outbound/fetcher": {"httpcore", "socket", "ssl", "connect_tcp"},
 }
 """The only modules that may go out, and by which way."""
