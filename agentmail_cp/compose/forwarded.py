@@ -110,17 +110,17 @@ def _body(html: str) -> str:
     inside, start = False, 0
     for found in _NOT_BODY.finditer(html):
         piece = html[start : found.start()]
-        inside = _ends_inside(piece, inside)
+        inside = _ends_inside(piece, before=inside)
         # What is left must not grow together to what was taken out.
         kept += [piece, " " if inside else ""]
         start = found.end()
     return "".join([*kept, html[start:]]).strip()
 
 
-def _ends_inside(piece: str, inside: bool) -> bool:
-    """Whether a tag is open at the end of a piece; `inside`: whether one was at its beginning."""
+def _ends_inside(piece: str, *, before: bool) -> bool:
+    """Whether a tag is open at the end of a piece; `before`: whether one was at its beginning."""
     opened, closed = piece.rfind("<"), piece.rfind(">")
-    return inside if opened == closed else opened > closed
+    return before if opened == closed else opened > closed
 
 
 def _clean(text: str | None) -> str:
