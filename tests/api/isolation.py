@@ -289,6 +289,7 @@ async def doubled(stage: Stage) -> None:
     client, inbox_id = stage.service.client, stage.names["inbox_id"]
     await made_draft(stage.service, stage.inbox)
     await tenants.inbox_in(stage.service, stage.pod_id, "another", display_name=CANARY)
+    await added_domain(stage.service, stage.pod_id)
     answer = await client.patch(
         f"/v0/inboxes/{inbox_id}/messages/{quote(stage.names['message_id'], safe='')}",
         json={"add_labels": ["one", "two"]},
