@@ -10,7 +10,7 @@ there is no finding (`status` None): that says nothing of the record, so what wa
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Final, Literal
 
 import msgspec
@@ -156,7 +156,7 @@ def _judge_mx(record: Record, answer: Answer, site: Site, known: Known) -> Findi
     if not others:
         return _valid_exchanger(record, [host for _, host in found])
     if len(others) == len(found):
-        whom = ", ".join(dict.fromkeys(named(host) for _, host in others))
+        whom = _some(named(host) for _, host in others)
         return _mismatch(
             record,
             answer.values,
@@ -192,7 +192,7 @@ def _mixed(
     others: Sequence[tuple[int, str]],
 ) -> Finding:
     first = found[0][1] in {host for _, host in others}
-    rest = ", ".join(f"{priority} {named(host)}" for priority, host in others)
+    rest = _some(f"{priority} {named(host)}" for priority, host in others)
     return Finding(
         status="INVALID",
         kind="duplicate_records",
@@ -484,6 +484,13 @@ def _plain(text: str) -> str:
 
 def _shown(values: Sequence[str]) -> tuple[str, ...]:
     return tuple(_cut(value) for value in values[:MOST_SHOWN])
+
+
+def _some(names: Iterable[str]) -> str:
+    """Each name once, and of more than a few only how many."""
+    every = list(dict.fromkeys(names))
+    more = len(every) - MOST_SHOWN
+    return ", ".join(every[:MOST_SHOWN]) + (f" and {more} more" if more > 0 else "")
 
 
 def _cut(value: str) -> str:

@@ -177,6 +177,16 @@ def test_what_is_wrong_is_told_with_what_was_found_and_what_to_do(case: str) -> 
     assert found.found
 
 
+@pytest.mark.parametrize("ours", [[], [f"0 {MAIL}"]], ids=["instead-of-ours", "beside-ours"])
+def test_a_reason_is_short_however_many_records_there_are(ours: list[str]) -> None:
+    """It is stored, shown with every answer and sent with events; strangers choose how many there are."""
+    table = {f"{NAME}/MX": [*ours, *(f"10 m{number}.elsewhere.test" for number in range(2_000))]}
+    found = finding("mx", table)
+    assert "m1.elsewhere.test" in (found.reason or "")
+    assert "and 1995 more" in (found.reason or "")
+    assert len(found.reason or "") < 1_000
+
+
 SEVERAL: dict[str, tuple[str, dict[str, Sequence[str]], str]] = {
     "two spf records": (
         "spf",
