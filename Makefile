@@ -21,7 +21,8 @@ dev: .venv/.runtime ## Run API, worker, PostgreSQL and a mail server here; PORT=
 	@exec $(BIN)/agentmail-cp dev
 
 test: check ## Linters, types, import rules and all tests, with a real PostgreSQL; PROCESSES=3
-	@$(BIN)/python -m pytest -n $(PROCESSES) --session-timeout=$(PATIENCE)
+	@$(BIN)/python -m pytest -n $(PROCESSES) --session-timeout=$(PATIENCE) -m "not alone"
+	@$(BIN)/python -m pytest --session-timeout=$(PATIENCE) -m alone
 
 check: .venv/.dev ## Linters, type check and import rules only
 	@$(BIN)/ruff format --check --quiet $(SOURCES)

@@ -106,6 +106,7 @@ async def opens(service: Service, inbox: Json, password: str) -> bool:
     return sent[0] == 235
 
 
+@pytest.mark.alone
 async def test_a_session_like_thunderbirds_shows_in_the_api(real_service: Service) -> None:
     """A person and an agent would work on two different mailboxes."""
     service = real_service
@@ -265,6 +266,7 @@ async def test_an_app_password_is_good_until_its_end_and_from_its_addresses_only
     assert not await opens(real_service, inbox, brief["password"])
 
 
+@pytest.mark.alone
 async def test_a_revoked_api_key_opens_no_mailbox_two_seconds_later(real_service: Service) -> None:
     """Seed 004: the API key is the password of every inbox, so whoever found it has them all."""
     inbox = await real_service.inbox("ada")

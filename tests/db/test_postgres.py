@@ -56,6 +56,7 @@ def setting(url: str, name: str) -> str:
         return row[0]
 
 
+@pytest.mark.alone
 def test_data_survives_a_restart_that_takes_no_time(server: LocalPostgres) -> None:
     write(started(server))
     server.stop()

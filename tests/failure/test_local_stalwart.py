@@ -53,6 +53,7 @@ async def test_a_server_that_ends_at_once_leaves_its_last_words(
         await LocalStalwart(tmp_path / "s", domain=DOMAIN).start()
 
 
+@pytest.mark.alone
 @pytest.mark.stalwart
 async def test_a_second_start_is_quick_and_keeps_mail_ports_and_key(tmp_path: Path) -> None:
     needs_stalwart()

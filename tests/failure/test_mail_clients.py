@@ -23,6 +23,7 @@ async def one(live: Running, inbox: Json, ringing: Ringing) -> Json:
     return message
 
 
+@pytest.mark.alone
 async def test_mail_from_smtp_is_there_within_a_second(live: Running, ringing: Ringing) -> None:
     """An agent that waits for a code would time out."""
     inbox = await live.inbox()

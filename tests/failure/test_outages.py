@@ -50,6 +50,7 @@ async def test_with_the_mail_server_away_lists_answer(world: World) -> None:
 # --- a real Stalwart
 
 
+@pytest.mark.alone
 @pytest.mark.stalwart
 @pytest.mark.timeout(90)
 async def test_stalwart_killed_and_back(live: Running, ringing: Ringing) -> None:
@@ -102,6 +103,7 @@ async def assert_back(
     assert "Traceback" not in live.process.log
 
 
+@pytest.mark.alone
 @pytest.mark.stalwart
 @pytest.mark.timeout(90)
 async def test_stalwart_frozen_and_awake(live: Running, ringing: Ringing) -> None:
@@ -169,6 +171,7 @@ async def spoil(proxy: Proxy, fault: str) -> None:
 # --- PostgreSQL
 
 
+@pytest.mark.alone
 @pytest.mark.stalwart
 @pytest.mark.timeout(90)
 @pytest.mark.parametrize("how", ["refused", "stalled", "cut"])
