@@ -88,10 +88,15 @@ async def send(here: Running, inbox: Json, to: str, **attachment: str) -> Json:
 
 
 async def arrived(here: Running, inbox: Json, count: int = 1) -> list[Json]:
+    """The messages of an inbox once they are there: how long Stalwart takes to index mails as large as these is
+    not what these tests are about.
+    """
     return await until(
         lambda: here.messages(inbox),
         lambda seen: len(seen) == count and all("attachments" in each for each in seen),
-        seconds=30,
+        seconds=120,
+        # Stalwart reads a large mail through for its attachments, also when nobody waits any more.
+        pause=0.5,
     )
 
 
