@@ -6,10 +6,12 @@ JSON nothing is printed before the end.
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import shutil
 import sys
 from collections.abc import Collection
+from signal import SIGINT, SIGTERM, raise_signal
 from time import monotonic
 from typing import Final
 
@@ -68,6 +70,8 @@ async def consult(names: Collection[str], kind: Kind, *, as_json: bool) -> int:
     """Make the checks and tell what they find; returns the exit status. Raises `UnknownCheck`."""
     _named(names)
     _be_quiet()
+    # As Ctrl-C does: so that what was made is removed.
+    asyncio.get_running_loop().add_signal_handler(SIGTERM, raise_signal, SIGINT)
     checks = chosen(CHECKS, names)
     table = _Table([check.name for check in checks], live=sys.stdout.isatty())
     started = monotonic()

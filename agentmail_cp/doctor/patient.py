@@ -62,7 +62,8 @@ class Kind(msgspec.Struct, frozen=True):
 class Patient:
     """An installation under examination; `async with` gives back what it took.
 
-    `read` gives the settings or raises `SettingsError`; `now` is this machine's clock.
+    `read` gives the settings or raises `SettingsError`; `now` is this machine's clock. `tidy`: there is no
+    hidden inbox to remove.
     """
 
     settings: Settings
@@ -83,6 +84,7 @@ class Patient:
         self.space = space
         self.drift: Sequence[Change] = ()
         self.hidden: HiddenPair | None = None
+        self.tidy = True
         self.sent: asyncio.Task[str] | None = None
         self.closing = AsyncExitStack()
         self._read = read

@@ -9,6 +9,7 @@ the way is blocked, from Stalwart's side as well, which asking a URL from here c
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import hmac
 from base64 import b64encode
 from collections.abc import Collection
@@ -57,6 +58,8 @@ async def hidden_inbox(patient: Patient) -> Finding:
     """
     if not await hidden.hold(patient.settings.database_url, patient.closing):
         return failed("another doctor is at work", "Wait until it has finished.")
+    patient.tidy = False
+    patient.closing.push_async_callback(_tidy_up, patient)
     try:
         patient.hidden = await hidden.make(patient.db, patient.server, patient.settings)
     except (AgentMailError, MailServerError) as error:
@@ -66,6 +69,13 @@ async def hidden_inbox(patient: Patient) -> Finding:
             "shows what Stalwart lacks.",
         )
     return ok(f"two made on {patient.settings.domain}")
+
+
+async def _tidy_up(patient: Patient) -> None:
+    """Remove what `removal` did not come to: the doctor was interrupted."""
+    if not patient.tidy:
+        with contextlib.suppress(AgentMailError, MailServerError):
+            await hidden.remove(patient.db, patient.server)
 
 
 async def hook(patient: Patient) -> Finding:
@@ -167,6 +177,7 @@ async def removal(patient: Patient) -> Finding:
         return failed(
             f"not all could be removed: {', '.join(left)}", "Run `agentmail-cp doctor` again."
         )
+    patient.tidy = True
     return ok("nothing is left")
 
 

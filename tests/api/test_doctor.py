@@ -12,7 +12,7 @@ import pytest
 from agentmail_cp import access, inboxes
 from agentmail_cp.access import HIDDEN, Reach
 from agentmail_cp.doctor import Finding, Patient, hidden, trip
-from agentmail_cp.doctor.checking import Cause
+from agentmail_cp.doctor.checking import Cause, Status
 from agentmail_cp.doctor.hidden import HiddenPair
 from agentmail_cp.domains import MailDomain
 from agentmail_cp.errors import NotFound
@@ -57,6 +57,17 @@ async def test_what_a_killed_doctor_left_is_removed_by_the_next(service: Service
     assert await hidden.remains(service.db, service.server, second.addresses) == []
     async with service.db.transaction() as tx:
         assert await access.erase_organization(tx, HIDDEN) == 0
+
+
+async def test_an_interrupted_doctor_leaves_nothing(service: Service) -> None:
+    """Ctrl-C, and a time limit of whoever runs it: its inboxes would stay until somebody runs another."""
+    async with Patient(lambda: service.settings) as patient:
+        patient.settings, patient.db, patient.server = service.settings, service.db, service.server
+        finding = await trip.hidden_inbox(patient)
+        assert finding.status is Status.OK, finding
+        assert patient.hidden is not None
+        addresses = patient.hidden.addresses
+    assert await hidden.remains(service.db, service.server, addresses) == []
 
 
 async def half_an_inbox(service: Service) -> str:
