@@ -127,7 +127,11 @@ class Service:
 
 
 async def until(
-    look: Callable[[], Awaitable[T]], holds: Callable[[T], bool], *, seconds: float = 5.0
+    look: Callable[[], Awaitable[T]],
+    holds: Callable[[T], bool],
+    *,
+    seconds: float = 5.0,
+    pause: float = 0.01,
 ) -> T:
     """Look again until something holds; the last thing seen is in the failure."""
     loop = asyncio.get_running_loop()
@@ -137,7 +141,7 @@ async def until(
         if holds(seen):
             return seen
         assert loop.time() < deadline, f"not within {seconds} s; last seen: {seen!r}"
-        await asyncio.sleep(0.01)
+        await asyncio.sleep(pause)
 
 
 OUTCOMES = frozenset({"delivered", "delayed", "bounced", "complained", "rejected"})

@@ -296,7 +296,8 @@ def test_with_stalwart_what_a_client_hands_in_shows_up_as_sent(start: Start) -> 
     with smtplib.SMTP(door["host"], door["port"], local_hostname="client.test") as client:
         client.starttls(context=unverified())
         client.login(made["email"], made["credentials"]["password"])
-        client.sendmail(made["email"], [made["email"]], f"From: {made['email']}\r\nSubject: Note\r\n\r\nHi\r\n")
+        note = f"From: {made['email']}\r\nSubject: Note\r\n\r\nHi\r\n"
+        client.sendmail(made["email"], [made["email"]], note)
     shown: list[str] = []
     deadline = time.monotonic() + 10
     while "sent" not in shown and time.monotonic() < deadline:
