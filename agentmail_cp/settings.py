@@ -74,8 +74,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     """`user:password` of a Stalwart administrator; only `agentmail-cp stalwart apply` uses it."""
 
     stalwart_certificate: str | None = None
-    """The certificate mail clients and other servers are shown, PEM, those of its issuers behind it. `stalwart
-    apply` installs it, and again once it is another; None leaves certificates to Stalwart."""
+    """The certificate mail clients and other servers are shown, PEM, those of its issuers behind it.
+    `stalwart apply` installs it, and again once it is another; None leaves certificates to Stalwart."""
 
     stalwart_certificate_key: str | None = None
     """The certificate's private key, PEM."""

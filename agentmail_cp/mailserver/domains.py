@@ -39,8 +39,9 @@ class MailDomainSetup(msgspec.Struct, frozen=True, kw_only=True):
     """How the server should treat a domain.
 
     `owner` says for whom, in letters, digits and `-`: what `disable_domain` put away comes back for the
-    same one only. `dkim`: all the keys it has; others of this domain are removed. `parent`: for a sub-domain without
-    keys of its own, the domain whose keys sign for it (DMARC's relaxed alignment, RFC 7489 section 3.1).
+    same one only. `dkim`: all the keys it has; others of this domain are removed. `parent`: for a
+    sub-domain without keys of its own, the domain whose keys sign for it (DMARC's relaxed alignment,
+    RFC 7489 section 3.1).
     `catch_all`: the address of the account that gets what is addressed to nobody. `inbound` False: it
     only sends; mail from outside is refused, and mail from here to an address that is no account leaves
     for the domain's MX.

@@ -70,14 +70,18 @@ class Attacker(msgspec.Struct, frozen=True, kw_only=True):
         return self.key.headers if self.key else {}
 
     def owns(self, row: Row) -> bool:
-        return any(each in row[1] for each in self.ids) or (
-            # What the whole organisation has sent today.
-            row[0] == "send_count" and f'"subject_id": "{self.organization_id}"' in row[1]
-        ) or (
-            # Keys of a domain name no pod.
-            row[0] == "dkim_key"
-            and f'"organization_id": "{self.organization_id}"' in row[1]
-            and self.victims_domain not in row[1]
+        return (
+            any(each in row[1] for each in self.ids)
+            or (
+                # What the whole organisation has sent today.
+                row[0] == "send_count" and f'"subject_id": "{self.organization_id}"' in row[1]
+            )
+            or (
+                # Keys of a domain name no pod.
+                row[0] == "dkim_key"
+                and f'"organization_id": "{self.organization_id}"' in row[1]
+                and self.victims_domain not in row[1]
+            )
         )
 
 

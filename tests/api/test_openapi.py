@@ -89,7 +89,9 @@ def permissions(description: str) -> set[str]:
 
 def test_every_operation_says_which_permissions_it_takes() -> None:
     """Whoever gives an agent the least it needs would have to try."""
-    needs = {case.operation: {*case.needs, *case.also, *case.instead} for case in CASES if not case.note}
+    needs = {
+        case.operation: {*case.needs, *case.also, *case.instead} for case in CASES if not case.note
+    }
     told = {
         (method.upper(), path): permissions(operation["description"])
         for method, path, operation in operations()

@@ -88,8 +88,8 @@ async def send(here: Running, inbox: Json, to: str, **attachment: str) -> Json:
 
 
 async def arrived(here: Running, inbox: Json, count: int = 1) -> list[Json]:
-    """The messages of an inbox once they are there: how long Stalwart takes to index mails as large as these is
-    not what these tests are about.
+    """The messages of an inbox once they are there. How long Stalwart takes to index mails as large as these
+    is not what these tests are about.
     """
     return await until(
         lambda: here.messages(inbox),
