@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import csv
 import smtplib
 from base64 import b64encode
 from collections.abc import AsyncGenerator, Callable
@@ -257,6 +258,8 @@ async def live_through_it_all(here: Scene, process: ServiceProcess) -> None:
         await correspond(here, inbox, at)
         await use(here, hook, receiver)
     await draft(here, inbox, at)
+    await make_logins(here, at)
+    await claim_a_domain(here)
     await err(here, at)
     for spoilt in (here.away, here.confused):
         async with spoilt():
@@ -287,6 +290,34 @@ async def make_inboxes_and_keys(here: Scene) -> Json:
         await here.ask("DELETE", f"/api-keys/{key['api_key_id']}")
     await here.done("POST", "/lists/send/block", entry="no@lists.test", reason=KEPT["reason"])
     return inbox
+
+
+async def make_logins(here: Scene, at: str) -> None:
+    """Every password that is told once, one of them twice."""
+    here.secrets["rotated password"] = (await here.done("POST", f"{at}/credentials/rotate"))[
+        "password"
+    ]
+    once = {"Idempotency-Key": f"{KEPT['idempotency key']}-again"}
+    for _ in range(2):
+        made = await here.ask("POST", f"{at}/app-passwords", json={"name": "phone"}, headers=once)
+        here.secrets["app password"] = made.json()["password"]
+    table = await here.ask("POST", "/inboxes/credentials/export", json={"rotate": True})
+    rows = list(csv.DictReader(table.text.splitlines()))
+    assert rows
+    here.secrets |= {
+        f"password of row {number}": row["password"] for number, row in enumerate(rows)
+    }
+    key = await here.done("POST", "/api-keys", name=KEPT["name"])
+    here.secrets["key as mail password"] = key["api_key"]
+    await here.done("PUT", f"{at}/mail-password", api_key=key["api_key"])
+
+
+async def claim_a_domain(here: Scene) -> None:
+    """Keys are made for it, and for a rotation; it goes before anybody asks DNS."""
+    here.secrets["DKIM key"] = "PRIVATE KEY-----"
+    made = await here.done("POST", "/domains", domain="canary.test", inbound_enabled=False)
+    await here.done("POST", f"/domains/{made['domain_id']}/dkim/rotate")
+    assert (await here.ask("DELETE", f"/domains/{made['domain_id']}")).status_code == 204
 
 
 async def listen(here: Scene, receiver: Receiver) -> str:
@@ -452,6 +483,10 @@ async def break_the_tables(here: Scene, inbox: Json, at: str) -> None:
         ("POST", "/api-keys", {"json": {"name": KEPT["name"]}}),
         ("POST", "/lists/send/allow", {"json": {"entry": "a@b.test", "reason": KEPT["reason"]}}),
         ("POST", "/webhooks", {"json": webhook(f"https://a.test/{KEPT['webhook url']}")}),
+        ("POST", f"{at}/credentials/rotate", {}),
+        ("POST", f"{at}/app-passwords", {"json": {"name": KEPT["name"]}}),
+        ("PUT", f"{at}/mail-password", {}),
+        ("POST", "/domains", {"json": {"domain": "canary.test", "inbound_enabled": False}}),
     ):
         answer = await here.ask(method, path, **options)
         assert answer.status_code == 500, f"{method} {path}: {answer.text}"
@@ -462,6 +497,7 @@ async def break_the_tables(here: Scene, inbox: Json, at: str) -> None:
 BROKEN = (
     *("thread", "message", "draft", "send", "inbox", "api_key", "list_entry"),
     *("webhook", "delivery", "delivery_attempt", "recipient", "outcome_report"),
+    *("mail_login", "app_password", "mail_password", "domain", "dkim_key"),
 )
 
 
