@@ -20,8 +20,9 @@ import pytest_asyncio
 
 from agentmail_cp.dev.stalwart import HOST, LocalStalwart
 from agentmail_cp.stalwart import mtahook, setup
+from agentmail_cp.stalwart.calls import Call, reference
 from agentmail_cp.stalwart.hooks import DOORBELL_PATH
-from agentmail_cp.stalwart.jmap import Call, JmapClient, bearer, reference
+from agentmail_cp.stalwart.jmap import JmapClient, bearer
 from tests.fix_front_door import FrontDoor
 
 DOMAIN = "agents.test"

@@ -1,8 +1,8 @@
 """Domains and accounts on the server: Stalwart's management objects behind the port's words.
 
-Owns the life of an account there: made → retired → destroyed; `logins.py` has its passwords. A retired account
-has the name `retired~<old name>` and keeps its old address as a disabled alias, so that nobody can get
-it; the server's RCPT rewrite (stalwart-config/smtp.toml) answers 550 for an address with such a twin.
+Owns the life of an account there: made → retired → destroyed; `logins.py` has its passwords. A retired
+account has the name `retired~<old name>` and keeps its old address as a disabled alias, so that nobody can
+get it; the server's RCPT rewrite (stalwart-config/smtp.toml) answers 550 for an address with such a twin.
 It never decides who may have an address, and never sees a password, only hashes.
 """
 
@@ -22,14 +22,15 @@ from agentmail_cp.mailserver import (
     Refusal,
 )
 from agentmail_cp.stalwart import setup
-from agentmail_cp.stalwart.jmap import Call, GetAnswer, SetAnswer, SetError, reference
+from agentmail_cp.stalwart.calls import Call, GetAnswer, SetAnswer, SetError, reference
 from agentmail_cp.stalwart.marks import Alias
 from agentmail_cp.stalwart.recent import Recent
 from agentmail_cp.stalwart.wanted import PAUSED_PREFIX
 
 if TYPE_CHECKING:
     from agentmail_cp.mailserver import NewAccount, ServerStatus
-    from agentmail_cp.stalwart.jmap import Answer, JmapClient
+    from agentmail_cp.stalwart.calls import Answer
+    from agentmail_cp.stalwart.jmap import JmapClient
 
 NEVER_USED: Final = MailState("n")
 """State of a mailbox nothing has happened in (Stalwart 0.16, `jmap-proto/src/types/state.rs`)."""

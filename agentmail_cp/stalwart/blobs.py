@@ -12,9 +12,10 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from agentmail_cp.mailserver import BlobId, MailServerRejected, Refusal
+from agentmail_cp.stalwart.calls import Call, GetAnswer
 from agentmail_cp.stalwart.folders import ensure_exists, exists
 from agentmail_cp.stalwart.ids import email_id
-from agentmail_cp.stalwart.jmap import BLOB_SLACK, Call, GetAnswer, RequestRefused
+from agentmail_cp.stalwart.jmap import BLOB_SLACK, RequestRefused
 
 if TYPE_CHECKING:
     from agentmail_cp.mailserver import AccountId, DocumentId

@@ -18,14 +18,14 @@ from agentmail_cp.mailserver import (
     MailServerUnavailable,
     Refusal,
 )
-from agentmail_cp.stalwart.jmap import Call, SetError
+from agentmail_cp.stalwart.calls import Call, SetError
 from agentmail_cp.stalwart.mime import email_properties
 
 if TYPE_CHECKING:
     from collections.abc import Generator
 
     from agentmail_cp.mailserver import AccountId, OutgoingEmail
-    from agentmail_cp.stalwart.jmap import Answer
+    from agentmail_cp.stalwart.calls import Answer
 
 REFUSALS: Final = {
     "overQuota": Refusal.OVER_QUOTA,

@@ -12,7 +12,7 @@ import msgspec
 from cryptography.hazmat.primitives import serialization
 
 from agentmail_cp.mailserver import DkimAlgorithm, DkimKey, MailServerRejected, Refusal
-from agentmail_cp.stalwart.jmap import Call, GetAnswer, SetAnswer, reference
+from agentmail_cp.stalwart.calls import Call, GetAnswer, SetAnswer, reference
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable

@@ -19,14 +19,14 @@ from agentmail_cp.mailserver import (
     MailServerRejected,
     Refusal,
 )
+from agentmail_cp.stalwart.calls import Call, GetAnswer, SetAnswer, reference
 from agentmail_cp.stalwart.dkim import Dkim
-from agentmail_cp.stalwart.jmap import Call, GetAnswer, SetAnswer, reference
 from agentmail_cp.stalwart.receiving import Receiving
 from agentmail_cp.stalwart.wanted import BELOW, DEEPEST, OWN_DOMAIN, PARKED, SEND_ONLY
 
 if TYPE_CHECKING:
     from agentmail_cp.mailserver import DkimKey, MailDomainSetup
-    from agentmail_cp.stalwart.jmap import SetError
+    from agentmail_cp.stalwart.calls import SetError
 
 OURS: Final = "agentmail-cp: "
 """Starts the description of a domain of ours, before its owner."""

@@ -25,10 +25,11 @@ from agentmail_cp.mailserver import (
     Refusal,
     Stored,
 )
+from agentmail_cp.stalwart.calls import Call, SetAnswer
 from agentmail_cp.stalwart.copies import Stale, afterwards, store, stored
 from agentmail_cp.stalwart.folders import ensure_exists, exists
 from agentmail_cp.stalwart.ids import document_of, email_id
-from agentmail_cp.stalwart.jmap import Call, RequestRefused, SetAnswer
+from agentmail_cp.stalwart.jmap import RequestRefused
 from agentmail_cp.stalwart.keywords import look_at_new, no_room
 
 if TYPE_CHECKING:

@@ -11,18 +11,20 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from agentmail_cp.mailserver import Folder, FoundMail, Submitted
+from agentmail_cp.stalwart.calls import Call, GetAnswer, MethodError, reference
 from agentmail_cp.stalwart.emails import LOST, Page
 from agentmail_cp.stalwart.folders import ensure_exists, exists
 from agentmail_cp.stalwart.ids import document_of, email_id
-from agentmail_cp.stalwart.jmap import Call, GetAnswer, MethodError, RequestRefused, reference
+from agentmail_cp.stalwart.jmap import RequestRefused
 from agentmail_cp.stalwart.submission import Submission, recorded_verdicts
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from agentmail_cp.mailserver import AccountId, DocumentId, Listing, Mail, MailState
+    from agentmail_cp.stalwart.calls import Answer
     from agentmail_cp.stalwart.folders import Folders
-    from agentmail_cp.stalwart.jmap import Answer, JmapClient
+    from agentmail_cp.stalwart.jmap import JmapClient
 
 
 class _OwnMail(msgspec.Struct, rename="camel"):

@@ -17,13 +17,14 @@ from agentmail_cp.mailserver import (
     MailServerRejected,
     Refusal,
 )
-from agentmail_cp.stalwart.jmap import Call, GetAnswer, SetAnswer
+from agentmail_cp.stalwart.calls import Call, GetAnswer, SetAnswer
 from agentmail_cp.stalwart.recent import Recent
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from agentmail_cp.stalwart.jmap import Answer, JmapClient
+    from agentmail_cp.stalwart.calls import Answer
+    from agentmail_cp.stalwart.jmap import JmapClient
 
 KNOWN_ACCOUNTS: Final = 4096
 

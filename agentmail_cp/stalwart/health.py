@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Final
 
 import msgspec
 
-from agentmail_cp.stalwart.jmap import Call, GetAnswer, reference
+from agentmail_cp.stalwart.calls import Call, GetAnswer, reference
 from agentmail_cp.stalwart.setup import SCHEMAS
 
 if TYPE_CHECKING:

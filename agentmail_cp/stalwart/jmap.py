@@ -17,7 +17,7 @@ from contextlib import contextmanager
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from http import HTTPStatus
-from typing import TYPE_CHECKING, Any, Final, Generic, TypeVar
+from typing import TYPE_CHECKING, Final, TypeVar
 from urllib.parse import quote, urlencode
 
 import httpx
@@ -31,6 +31,7 @@ from agentmail_cp.mailserver import (
     MailServerUnavailable,
     Refusal,
 )
+from agentmail_cp.stalwart.calls import Answer, Call, decode
 
 if TYPE_CHECKING:
     from collections.abc import (
@@ -79,30 +80,7 @@ TOO_BIG: Final = frozenset({"maxSizeRequest", "maxSizeUpload"})
 UNREADABLE: Final = frozenset(
     {"urn:ietf:params:jmap:error:notJSON", "urn:ietf:params:jmap:error:notRequest"}
 )
-PASSING: Final = frozenset({"serverUnavailable", "serverFail", "serverPartialFail"})
 """Method errors that say nothing about the request: Stalwart answers so when its store is away."""
-
-
-class Call(msgspec.Struct, frozen=True):
-    """One method call. `tag` names it within the request (RFC 8620 section 3.2: method call id)."""
-
-    name: str
-    arguments: dict[str, Any]
-    tag: str
-
-
-def reference(result_of: str, name: str, path: str) -> dict[str, str]:
-    """An argument taken from an earlier call of the same request (RFC 8620 section 3.7)."""
-    return {"resultOf": result_of, "name": name, "path": path}
-
-
-class MethodError(MailServerConfused):
-    """A method call was refused (RFC 8620 section 3.6.2) in a way its caller did not expect."""
-
-    def __init__(self, name: str, kind: str, description: str) -> None:
-        super().__init__(f"{name} answered {kind}: {description or 'no description'}")
-        self.type = kind
-        self.description = description
 
 
 class LoginRefused(MailServerConfused):
@@ -113,91 +91,6 @@ class RequestRefused(MailServerConfused):
     """The server could not parse the request. One bad argument (a state, an id, a header name) is
     enough, whatever else is in the request; nothing of it was carried out.
     """
-
-
-class _Error(msgspec.Struct):
-    type: str
-    description: str = ""
-
-
-class SetError(msgspec.Struct, frozen=True, rename="camel"):
-    """Why one object of a `/set` was refused (RFC 8620 section 5.3, with Stalwart's additions)."""
-
-    type: str
-    description: str = ""
-    properties: tuple[str, ...] = ()
-    validation_errors: tuple[dict[str, Any], ...] = ()
-    linked_objects: tuple[dict[str, Any], ...] = ()
-    object_id: dict[str, Any] | str | None = None
-    existing_id: str | None = None
-
-    @property
-    def sentence(self) -> str:
-        """Everything the server said, for a person."""
-        where = f" ({', '.join(self.properties)})" if self.properties else ""
-        details = "; ".join(
-            " ".join(str(value) for value in error.values()) for error in self.validation_errors
-        )
-        return f"{self.type}{where}: {self.description or details or 'no description'}"
-
-
-class Created(msgspec.Struct, frozen=True):
-    """What a `/set` or `/import` tells of an object it made."""
-
-    id: str
-
-
-class SetAnswer(msgspec.Struct, frozen=True, rename="camel"):
-    """What a `/set` (RFC 8620 section 5.3) or `Email/import` did and what it refused, by id."""
-
-    created: dict[str, Created] | None = None
-    not_created: dict[str, SetError] | None = None
-    not_updated: dict[str, SetError] | None = None
-    not_destroyed: dict[str, SetError] | None = None
-
-    def made(self, creation_id: str) -> str | None:
-        """The id of the object made under this creation id, None when it was refused."""
-        created = (self.created or {}).get(creation_id)
-        return created.id if created else None
-
-
-class GetAnswer(msgspec.Struct, Generic[T]):
-    """Objects a `/get` found (RFC 8620 section 5.1). Management objects have no state."""
-
-    found: list[T] = msgspec.field(name="list")
-    state: str | None = None
-
-
-class Answer(msgspec.Struct, frozen=True):
-    """What one call answered.
-
-    `followers` are further answers under the same tag (RFC 8621 section 7.5: implicit Email/set).
-    """
-
-    call: str
-    name: str
-    arguments: msgspec.Raw
-    followers: tuple[Answer, ...] = ()
-
-    @property
-    def error(self) -> MailServerError | None:
-        """The call's error in the port's words, None when it succeeded."""
-        if self.name != "error":
-            return None
-        refused = _decode(self.arguments, _Error, self.call)
-        if refused.type in PASSING:
-            return MailServerUnavailable(f"{self.call} answered {refused.type}.", reached=True)
-        if refused.type == "accountNotFound":
-            return MailServerRejected(Refusal.NO_ACCOUNT, "There is no such account.")
-        if refused.type == "forbidden":
-            return MethodError(self.call, "forbidden", _explain_permission(refused.description))
-        return MethodError(self.call, refused.type, refused.description)
-
-    def into(self, shape: type[T]) -> T:
-        """The answer's arguments. Raises `error` if there is one, Confused for another shape."""
-        if (error := self.error) is not None:
-            raise error
-        return _decode(self.arguments, shape, self.call)
 
 
 class Limits(msgspec.Struct, frozen=True, rename="camel"):
@@ -331,7 +224,7 @@ class JmapClient:
 
     async def get_json(self, path: str, shape: type[T]) -> T:
         """Read a JSON document beside JMAP, for example `/api/account`."""
-        return _decode(await self._exchange("GET", path, repeat=True), shape, path)
+        return decode(await self._exchange("GET", path, repeat=True), shape, path)
 
     async def headers(self, path: str) -> Mapping[str, str]:
         """The headers of the answer to a GET of this path, whatever it is."""
@@ -361,12 +254,12 @@ class JmapClient:
                 headers=headers,
                 timeout=self._timeout(sizes.slack(len(content))),
             )
-            return _decode(await self._send(request, self._transport), Blob, path)
+            return decode(await self._send(request, self._transport), Blob, path)
         body = _at_most(content, most)
         request = self._http.build_request(
             "POST", path, content=body, headers=headers, timeout=self._timeout(BLOB_SLACK)
         )
-        return _decode(await self._send(request, self._uploads), Blob, path)
+        return decode(await self._send(request, self._uploads), Blob, path)
 
     async def download(
         self, account_id: str, blob_id: str, start: int = 0, stop: int | None = None
@@ -405,7 +298,7 @@ class JmapClient:
         )
         headers = {"Content-Type": "application/json"}
         content = await self._exchange("POST", "/jmap/", body, headers, repeat=repeat, slack=slack)
-        answers = _by_tag(calls, _decode(content, _Response, "/jmap/").method_responses)
+        answers = _by_tag(calls, decode(content, _Response, "/jmap/").method_responses)
         missing = [call.name for call in calls if call.tag not in answers]
         if missing:
             raise MailServerConfused(f"The mail server left {', '.join(missing)} unanswered.")
@@ -620,13 +513,6 @@ def _explain_login(status: int) -> str:
     )
 
 
-def _explain_permission(description: str) -> str:
-    return (
-        f"{description or 'the key lacks a permission'}. Run `agentmail-cp stalwart status` to see "
-        "what is missing and `agentmail-cp stalwart apply` to grant it."
-    )
-
-
 def _problem(response: httpx.Response) -> _Problem:
     """The body as RFC 7807 problem details; empty when it is something else (a proxy's page)."""
     try:
@@ -647,12 +533,3 @@ def _retry_after(value: str | None) -> float:
         return DEFAULT_RETRY_AFTER
     when = when if when.tzinfo else when.replace(tzinfo=UTC)
     return max(0.0, (when - datetime.now(UTC)).total_seconds())
-
-
-def _decode(content: bytes | msgspec.Raw, shape: type[T], origin: str) -> T:
-    try:
-        return msgspec.json.decode(content, type=shape)
-    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
-        reason = error if isinstance(error, msgspec.ValidationError) else _name(error)
-        message = f"{origin} answered something unknown to this version: {reason}"
-        raise MailServerConfused(message) from None

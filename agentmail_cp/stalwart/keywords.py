@@ -15,15 +15,16 @@ import structlog
 
 from agentmail_cp.labels import SENT_KEYWORD
 from agentmail_cp.mailserver import MailServerError
+from agentmail_cp.stalwart.calls import Call, GetAnswer
 from agentmail_cp.stalwart.emails import Keywords
 from agentmail_cp.stalwart.ids import document_of, email_id
-from agentmail_cp.stalwart.jmap import Call, GetAnswer
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
     from agentmail_cp.mailserver import AccountId, OutgoingEmail
-    from agentmail_cp.stalwart.jmap import Answer, JmapClient
+    from agentmail_cp.stalwart.calls import Answer
+    from agentmail_cp.stalwart.jmap import JmapClient
 
 log = structlog.stdlib.get_logger(__name__)
 

@@ -29,7 +29,7 @@ from agentmail_cp.mailserver import (
     NewAppPassword,
     Refusal,
 )
-from agentmail_cp.stalwart.jmap import Call, GetAnswer, SetAnswer, SetError
+from agentmail_cp.stalwart.calls import Call, GetAnswer, SetAnswer, SetError
 from agentmail_cp.stalwart.wanted import mailbox_permissions
 
 if TYPE_CHECKING:
@@ -126,7 +126,10 @@ class Logins:
     async def create_app_password(self, account_id: AccountId, new: NewAppPassword) -> str:
         create = {
             "description": f"{new.app_password_id.hex} {new.name}",
-            "permissions": {"@type": "Replace", "permissions": dict.fromkeys(_may(new.access), True)},
+            "permissions": {
+                "@type": "Replace",
+                "permissions": dict.fromkeys(_may(new.access), True),
+            },
             "allowedIps": dict.fromkeys(new.allowed_ips, True),
         }
         if new.expires_at is not None:

@@ -29,6 +29,7 @@ from agentmail_cp.mailserver import (
     Refusal,
 )
 from agentmail_cp.stalwart import rescue
+from agentmail_cp.stalwart.calls import Call, GetAnswer, MethodError, SetAnswer, reference
 from agentmail_cp.stalwart.copies import Stale, refused_copy
 from agentmail_cp.stalwart.emails import (
     ATTACHED,
@@ -51,15 +52,7 @@ from agentmail_cp.stalwart.emails import (
 )
 from agentmail_cp.stalwart.folders import Missing, ensure_exists, exists, mailbox_get
 from agentmail_cp.stalwart.ids import document_of, email_id
-from agentmail_cp.stalwart.jmap import (
-    BLOB_SLACK,
-    Call,
-    GetAnswer,
-    MethodError,
-    RequestRefused,
-    SetAnswer,
-    reference,
-)
+from agentmail_cp.stalwart.jmap import BLOB_SLACK, RequestRefused
 from agentmail_cp.stalwart.mime import utc_date
 from agentmail_cp.stalwart.previews import previews
 
@@ -68,8 +61,9 @@ if TYPE_CHECKING:
     from datetime import datetime
 
     from agentmail_cp.mailserver import Attachment, Cursor, Mail, MailContent
+    from agentmail_cp.stalwart.calls import Answer, SetError
     from agentmail_cp.stalwart.folders import Folders, Places
-    from agentmail_cp.stalwart.jmap import Answer, JmapClient, SetError
+    from agentmail_cp.stalwart.jmap import JmapClient
     from agentmail_cp.stalwart.previews import ShownAt
     from agentmail_cp.stalwart.trace import Traces
 

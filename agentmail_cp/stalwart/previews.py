@@ -13,14 +13,15 @@ from typing import TYPE_CHECKING, Final
 
 from agentmail_cp.extract import preview_html
 from agentmail_cp.mailserver import AccountId
+from agentmail_cp.stalwart.calls import Call, GetAnswer
 from agentmail_cp.stalwart.emails import Bodies
-from agentmail_cp.stalwart.jmap import Call, GetAnswer
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
 
+    from agentmail_cp.stalwart.calls import Answer
     from agentmail_cp.stalwart.emails import Email
-    from agentmail_cp.stalwart.jmap import Answer, JmapClient
+    from agentmail_cp.stalwart.jmap import JmapClient
 
 ShownAt = tuple[AccountId, str]
 """An account and an Email id as its answer spells it."""

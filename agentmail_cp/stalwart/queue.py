@@ -22,7 +22,7 @@ from agentmail_cp.mailserver import (
     Refusal,
 )
 from agentmail_cp.stalwart import ids
-from agentmail_cp.stalwart.jmap import Call, GetAnswer, SetAnswer, reference
+from agentmail_cp.stalwart.calls import Call, GetAnswer, SetAnswer, reference
 from agentmail_cp.stalwart.replies import Reply, reply, reply_in
 
 if TYPE_CHECKING:

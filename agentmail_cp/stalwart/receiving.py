@@ -14,11 +14,11 @@ import msgspec
 from agentmail_cp.mailserver import AccountId, MailServerConfused, MailServerRejected, Refusal
 from agentmail_cp.stalwart import marks
 from agentmail_cp.stalwart.admin import Accounts
-from agentmail_cp.stalwart.jmap import Call, GetAnswer, SetAnswer
+from agentmail_cp.stalwart.calls import Call, GetAnswer, SetAnswer
 from agentmail_cp.stalwart.marks import Marked
 
 if TYPE_CHECKING:
-    from agentmail_cp.stalwart.jmap import SetError
+    from agentmail_cp.stalwart.calls import SetError
 
 ORIGINAL_RECIPIENT: Final = "X-Agentmail-Original-Recipient"
 

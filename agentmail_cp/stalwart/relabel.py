@@ -13,10 +13,11 @@ import random
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from agentmail_cp.mailserver import MailServerRejected, MailServerUnavailable, Refusal
+from agentmail_cp.stalwart.calls import SetAnswer
 from agentmail_cp.stalwart.emails import Keywords
 from agentmail_cp.stalwart.folders import ensure_exists, exists
 from agentmail_cp.stalwart.ids import document_of, email_id
-from agentmail_cp.stalwart.jmap import RequestRefused, SetAnswer
+from agentmail_cp.stalwart.jmap import RequestRefused
 from agentmail_cp.stalwart.keywords import (
     ALWAYS_LOWER,
     PROPERTIES,
@@ -32,8 +33,9 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
     from agentmail_cp.mailserver import AccountId, DocumentId, NoRoom, Relabel
+    from agentmail_cp.stalwart.calls import SetError
     from agentmail_cp.stalwart.folders import Folders
-    from agentmail_cp.stalwart.jmap import JmapClient, SetError
+    from agentmail_cp.stalwart.jmap import JmapClient
     from agentmail_cp.stalwart.keywords import Patches
 
 T = TypeVar("T")

@@ -18,10 +18,10 @@ import asyncio
 from typing import TYPE_CHECKING, Any, Final
 
 from agentmail_cp.excerpts import excerpt, html_words, words
+from agentmail_cp.stalwart.calls import Call, GetAnswer
 from agentmail_cp.stalwart.emails import LEAF, Found, Shown
 from agentmail_cp.stalwart.folders import Missing, ensure_exists, exists
 from agentmail_cp.stalwart.ids import document_of, email_id
-from agentmail_cp.stalwart.jmap import Call, GetAnswer
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence

@@ -17,16 +17,9 @@ import msgspec
 from agentmail_cp.mailserver import MailServerError, ServerStatus
 from agentmail_cp.sizes import mail_limit
 from agentmail_cp.stalwart import certificates, mtahook
+from agentmail_cp.stalwart.calls import Call, SetError, reference
 from agentmail_cp.stalwart.hooks import DOORBELL_PATH
-from agentmail_cp.stalwart.jmap import (
-    Call,
-    JmapClient,
-    LoginRefused,
-    SetError,
-    basic,
-    bearer,
-    reference,
-)
+from agentmail_cp.stalwart.jmap import JmapClient, LoginRefused, basic, bearer
 from agentmail_cp.stalwart.wanted import (
     MAILBOX_ROLE,
     OWN_DOMAIN,

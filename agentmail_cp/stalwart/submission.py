@@ -28,6 +28,7 @@ from agentmail_cp.mailserver import (
     Submitted,
     Verdict,
 )
+from agentmail_cp.stalwart.calls import Call, Created, GetAnswer, SetError
 from agentmail_cp.stalwart.copies import (
     REFUSALS,
     EmailSet,
@@ -39,13 +40,7 @@ from agentmail_cp.stalwart.copies import (
 )
 from agentmail_cp.stalwart.folders import ensure_exists, exists
 from agentmail_cp.stalwart.ids import document_of, email_id
-from agentmail_cp.stalwart.jmap import (
-    Call,
-    Created,
-    GetAnswer,
-    RequestRefused,
-    SetError,
-)
+from agentmail_cp.stalwart.jmap import RequestRefused
 from agentmail_cp.stalwart.keywords import look_at_new, no_room
 from agentmail_cp.stalwart.queue import envelope_id
 
@@ -53,8 +48,9 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from agentmail_cp.mailserver import OutgoingEmail
+    from agentmail_cp.stalwart.calls import Answer
     from agentmail_cp.stalwart.folders import Folders
-    from agentmail_cp.stalwart.jmap import Answer, JmapClient
+    from agentmail_cp.stalwart.jmap import JmapClient
 
 MAX_RECIPIENTS: Final = 100
 """MtaStageRcpt.maxRecipients in stalwart-config/smtp.toml; nothing in JMAP tells it."""

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Final
 
 import msgspec
 
-from agentmail_cp.stalwart.jmap import Call, GetAnswer
+from agentmail_cp.stalwart.calls import Call, GetAnswer
 from agentmail_cp.stalwart.receiving import ORIGINAL_RECIPIENT
 from agentmail_cp.stalwart.wanted import OWN_DOMAIN
 

@@ -13,8 +13,9 @@ from agentmail_cp.dev.stalwart import HOST
 from agentmail_cp.mailserver import Enqueued
 from agentmail_cp.sandbox.reports import feedback_report
 from agentmail_cp.stalwart import StalwartMailServer, hooks, mtahook
+from agentmail_cp.stalwart.calls import Call
 from agentmail_cp.stalwart.ids import email_id
-from agentmail_cp.stalwart.jmap import Call, JmapClient, bearer
+from agentmail_cp.stalwart.jmap import JmapClient, bearer
 from agentmail_cp.stalwart.wanted import DEFAULT_MAIL_SIZE
 from tests.contract.witness import watched
 from tests.contract.world import Client, Heard, World

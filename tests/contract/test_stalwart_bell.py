@@ -13,7 +13,7 @@ import pytest_asyncio
 from agentmail_cp.dev.stalwart import LocalStalwart
 from agentmail_cp.mailserver import Report
 from agentmail_cp.stalwart import hooks
-from agentmail_cp.stalwart.jmap import Call
+from agentmail_cp.stalwart.calls import Call
 from agentmail_cp.stalwart.setup import Doorbell
 from tests.fix_stalwart import (
     DOMAIN,

@@ -20,7 +20,8 @@ from agentmail_cp.mailserver import (
     NewAccount,
 )
 from agentmail_cp.stalwart import StalwartMailServer, mtahook, setup
-from agentmail_cp.stalwart.jmap import Call, JmapClient, bearer
+from agentmail_cp.stalwart.calls import Call
+from agentmail_cp.stalwart.jmap import JmapClient, bearer
 from agentmail_cp.stalwart.mtahook import Question
 from agentmail_cp.stalwart.setup import Wanted
 from tests.contract.world import an_email

@@ -18,7 +18,8 @@ import pytest_asyncio
 from agentmail_cp.dev.stalwart import LocalStalwart
 from agentmail_cp.settings import Settings
 from agentmail_cp.stalwart import setup
-from agentmail_cp.stalwart.jmap import Call, JmapClient, bearer
+from agentmail_cp.stalwart.calls import Call
+from agentmail_cp.stalwart.jmap import JmapClient, bearer
 from agentmail_cp.stalwart.setup import Doorbell, SetupError, Wanted
 from agentmail_cp.stalwart.submission import MAX_RECIPIENTS
 from tests.fix_stalwart import DOMAIN, Mailbox, StalwartServer

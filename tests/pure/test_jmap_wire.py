@@ -26,13 +26,12 @@ from agentmail_cp.mailserver import (
     MailServerUnavailable,
     Refusal,
 )
+from agentmail_cp.stalwart.calls import Call, MethodError
 from agentmail_cp.stalwart.jmap import (
     DEFAULT_RETRY_AFTER,
-    Call,
     JmapClient,
     Limits,
     LoginRefused,
-    MethodError,
     RequestRefused,
     basic,
     bearer,

@@ -30,7 +30,8 @@ from agentmail_cp.mailserver import (
 )
 from agentmail_cp.sandbox.reports import feedback_report
 from agentmail_cp.stalwart import StalwartMailServer, setup
-from agentmail_cp.stalwart.jmap import Call, GetAnswer, JmapClient, SetAnswer
+from agentmail_cp.stalwart.calls import Call, GetAnswer, SetAnswer
+from agentmail_cp.stalwart.jmap import JmapClient
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator
