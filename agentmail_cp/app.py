@@ -193,18 +193,12 @@ def create_app(
 
     @contextlib.asynccontextmanager
     async def running(_app: Litestar) -> AsyncGenerator[None]:
-        await db.open()
-        try:
-            async with (
-                _looping(doorbell, feed, sockets),
-                jobs.working(resources) if worker else contextlib.nullcontext(),
-            ):
-                yield
-        finally:
-            await outbound.close()
-            await db.close()
-            if server is None:
-                await mail_server.close()
+        async with (
+            _opened(db, outbound, mail_server if server is None else None),
+            _looping(doorbell, feed, sockets),
+            jobs.working(resources) if worker else contextlib.nullcontext(),
+        ):
+            yield
 
     return AgentMail(
         route_handlers=_routes(settings),
@@ -226,6 +220,19 @@ def create_app(
             }
         ),
     )
+
+
+@contextlib.asynccontextmanager
+async def _opened(db: Database, outbound: Outbound, own: MailServer | None) -> AsyncGenerator[None]:
+    """What holds connections. `own` is the mail server that nobody else closes."""
+    await db.open()
+    try:
+        yield
+    finally:
+        await outbound.close()
+        await db.close()
+        if own is not None:
+            await own.close()
 
 
 @contextlib.asynccontextmanager
