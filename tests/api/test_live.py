@@ -420,6 +420,8 @@ async def test_while_the_mail_server_is_away_events_wait(
         await witness.subscribe(event_types=["label.added", "message.sent"])
         service.server.faults = Faults(lost_answer=True, methods=frozenset({"read"}))
         await send(service, inbox, "1", "2")
+        # So that what is sent comes after them.
+        await until(lambda: service.messages(inbox), lambda seen: len(seen) == 2)
         await service.send(inbox, to="nobody@elsewhere.test", text="Hi")
         # The second reader needs nothing of the mail server, so that its events do not wait.
         await witness.event()
