@@ -2,8 +2,9 @@
 
 Owns the writing of a claim's own fields. Adding a name captures nobody's mail: it is a row, a token and keys
 until DNS shows the token. Several organisations may claim one name and are told nothing of each other; the
-first to prove it has it (`prove`), and with sub-domains enabled all below it that nobody had before. Ending a
-claim, and telling the mail server of one, is `settlement`.
+first to prove it has it (`prove`), and with sub-domains enabled all below it that nobody had before. Names
+below it on which it has inboxes are its own also once sub-domains are not enabled any more. Ending a claim,
+and telling the mail server of one, is `settlement`.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from uuid_utils.compat import uuid7
 from agentmail_cp import access, addresses
 from agentmail_cp.access import Reach
 from agentmail_cp.db import Tx, fetch_one, fetch_only
-from agentmail_cp.domains.domain import COLUMNS, Domain, count, get_own, with_parents
+from agentmail_cp.domains.domain import COLUMNS, Domain, below, count, get_own, with_parents
 from agentmail_cp.errors import Forbidden, Invalid, LimitExceeded, Taken
 
 TOKEN_BYTES = 20
@@ -193,23 +194,30 @@ def _on_the_server(domain: Domain) -> tuple[object, ...]:
 
 async def prove(tx: Tx, domain: Domain) -> bool:
     """Take note that a claim's token was seen in DNS, and that the mail server is to be told (`tell`); False
-    when the name is another organisation's, or the mail server has not let go of an earlier claim yet. A
-    claim that was proved stays so.
+    when the name is another organisation's, has inboxes of one that proved a name above it, or the mail
+    server has not let go of an earlier claim yet. A claim that was proved stays so.
     """
+    names = {
+        "organization_id": domain.organization_id,
+        "domain_id": domain.domain_id,
+        "parents": with_parents(domain.name)[1:],
+        "backwards": domain.name[::-1],
+        "below": below(domain.name),
+    }
+    # No inbox begins to be made below them now (`use.hold`), so that what is seen of inboxes stays true.
+    await tx.execute(_HOLD_ABOVE, names)
     try:
         async with tx.transaction():
-            cursor = await tx.execute(
-                _PROVE,
-                {
-                    "organization_id": domain.organization_id,
-                    "domain_id": domain.domain_id,
-                    "parents": with_parents(domain.name)[1:],
-                },
-            )
+            cursor = await tx.execute(_PROVE, names)
     except UniqueViolation:
         return False
     return cursor.rowcount == 1
 
+
+_HOLD_ABOVE: LiteralString = """
+select from domain where organization_id <> %(organization_id)s and name = any(%(parents)s)
+    and proved_at is not null order by name for no key update
+"""
 
 _PROVE: LiteralString = """
 update domain set proved_at = coalesce(proved_at, now()), updated_at = now(),
@@ -217,5 +225,12 @@ update domain set proved_at = coalesce(proved_at, now()), updated_at = now(),
 where organization_id = %(organization_id)s and domain_id = %(domain_id)s and deleted_at is null
     and (proved_at is not null or not exists (select from domain as above
         where above.organization_id <> %(organization_id)s and above.name = any(%(parents)s)
-            and above.proved_at is not null and above.subdomains_enabled))
+            and above.proved_at is not null and (above.subdomains_enabled or exists (
+                select from inbox where inbox.organization_id = above.organization_id
+                    and inbox.state in ('creating', 'active', 'deleting')
+                    and (reverse(inbox.domain) = %(backwards)s or reverse(inbox.domain) like %(below)s)
+                    and not exists (select from domain as nearer where nearer.proved_at is not null
+                        and length(nearer.name) > length(above.name)
+                        and (inbox.domain = nearer.name
+                            or right(inbox.domain, length(nearer.name) + 1) = '.' || nearer.name))))))
 """

@@ -101,6 +101,11 @@ def with_parents(name: str) -> list[str]:
     return [".".join(labels[start:]) for start in range(len(labels) - 1)]
 
 
+def below(name: str) -> str:
+    """The pattern that the reversed names below a domain are like. Pure."""
+    return f"{name[::-1]}.".replace("_", "\\_") + "%"
+
+
 def in_sight(reach: Reach) -> LiteralString:
     """The condition that keeps a query of domains to those that are there for a pod, beside that on their
     organisation.

@@ -9,7 +9,8 @@ installed for one organisation while another's is still there.
 The mail server keeps what an organisation had on a name apart from what others have there. Within one
 organisation, accounts of a pod that may not be on a name any more are retired before it is installed: their
 mail stays readable, and none of the new pod's ever reaches them. Sub-domains are those that inboxes of the
-organisation stand on.
+organisation stand on. What the mail server still has there for organisations whose inboxes are all gone is
+put away before the name, or a name above it, is installed for the next one.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ import structlog
 from agentmail_cp.access import Reach
 from agentmail_cp.db import Database, Tx, fetch_all, fetch_one
 from agentmail_cp.domains import dkim, keys
-from agentmail_cp.domains.domain import COLUMNS, Domain, get_own
+from agentmail_cp.domains.domain import COLUMNS, Domain, below, get_own
 from agentmail_cp.domains.keys import StoredKey
 from agentmail_cp.domains.use import subdomain
 from agentmail_cp.mailserver import (
@@ -57,6 +58,7 @@ class _Knowledge(msgspec.Struct, frozen=True):
     subdomains: Sequence[str]
     catch_all: str | None
     strangers: Sequence[AccountId]
+    leftovers: Sequence[_Leftover]
 
 
 async def delete(tx: Tx, reach: Reach, domain: str) -> Domain:
@@ -65,6 +67,12 @@ async def delete(tx: Tx, reach: Reach, domain: str) -> Domain:
     all of them.
     """
     found = await get_own(tx, reach, domain)
+    await end(tx, found)
+    return found
+
+
+async def end(tx: Tx, found: Domain) -> None:
+    """End this claim, which the caller has locked, as `delete` does."""
     await tx.execute(
         "update domain set deleted_at = now(), updated_at = now(), catch_all_inbox_id = null,"
         " unsettled_since = case when proved_at is not null then now() end"
@@ -74,7 +82,6 @@ async def delete(tx: Tx, reach: Reach, domain: str) -> Domain:
     held = await keys.of_domain(tx, found.organization_id, found.domain_id)
     selectors = [each.selector for each in held]
     await keys.erase_private(tx, found.organization_id, found.domain_id, selectors)
-    return found
 
 
 async def tell(
@@ -129,6 +136,8 @@ async def _install(
 ) -> None:
     for account_id in known.strangers:
         await _retire(server, account_id)
+    for each in known.leftovers:
+        await server.disable_domain(each.name, str(each.organization_id))
     await server.install_domain(
         MailDomainSetup(
             name=domain.name,
@@ -162,16 +171,18 @@ async def _look_up(tx: Tx, domain: Domain) -> _Knowledge:
         "name": domain.name,
         "length": len(domain.name),
         "backwards": domain.name[::-1],
-        "below": f"{domain.name[::-1]}.".replace("_", "\\_") + "%",
+        "below": below(domain.name),
     }
     subdomains = await fetch_all(tx, _Name, _SUBDOMAINS, names)
-    first = domain.pod_id and domain.installed_at is None and domain.deleted_at is None
-    strangers = await fetch_all(tx, _Stranger, _STRANGERS, names) if first else []
+    first = domain.installed_at is None and domain.deleted_at is None
+    strangers = await fetch_all(tx, _Stranger, _STRANGERS, names) if first and domain.pod_id else []
+    leftovers = await fetch_all(tx, _Leftover, _LEFTOVERS, names) if first else []
     return _Knowledge(
         keys=await keys.of_domain(tx, domain.organization_id, domain.domain_id),
         subdomains=[each.name for each in subdomains],
         catch_all=await _catch_all(tx, domain),
         strangers=[each.account_id for each in strangers],
+        leftovers=leftovers,
     )
 
 
@@ -181,6 +192,11 @@ class _Name(msgspec.Struct, frozen=True):
 
 class _Stranger(msgspec.Struct, frozen=True):
     account_id: AccountId
+
+
+class _Leftover(msgspec.Struct, frozen=True):
+    name: str
+    organization_id: UUID
 
 
 _SUBDOMAINS: LiteralString = """
@@ -204,6 +220,18 @@ select account_id from inbox where account_id is not null and state in ('active'
 order by account_id
 """
 """The accounts of other pods' inboxes that stand on the names of a pod's domain."""
+
+
+_LEFTOVERS: LiteralString = """
+select domain as name, organization_id from inbox where organization_id <> %(organization_id)s
+    and (reverse(domain) = %(backwards)s or reverse(domain) like %(below)s)
+    and not exists (select from domain as other where other.proved_at is not null
+        and other.domain_id <> %(domain_id)s and length(other.name) > %(length)s
+        and (inbox.domain = other.name or right(inbox.domain, length(other.name) + 1) = '.' || other.name))
+group by domain, organization_id having every(state in ('deleted', 'erased'))
+order by domain, organization_id
+"""
+"""The names at or below a domain where other organisations had inboxes, and have none any more."""
 
 
 async def _catch_all(tx: Tx, domain: Domain) -> str | None:

@@ -54,7 +54,9 @@ async def for_inboxes(tx: Tx, reach: Reach, settings: Settings, name: str | None
     found = proved[0] if proved else None
     if found is None or not found.is_seen_by(Reach(reach.organization_id, pod_id)):
         raise _not_verified(wanted, own, elsewhere=found is not None and found.is_seen_by(reach))
-    if await _is_others(tx, found, candidates) or not _takes(found, wanted):
+    if not _takes(found, wanted) or await _is_others(
+        tx, found.organization_id, wanted, above=found.name
+    ):
         raise _not_verified(wanted, own)
     below = None if wanted == found.name else subdomain(wanted, found)
     return MailDomain(wanted, shared=False, domain_id=found.domain_id, below=below)
@@ -91,12 +93,12 @@ def _not_verified(name: str, own: str, *, elsewhere: bool = False) -> Forbidden:
     fix = f"Add the domain and verify it, or leave domain out to use {own}."
     if elsewhere:
         fix = "It belongs to a pod: make the inbox there, with pod_id or at /v0/pods/{pod_id}/inboxes."
+    return _unusable(f"The domain {name[:253]} is not verified here.", fix)
+
+
+def _unusable(message: str, fix: str) -> Forbidden:
     return Forbidden(
-        f"The domain {name[:253]} is not verified here.",
-        fix=fix,
-        field="domain",
-        detail="UNKNOWN_DOMAIN",
-        code="domain_not_verified",
+        message, fix=fix, field="domain", detail="UNKNOWN_DOMAIN", code="domain_not_verified"
     )
 
 
@@ -112,13 +114,13 @@ async def _proved(tx: Tx, organization_id: UUID, names: Collection[str]) -> list
     )
 
 
-async def _is_others(tx: Tx, found: Domain, candidates: Collection[str]) -> bool:
-    """Whether another organisation has proved one of these names that is longer than the one found."""
+async def _is_others(tx: Tx, organization_id: UUID, name: str, *, above: str) -> bool:
+    """Whether another organisation has proved a name, or one between it and this one above it."""
     cursor = await tx.execute(
         _LONGER_PROVED,
         {
-            "organization_id": found.organization_id,
-            "names": [each for each in candidates if len(each) > len(found.name)],
+            "organization_id": organization_id,
+            "names": [each for each in with_parents(name) if len(each) > len(above)],
         },
     )
     return await cursor.fetchone() is not None
@@ -131,9 +133,10 @@ _LONGER_PROVED: LiteralString = (
 
 
 async def hold(tx: Tx, organization_id: UUID, mail_domain: MailDomain) -> None:
-    """Keep a domain from being deleted until this transaction ends, for whoever makes an inbox on it.
+    """Keep a domain from being deleted until this transaction ends, and one below it from being proved by
+    others, for whoever makes an inbox there.
 
-    Raises `Forbidden` (code `domain_not_verified`) when it was deleted a moment ago.
+    Raises `Forbidden` (code `domain_not_verified`) when either happened a moment ago.
     """
     if mail_domain.domain_id is None:
         return
@@ -143,12 +146,14 @@ async def hold(tx: Tx, organization_id: UUID, mail_domain: MailDomain) -> None:
         {"organization_id": organization_id, "domain_id": mail_domain.domain_id},
     )
     if cursor.rowcount == 0:
-        raise Forbidden(
+        raise _unusable(
             f"The domain {mail_domain.name} was deleted.",
-            fix="Add it again and verify it, or use another domain.",
-            field="domain",
-            detail="UNKNOWN_DOMAIN",
-            code="domain_not_verified",
+            "Add it again and verify it, or use another domain.",
+        )
+    above = mail_domain.below.parent if mail_domain.below else None
+    if above and await _is_others(tx, organization_id, mail_domain.name, above=above):
+        raise _unusable(
+            f"The domain {mail_domain.name} is another organization's now.", "Use another domain."
         )
 
 

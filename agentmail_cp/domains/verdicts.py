@@ -34,8 +34,9 @@ _JITTER: Final = 0.2
 
 NOT_FREE: Final = Finding(
     status="INVALID",
-    reason="The record is right, but another organization has verified this domain, or one above it with all"
-    " its sub-domains. If both are yours, delete it there; if not, ask the operator of this server.",
+    reason="The record is right, but another organization has verified this domain, or one above it and"
+    " has inboxes on this one or takes all sub-domains. If both are yours, delete the domain or those inboxes"
+    " there; if not, ask the operator of this server.",
 )
 
 

@@ -22,8 +22,8 @@ import pytest_asyncio
 from agentmail_cp.domains import checking
 from agentmail_cp.sandbox import MailSandbox
 from tests import tenants
-from tests.domains import a_name
-from tests.fix_app import Json, Service, serving, serving_on_stalwart, until
+from tests.domains import a_name, verified_domain
+from tests.fix_app import Json, Service, a_mail, serving, serving_on_stalwart, until
 from tests.fix_dns import DnsServer
 from tests.fix_front_door import FrontDoor, Porch
 from tests.fix_stalwart import StalwartServer
@@ -254,6 +254,46 @@ async def test_the_first_that_proves_a_name_has_it(named: Service, dns_server: D
     assert (await named.client.delete(path)).status_code == 204
     await rival.post(f"{path}/verify")
     await until(lambda: _json(rival, path), lambda seen: seen["status"] == "VERIFIED", seconds=20)
+    await rival.aclose()
+
+
+async def test_a_name_with_inboxes_of_whoever_has_the_domain_above_is_not_free(
+    named: Service, dns_server: DnsServer
+) -> None:
+    """Two organisations' domains would be one on the mail server: the second would wait for ever, and not be
+    told why, or the first's inboxes would lose their mail.
+    """
+    above = a_name(named, "above")
+    name = f"mail.{above}"
+    await verified_domain(named, above, subdomains_enabled=True)
+    inbox = await named.inbox("ada", domain=name)
+    answer = await named.client.patch(f"/v0/domains/{above}", json={"subdomains_enabled": False})
+    assert answer.status_code == 200, answer.text
+
+    other = await tenants.organization(named.db)
+    rival = tenants.client(named, await tenants.key(named.db, other))
+    answer = await rival.post("/v0/domains", json={"domain": name})
+    assert answer.status_code in {200, 201}, answer.text
+    path = f"/v0/domains/{name}"
+    dns_server.publish(name, (await rival.get(f"{path}/zone-file")).text)
+
+    async def has_become(status: str) -> Json:
+        assert (await rival.post(f"{path}/verify")).status_code == 204
+        return await until(
+            lambda: _json(rival, path), lambda seen: seen["status"] == status, seconds=20
+        )
+
+    refused = await has_become("INVALID")
+    assert "delete the domain or those inboxes there" in refused["reason"]
+    assert above not in refused["reason"].replace(name, "")
+    await named.deliver(a_mail(inbox["email"], "Still here"))
+    await until(lambda: named.messages(inbox), bool)
+
+    answer = await named.client.delete(f"/v0/inboxes/{inbox['inbox_id']}")
+    assert answer.status_code == 204, answer.text
+    await has_become("VERIFIED")
+    made = await rival.post("/v0/inboxes", json={"username": "bob", "domain": name})
+    assert made.status_code == 201, made.text
     await rival.aclose()
 
 

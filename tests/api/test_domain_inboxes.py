@@ -7,9 +7,11 @@ from uuid import UUID
 import httpx
 import pytest
 
+from agentmail_cp import domains
 from agentmail_cp.access import Reach
 from agentmail_cp.db import Database
-from agentmail_cp.domains import Domain
+from agentmail_cp.domains import Domain, DomainPatch
+from agentmail_cp.errors import Forbidden
 from agentmail_cp.sandbox import MailSandbox
 from agentmail_cp.sandbox.faults import Faults
 from tests import tenants
@@ -159,6 +161,24 @@ async def test_a_sub_domain_somebody_else_proved_is_theirs(service: Service) -> 
     refused = await ask(tenants.client(service, key), "early.below.test")
     fault(refused, 403, "domain_not_verified")
     assert (await ask(service.client, "early.below.test")).status_code == 201
+
+
+async def test_an_inbox_on_a_sub_domain_is_not_begun_once_somebody_else_proved_it(
+    service: Service,
+) -> None:
+    """Between looking for the domain and reserving the address it may have become another's."""
+    above = await verified_domain(service, NAME, subdomains_enabled=True)
+    reach = Reach(service.organization_id)
+    async with service.db.reading() as tx:
+        found = await domains.for_inboxes(tx, reach, service.settings, f"mail.{NAME}")
+    async with service.db.transaction() as tx:
+        await domains.hold(tx, service.organization_id, found)
+        await domains.update(tx, reach, above.name, DomainPatch(subdomains_enabled=False))
+    other = await tenants.organization(service.db)
+    await verified_domain(service, f"mail.{NAME}", scope=Reach(other))
+    async with service.db.transaction() as tx:
+        with pytest.raises(Forbidden, match="another organization"):
+            await domains.hold(tx, service.organization_id, found)
 
 
 # --- catch-all
