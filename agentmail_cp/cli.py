@@ -17,9 +17,10 @@ from uuid import UUID
 import rich_click as click
 import uvloop
 
-from agentmail_cp import __version__, access, db, inboxes, limits, lists, settings
+from agentmail_cp import __version__, access, db, domains, inboxes, limits, lists, settings
 from agentmail_cp.access import Reach
 from agentmail_cp.db import Database, MigrationChanged, Tx
+from agentmail_cp.domains import dkim
 from agentmail_cp.errors import AgentMailError
 from agentmail_cp.mailserver import MailServerError
 from agentmail_cp.settings import Settings, SettingsError
@@ -372,6 +373,51 @@ def inboxes_erase(address: str, organization: UUID | None) -> None:
             await inboxes.erase(database, server, organization_id=owner, address=address)
         await server.close()
         click.echo(f"The mail of {address} is erased.")
+
+    run(action)
+
+
+@main.group("domains")
+def domains_group() -> None:
+    """Domains of all organisations."""
+
+
+@domains_group.command("list")
+def domains_list() -> None:
+    """List domains: whose, their status, since when they are verified, and broken."""
+
+    async def action(loaded: Settings) -> None:
+        async with _database(loaded) as database, database.reading() as tx:
+            last = None
+            while page := await domains.list_all(tx, after=last, limit=1_000):
+                for each in page:
+                    since = f"{_day(each.verified_at)}  {_day(each.broken_since)}"
+                    click.echo(f"{each.name}  {each.organization_id}  {each.status.value}  {since}")
+                last = page[-1]
+
+    run(action)
+
+
+def _day(moment: datetime | None) -> str:
+    return f"{moment.astimezone(UTC):%Y-%m-%d}" if moment else "-"
+
+
+@domains_group.command("release")
+@click.argument("name")
+def domains_release(name: str) -> None:
+    """Take a proved name from its organisation, as when the domain has another owner now."""
+
+    async def action(loaded: Settings) -> None:
+        pairs = await dkim.new_pairs()
+        async with _database(loaded) as database, database.transaction() as tx:
+            held = await domains.release(tx, name, pairs, dkim.sealing_key(loaded))
+            owner = await access.get_organization(tx, held.organization_id)
+        click.echo(
+            f"{held.name} was of {owner.name} ({owner.organization_id}) since {_day(held.proved_at)}.\n"
+            "A worker has the mail server let go of it now: its inboxes stay readable, and neither send nor"
+            " receive.\nTheir claim stays, with a new id, token and keys. The first organisation whose token"
+            " is seen in DNS has the name next."
+        )
 
     run(action)
 

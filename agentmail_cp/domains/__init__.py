@@ -27,9 +27,11 @@ from agentmail_cp.domains.domain import (
 )
 from agentmail_cp.domains.presenting import SHOWN_TYPES, described, finding, wanted_of
 from agentmail_cp.domains.records import Hosts, Record, hosts_of
+from agentmail_cp.domains.releasing import release
 from agentmail_cp.domains.resolving import Resolver
 from agentmail_cp.domains.rotation import rotate
 from agentmail_cp.domains.settlement import delete, settle, tell
+from agentmail_cp.domains.surveying import list_all
 from agentmail_cp.domains.use import MailDomain, broken, for_inboxes, hold, keeps_feedback
 from agentmail_cp.domains.zone import zone_file
 
@@ -59,8 +61,10 @@ __all__ = [
     "hold",
     "hosts_of",
     "keeps_feedback",
+    "list_all",
     "list_page",
     "prove",
+    "release",
     "rotate",
     "settle",
     "tell",

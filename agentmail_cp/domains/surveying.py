@@ -1,8 +1,11 @@
-"""All verified domains together, for the operator: how many there are, and those that most need a look."""
+"""The domains of all organisations together, for the operator: how many there are, whose they are, and those
+that most need a look.
+"""
 
 from __future__ import annotations
 
 from typing import LiteralString
+from uuid import UUID
 
 import msgspec
 
@@ -27,9 +30,21 @@ async def worst(tx: Tx, *, limit: int) -> list[Domain]:
     return await fetch_all(tx, Domain, _WORST, {"limit": limit})
 
 
+async def list_all(tx: Tx, *, after: Domain | None, limit: int) -> list[Domain]:
+    """A page of the domains of all organisations, by name, after this one."""
+    last = (after.name, after.domain_id) if after else ("", UUID(int=0))
+    names = {"name": last[0], "domain_id": last[1], "limit": limit}
+    return await fetch_all(tx, Domain, _LIST, names)
+
+
 _COUNT: LiteralString = (
     "select count(*) as verified, count(broken_since) as broken from domain"
     " where verified_at is not null and deleted_at is null"
+)
+
+_LIST: LiteralString = (
+    f"select {COLUMNS} from domain where deleted_at is null"
+    " and (name, domain_id) > (%(name)s, %(domain_id)s) order by name, domain_id limit %(limit)s"
 )
 
 _WORST: LiteralString = (

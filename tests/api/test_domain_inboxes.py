@@ -10,7 +10,7 @@ import pytest
 from agentmail_cp import domains
 from agentmail_cp.access import Reach
 from agentmail_cp.db import Database
-from agentmail_cp.domains import Domain, DomainPatch
+from agentmail_cp.domains import Domain, DomainPatch, dkim
 from agentmail_cp.errors import Forbidden
 from agentmail_cp.sandbox import MailSandbox
 from agentmail_cp.sandbox.faults import Faults
@@ -347,6 +347,27 @@ async def test_whoever_has_a_name_next_gets_neither_its_mail_nor_its_addresses(
         f"/v0/inboxes/{inbox['inbox_id']}/messages/send", json={"to": OUTSIDER, "text": "Hi."}
     )
     fault(refused, 403, "inbox_paused")
+
+
+async def test_a_released_name_is_free_as_after_a_deletion(anywhere: Service) -> None:
+    """The operator would free a name on which the last owner's inboxes go on taking mail."""
+    name = a_name(anywhere)
+    first = await verified_domain(anywhere, name, feedback_enabled=False)
+    inbox = (await ask(anywhere.client, name)).json()
+    async with anywhere.db.transaction() as tx:
+        pairs, sealing_key = await dkim.new_pairs(), dkim.sealing_key(anywhere.settings)
+        held = await domains.release(tx, f"{name.upper()}.", pairs, sealing_key)
+    assert held.domain_id == first.domain_id
+    await let_go(anywhere, first)
+    assert await anywhere.server.find_domain(name) is None
+    left = (await anywhere.client.get(f"/v0/domains/{name}")).json()
+    assert (left["status"], left["feedback_enabled"]) == ("PENDING", False)
+    refused = await anywhere.client.post(
+        f"/v0/inboxes/{inbox['inbox_id']}/messages/send", json={"to": OUTSIDER, "text": "Hi."}
+    )
+    assert "not verified" in fault(refused, 403, "inbox_paused")["message"]
+    other = await tenants.organization(anywhere.db)
+    assert (await verified_domain(anywhere, name, scope=Reach(other))).works
 
 
 # --- feedback

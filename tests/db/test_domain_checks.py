@@ -129,6 +129,26 @@ async def test_of_two_organisations_at_once_one_proves_the_name(office: Office) 
     assert (await told(office, winner), await told(office, loser)) == (1, 0)
 
 
+async def test_a_released_name_is_proved_by_the_next_token_and_not_by_the_last(
+    office: Office,
+) -> None:
+    """What is left in DNS of the last owner's records would take the name back within minutes."""
+    held = await office.verified()
+    async with office.db.transaction() as tx:
+        await domains.release(tx, NAME, await dkim.new_pairs(), office.sealing_key)
+    assert await domains.settle(office.db, office.server, office.sealing_key) == 1
+    async with office.db.reading() as tx:
+        left = await domains.get(tx, Reach(held.organization_id), NAME)
+    await office.check(left)
+    left = await office.look(left)
+    assert (left.proved_at, left.status) == (None, "INVALID")
+    second = await office.claim()
+    await office.publish(second)
+    await office.check(left, second)
+    assert (await office.look(second)).status == "VERIFIED"
+    assert (await office.look(left)).proved_at is None
+
+
 async def told(office: Office, domain: Domain) -> int:
     """How often an organisation was told that the domain is verified."""
     async with office.db.reading() as tx:
