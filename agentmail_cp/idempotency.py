@@ -31,7 +31,7 @@ from agentmail_cp.errors import Conflict, Invalid, NotFound
 
 T = TypeVar("T")
 
-TOKEN = re.compile(r"[A-Za-z0-9\-._~]{1,256}")
+_TOKEN = re.compile(r"[A-Za-z0-9\-._~]{1,256}")
 """What a caller's own ids look like: Idempotency-Key here, client_id of what has one."""
 
 REMEMBERED = timedelta(hours=24)
@@ -121,14 +121,18 @@ class _Row(msgspec.Struct, frozen=True, kw_only=True):
 
 def check_key(key: str | None) -> None:
     """Raise `Invalid` unless the key is absent or 1 to 256 of A-Z a-z 0-9 - . _ ~."""
-    if key is None:
-        return
-    if not TOKEN.fullmatch(key):
-        raise Invalid(
-            "Idempotency-Key",
-            "This Idempotency-Key does not fit.",
-            fix="Use 1 to 256 characters out of A-Z a-z 0-9 - . _ ~",
-        )
+    if key is not None:
+        _check("Idempotency-Key", key, "This Idempotency-Key does not fit.")
+
+
+def check_client_id(client_id: str) -> None:
+    """Raise `Invalid` unless it is 1 to 256 of A-Z a-z 0-9 - . _ ~."""
+    _check("client_id", client_id, "client_id does not fit.")
+
+
+def _check(field: str, token: str, message: str) -> None:
+    if not _TOKEN.fullmatch(token):
+        raise Invalid(field, message, fix="Use 1 to 256 characters out of A-Z a-z 0-9 - . _ ~")
 
 
 async def begin(tx: Tx, request: Request) -> Claim:

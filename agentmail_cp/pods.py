@@ -18,7 +18,7 @@ import msgspec
 from msgspec import UNSET, UnsetType
 from uuid_utils.compat import uuid7
 
-from agentmail_cp import access, credentials, domains, inboxes, lists, pages, webhooks
+from agentmail_cp import access, credentials, domains, idempotency, inboxes, lists, pages, webhooks
 from agentmail_cp.access import Reach, in_reach
 from agentmail_cp.db import Tx, fetch_all, fetch_one, fetch_only
 from agentmail_cp.errors import CannotDelete, Conflict, Invalid, LimitExceeded, NotFound
@@ -244,7 +244,7 @@ async def delete(tx: Tx, reach: Reach, pod: str) -> None:
 
 def _check(name: str | None, client_id: str | None) -> None:
     if client_id is not None:
-        inboxes.check_client_id(client_id)
+        idempotency.check_client_id(client_id)
     if name is not None and (not 1 <= len(name) <= LONGEST_NAME or not name.isprintable()):
         raise Invalid(
             "name",

@@ -18,7 +18,7 @@ from agentmail_cp import pages, pauses, usernames
 from agentmail_cp.access import Reach, in_reach
 from agentmail_cp.db import Tx, fetch_all, fetch_one
 from agentmail_cp.errors import Invalid, NotFound
-from agentmail_cp.idempotency import TOKEN
+from agentmail_cp.idempotency import check_client_id
 from agentmail_cp.mailserver import AccountId
 from agentmail_cp.messages import Place
 from agentmail_cp.pauses import BY_REQUEST, Pause, Status
@@ -171,16 +171,6 @@ def check_display_name(name: str | None) -> None:
             "display_name holds a control character.",
             fix="Remove line breaks and control characters.",
             detail="HEADER_INJECTION",
-        )
-
-
-def check_client_id(client_id: str) -> None:
-    """Raise `Invalid` unless it is 1 to 256 of A-Z a-z 0-9 - . _ ~."""
-    if not TOKEN.fullmatch(client_id):
-        raise Invalid(
-            "client_id",
-            "client_id does not fit.",
-            fix="Use 1 to 256 characters out of A-Z a-z 0-9 - . _ ~",
         )
 
 

@@ -138,7 +138,7 @@ class Desk(msgspec.Struct, frozen=True):
     async def _known(self, inbox: Inbox, client_id: str | None) -> Draft | None:
         if client_id is None:
             return None
-        inboxes.check_client_id(client_id)
+        idempotency.check_client_id(client_id)
         return await drafts.made_before(self.db, self.server, inbox.place, client_id)
 
     async def _left_over(self, inbox: Inbox, claim: Claim) -> Draft | None:

@@ -24,7 +24,7 @@ from agentmail_cp.access import Reach, in_reach
 from agentmail_cp.db import Tx, fetch_all, fetch_one, fetch_only
 from agentmail_cp.errors import Conflict, Invalid, LimitExceeded, NotFound
 from agentmail_cp.events import EventType
-from agentmail_cp.idempotency import TOKEN
+from agentmail_cp.idempotency import check_client_id
 from agentmail_cp.webhooks import checks
 from agentmail_cp.webhooks.signing import SECRET_PREFIX
 
@@ -144,7 +144,8 @@ async def create(tx: Tx, scope: Reach, new: NewWebhook, *, most: int) -> Made:
 
     Raises `Invalid`, and `LimitExceeded` where the organisation has `most` of them (0: no limit).
     """
-    _check_client_id(new.client_id)
+    if new.client_id is not None:
+        check_client_id(new.client_id)
     pod_ids = checks.check_names("pod_ids", new.pod_ids)
     inbox_ids = checks.check_names("inbox_ids", new.inbox_ids)
     if most:
@@ -161,15 +162,6 @@ async def create(tx: Tx, scope: Reach, new: NewWebhook, *, most: int) -> Made:
     if winner is None:
         raise Conflict("This webhook was made and deleted a moment ago.", fix="Try again.")
     return Made(winner, new=False)
-
-
-def _check_client_id(client_id: str | None) -> None:
-    if client_id is not None and not TOKEN.fullmatch(client_id):
-        raise Invalid(
-            "client_id",
-            "client_id does not fit.",
-            fix="Use 1 to 256 characters out of A-Z a-z 0-9 - . _ ~",
-        )
 
 
 def _scope_id(scope: Reach) -> UUID:
