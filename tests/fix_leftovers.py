@@ -40,7 +40,9 @@ def pytest_runtest_call() -> Generator[None]:
 
 
 def _tasks() -> set[asyncio.Task[object]]:
-    return {task for loop in _loops for task in asyncio.all_tasks(loop)}
+    """All but those of psycopg's pools, which fixtures go on using until they close them."""
+    running = {task for loop in _loops for task in asyncio.all_tasks(loop)}
+    return {task for task in running if not task.get_name().startswith("pool-")}
 
 
 def _end(tasks: set[asyncio.Task[object]]) -> None:
