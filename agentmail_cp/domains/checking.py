@@ -252,10 +252,10 @@ _TURNS: LiteralString = (
 _CLAIM: LiteralString = (
     # Due again when the claim runs out, so that what is asked for meanwhile can be told from it.
     "update domain set checking_until = now() + %(lease)s, check_due_at = now() + %(lease)s"
-    " where domain_id in (select domain_id from domain"
+    " where domain_id = any(array(select domain_id from domain"
     f" where domain_id in (select domain_id from ({_TURNS}) as turn where place <= %(share)s)"
     " and coalesce(checking_until <= now(), true)"
-    " order by check_due_at limit %(most)s for update skip locked)"
+    " order by check_due_at limit %(most)s for update skip locked))"
     " returning domain_id, organization_id, checking_until as until"
 )
 

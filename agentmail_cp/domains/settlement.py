@@ -262,10 +262,10 @@ async def _claim_unsettled(db: Database) -> list[Domain]:
         return await fetch_all(
             tx,
             Domain,
-            "update domain set settling_until = now() + %(lease)s where domain_id in ("
-            " select domain_id from domain where unsettled_since is not null"
+            "update domain set settling_until = now() + %(lease)s where domain_id = any(array("
+            "select domain_id from domain where unsettled_since is not null"
             " and proved_at is not null and coalesce(settling_until < now(), true)"
-            " order by unsettled_since limit %(most)s for update skip locked)"
+            " order by unsettled_since limit %(most)s for update skip locked))"
             f" returning {COLUMNS}",
             {"lease": LEASE, "most": SETTLED_AT_ONCE},
         )

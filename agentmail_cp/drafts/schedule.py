@@ -54,10 +54,11 @@ async def claim_due(db: Database) -> list[Draft]:
         return await fetch_all(
             tx,
             Draft,
-            "update draft set fire_at = now() + %(firing)s where (inbox_id, draft_id) in ("
-            " select inbox_id, draft_id from draft where state = 'draft'"
+            "with due (inbox, id) as (select inbox_id, draft_id from draft where state = 'draft'"
             " and send_status = 'scheduled' and fire_at <= now()"
             " order by fire_at limit %(most)s for update skip locked)"
+            " update draft set fire_at = now() + %(firing)s from due"
+            " where inbox_id = due.inbox and draft_id = due.id"
             f" returning {COLUMNS}",
             {"firing": FIRING, "most": FIRED_AT_ONCE},
         )

@@ -92,14 +92,15 @@ async def claim(db: Database, only: Draft | None = None) -> list[Claimed]:
         found = await fetch_all(
             tx,
             Draft,
-            "update draft set lease_until = now() + %(lease)s,"
-            " client_id = case when state = 'storing' then null else client_id end,"
-            " state = case when state = 'storing' then 'deleting' else state end"
-            " where (inbox_id, draft_id) in (select inbox_id, draft_id from draft"
+            "with due (inbox, id) as (select inbox_id, draft_id from draft"
             " where state <> 'sending' and lease_until <= now()"
             " and inbox_id = coalesce(%(inbox_id)s::uuid, inbox_id)"
             " and draft_id = coalesce(%(draft_id)s::uuid, draft_id)"
             " order by lease_until limit %(most)s for update skip locked)"
+            " update draft set lease_until = now() + %(lease)s,"
+            " client_id = case when state = 'storing' then null else client_id end,"
+            " state = case when state = 'storing' then 'deleting' else state end"
+            " from due where inbox_id = due.inbox and draft_id = due.id"
             f" returning {COLUMNS}",
             {
                 "lease": SETTLING,

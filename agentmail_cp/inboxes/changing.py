@@ -254,9 +254,9 @@ async def _claim(db: Database) -> list[Inbox]:
         return await fetch_all(
             tx,
             Inbox,
-            "update inbox set pausing_until = now() + %(lease)s where inbox_id in ("
-            " select inbox_id from inbox where pausing_until < now() and state = 'active'"
-            " order by pausing_until limit %(most)s for update skip locked)"
+            "update inbox set pausing_until = now() + %(lease)s where inbox_id = any(array("
+            "select inbox_id from inbox where pausing_until < now() and state = 'active'"
+            " order by pausing_until limit %(most)s for update skip locked))"
             f" returning {COLUMNS}",
             {"lease": LEASE, "most": SETTLED_AT_ONCE},
         )

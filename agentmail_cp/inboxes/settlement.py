@@ -54,9 +54,9 @@ async def _claim_unsettled(db: Database) -> list[Inbox]:
         return await fetch_all(
             tx,
             Inbox,
-            "update inbox set lease_until = now() + %(lease)s where inbox_id in ("
-            " select inbox_id from inbox where state in ('creating', 'deleting')"
-            " and lease_until < now() order by lease_until limit %(most)s for update skip locked)"
+            "update inbox set lease_until = now() + %(lease)s where inbox_id = any(array("
+            "select inbox_id from inbox where state in ('creating', 'deleting')"
+            " and lease_until < now() order by lease_until limit %(most)s for update skip locked))"
             f" returning {COLUMNS}",
             {"lease": LEASE, "most": SETTLED_AT_ONCE},
         )

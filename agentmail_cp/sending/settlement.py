@@ -55,10 +55,10 @@ async def claim(db: Database, send_id: UUID | None = None) -> list[Claimed]:
             tx,
             Send,
             "update send set state = 'unknown', lease_until = now() + %(lease)s,"
-            " owed_until = coalesce(owed_until, now() + %(owed)s) where send_id in ("
-            " select send_id from send where state in ('submitting', 'unknown')"
+            " owed_until = coalesce(owed_until, now() + %(owed)s) where send_id = any(array("
+            "select send_id from send where state in ('submitting', 'unknown')"
             " and lease_until <= now() and send_id = coalesce(%(send_id)s::uuid, send_id)"
-            " order by lease_until limit %(most)s for update skip locked)"
+            " order by lease_until limit %(most)s for update skip locked))"
             f" returning {COLUMNS}",
             {"lease": SETTLING, "owed": OWED, "send_id": send_id, "most": SETTLED_AT_ONCE},
         )
