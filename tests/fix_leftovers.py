@@ -1,4 +1,4 @@
-"""What a test that failed had begun ends with it.
+"""A test that pytest has left ends.
 
 All tests share one event loop. A test that ran out of time is left by pytest, but its coroutine is still a
 task of that loop and would go on beside the next tests: the services it started would work on their rows with
@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncGenerator, Generator
+from types import CoroutineType
 
 import pytest
 import pytest_asyncio
 
 PATIENCE = 10.0
-"""Seconds in which everything a test began has to end."""
+"""Seconds a test has to clean up."""
 
 _loops: list[asyncio.AbstractEventLoop] = []
 """The one of all tests, once there is one."""
@@ -29,20 +30,26 @@ async def loop_of_all_tests() -> AsyncGenerator[None]:
 
 
 @pytest.hookimpl(wrapper=True)
-def pytest_runtest_call() -> Generator[None]:
-    """Cancel what a test that fails has begun and not ended."""
-    before = _tasks()
+def pytest_runtest_call(item: pytest.Item) -> Generator[None]:
+    """Cancel a test that was left."""
     try:
         return (yield)
     except BaseException:
-        _end(_tasks() - before)
+        if isinstance(item, pytest.Function):
+            _end({task for task in _tasks() if _runs(task, item)})
         raise
 
 
 def _tasks() -> set[asyncio.Task[object]]:
-    """All but those of psycopg's pools, which fixtures go on using until they close them."""
-    running = {task for loop in _loops for task in asyncio.all_tasks(loop)}
-    return {task for task in running if not task.get_name().startswith("pool-")}
+    return {task for loop in _loops for task in asyncio.all_tasks(loop)}
+
+
+def _runs(task: asyncio.Task[object], item: pytest.Function) -> bool:
+    """Whether this is the test itself. What fixtures began is theirs to end, and goes on until then."""
+    coroutine: object = task.get_coro()
+    function: object = item.obj
+    code = getattr(function, "__code__", None)
+    return isinstance(coroutine, CoroutineType) and coroutine.cr_code is code
 
 
 def _end(tasks: set[asyncio.Task[object]]) -> None:
