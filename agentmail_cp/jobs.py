@@ -252,7 +252,7 @@ async def working(resources: Resources) -> AsyncGenerator[None]:
     defaults = limits.defaults(settings)
     watching = outcomes.Watching(resources.db, resources.server, defaults)
     checking = domains.Checking(resources.db, resources.server, settings)
-    tasks = [
+    loops = [
         asyncio.create_task(for_ever("intake", intake.run)),
         asyncio.create_task(for_ever("publication", Publication(resources.db).run)),
         asyncio.create_task(for_ever("deliveries", lambda: deliver_for_ever(resources))),
@@ -262,16 +262,16 @@ async def working(resources: Resources) -> AsyncGenerator[None]:
         asyncio.create_task(for_ever("credentials", lambda: set_passwords_for_ever(resources))),
         asyncio.create_task(for_ever("drafts", lambda: fire_for_ever(resources))),
         asyncio.create_task(for_ever("domains", checking.run)),
-        asyncio.create_task(for_ever("jobs", lambda: run_jobs(resources))),
     ]
+    jobs = asyncio.create_task(for_ever("jobs", lambda: run_jobs(resources)))
     try:
         yield
     finally:
-        for task in tasks:
-            task.cancel()
         # Told to stop, procrastinate first waits for what it asked PostgreSQL, answered or not; what is
-        # left of it here ends with the event loop.
-        _, left = await asyncio.wait(tasks, timeout=GRACE)
+        # left of it here ends with the event loop. Told twice, it would leave its jobs where they are.
+        jobs.cancel()
+        await end(loops)
+        _, left = await asyncio.wait({*loops, jobs}, timeout=GRACE)
         if left:
             log.warning("worker.stopped_unanswered")
 

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
+
+import pytest
+
 from agentmail_cp import jobs
 from agentmail_cp.db import Database
 from agentmail_cp.sandbox import MailSandbox
@@ -35,3 +39,28 @@ async def test_every_periodic_job_runs(database: Database, database_url: str) ->
         async with database.reading() as tx:
             rows = await (await tx.execute("select status from procrastinate_jobs")).fetchall()
     assert [row["status"] for row in rows] == ["succeeded"] * len(NAMES)
+
+
+async def test_a_loop_that_missed_its_end_is_told_again(
+    database: Database, database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`asyncio.wait_for` of Python 3.11 forgets a cancellation now and then: the loop would go on with a pool
+    that is closed, as fast as it can.
+    """
+    told: list[str] = []
+
+    async def forgetful(_: jobs.Resources) -> None:
+        while len(told) < 2:
+            try:
+                await asyncio.sleep(3600)
+            except asyncio.CancelledError:
+                told.append("to end")
+        raise asyncio.CancelledError
+
+    monkeypatch.setattr(jobs, "settle_for_ever", forgetful)
+    resources = jobs.Resources(settings_for(database_url), database, MailSandbox("agents.test"))
+    before = asyncio.all_tasks()
+    async with jobs.working(resources):
+        await asyncio.sleep(0.05)
+    assert told == ["to end"] * 2
+    assert not {each for each in asyncio.all_tasks() - before if "for_ever" in repr(each)}
