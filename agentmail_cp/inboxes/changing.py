@@ -9,6 +9,7 @@ out, `settle_pauses` tells the mail server what the row says by then. Sending fo
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime
 from typing import LiteralString
 
@@ -227,11 +228,18 @@ async def settle_pauses(db: Database, server: MailServer) -> int:
     """Tell the mail server of statuses it may not know of; returns of how many. One it refuses waits for a
     later round; raises `MailServerUnavailable` when it is away.
     """
+    return await in_rounds(lambda: _claim(db), lambda inbox: _settle_claimed(db, server, inbox))
+
+
+async def in_rounds(
+    claim: Callable[[], Awaitable[list[Inbox]]], settle: Callable[[Inbox], Awaitable[bool]]
+) -> int:
+    """Settle what can be claimed, all of a round at once, until nothing is left; returns how many were. What
+    one of them raises is raised when its round is over.
+    """
     settled = 0
-    while claimed := await _claim(db):
-        results = await asyncio.gather(
-            *(_settle_claimed(db, server, each) for each in claimed), return_exceptions=True
-        )
+    while claimed := await claim():
+        results = await asyncio.gather(*map(settle, claimed), return_exceptions=True)
         for result in results:
             if isinstance(result, BaseException):
                 raise result

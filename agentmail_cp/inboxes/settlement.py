@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import asyncio
-
 import structlog
 
 from agentmail_cp.db import Database, fetch_all
+from agentmail_cp.inboxes.changing import in_rounds
 from agentmail_cp.inboxes.creation import take_back
 from agentmail_cp.inboxes.deletion import finish_deleting
 from agentmail_cp.inboxes.inbox import COLUMNS, LEASE, Inbox
@@ -27,16 +26,9 @@ async def settle(db: Database, server: MailServer) -> int:
     address is free again. A `deleting` inbox was promised to be gone: its account is retired. One the
     mail server refuses waits for a later round; raises `MailServerUnavailable` when it is away.
     """
-    settled = 0
-    while claimed := await _claim_unsettled(db):
-        outcomes = await asyncio.gather(
-            *(_settle_claimed(db, server, inbox) for inbox in claimed), return_exceptions=True
-        )
-        for outcome in outcomes:
-            if isinstance(outcome, BaseException):
-                raise outcome
-            settled += outcome
-    return settled
+    return await in_rounds(
+        lambda: _claim_unsettled(db), lambda inbox: _settle_claimed(db, server, inbox)
+    )
 
 
 async def _settle_claimed(db: Database, server: MailServer, inbox: Inbox) -> bool:
