@@ -267,13 +267,14 @@ async def working(resources: Resources) -> AsyncGenerator[None]:
     try:
         yield
     finally:
-        # Told to stop, procrastinate first waits for what it asked PostgreSQL, answered or not; what is
-        # left of it here ends with the event loop. Told twice, it would leave its jobs where they are.
+        # Told to stop, procrastinate first waits for what it asked PostgreSQL, answered or not. Told twice,
+        # it leaves its jobs where they are, so that comes last.
         jobs.cancel()
         await end(loops)
         _, left = await asyncio.wait({*loops, jobs}, timeout=GRACE)
         if left:
             log.warning("worker.stopped_unanswered")
+            await end(left)
 
 
 async def end(tasks: Collection[asyncio.Task[None]]) -> None:
@@ -292,9 +293,13 @@ async def end(tasks: Collection[asyncio.Task[None]]) -> None:
 
 async def for_ever(name: str, loop: Callable[[], Awaitable[None]]) -> None:
     """Run a loop until cancelled. One that ends by itself is a bug: say so loudly, and begin anew."""
+    task = asyncio.current_task()
     while True:
         try:
             await loop()
         except Exception:
             log.exception("loop.ended", loop=name)
+        # Told to stop, procrastinate returns instead of raising.
+        if task is not None and task.cancelling():
+            return
         await asyncio.sleep(1.0)
