@@ -176,7 +176,10 @@ class Database:
     @contextlib.asynccontextmanager
     async def _borrowed(self) -> AsyncGenerator[_Connection]:
         try:
+            asked = _ends_asked()
             async with self._pool.connection() as connection:
+                if _ends_asked() > asked:
+                    raise asyncio.CancelledError
                 yield connection
         except (psycopg.OperationalError, PoolTimeout, TooManyRequests) as error:
             self._shaken_at = monotonic()
@@ -199,6 +202,14 @@ class Database:
                             await connection.execute("select 1")
             except (psycopg.OperationalError, TimeoutError):
                 await asyncio.sleep(1.0)
+
+
+def _ends_asked() -> int:
+    """How often the current task was told to end. `asyncio.wait_for` of Python 3.11, by which the pool waits,
+    forgets that when it comes together with what it waits for.
+    """
+    task = asyncio.current_task()
+    return task.cancelling() if task else 0
 
 
 @contextlib.contextmanager

@@ -280,7 +280,7 @@ async def working(resources: Resources) -> AsyncGenerator[None]:
 async def end(tasks: Collection[asyncio.Task[None]]) -> None:
     """Tell loops to stop, and wait until they have, for at most `GRACE` seconds.
 
-    They are told more than once: `asyncio.wait_for` of Python 3.11, by which psycopg_pool waits, forgets a
+    They are told more than once: `asyncio.wait_for` of Python 3.11, by which dnspython waits, forgets a
     cancellation that comes together with what it waits for.
     """
     until = monotonic() + GRACE
