@@ -2,12 +2,13 @@
 
 Owns the tables `domain` and `dkim_key`. A name is nobody's until an organisation shows its token in DNS;
 until then the mail server knows nothing of it. `domain` says which states a claim has, `claiming` who may add
-one and who proves it, `settlement` how the mail server is told, `use` what inboxes may do on it.
+one and who proves it, `schedule` when it is checked, `settlement` how the mail server is told, `use` what
+inboxes may do on it.
 """
 
 from __future__ import annotations
 
-from agentmail_cp.domains.checking import Checking, check_soon, conflicting
+from agentmail_cp.domains.checking import Checking, conflicting
 from agentmail_cp.domains.claiming import (
     DomainPatch,
     NewDomain,
@@ -30,6 +31,7 @@ from agentmail_cp.domains.records import Hosts, Record, hosts_of
 from agentmail_cp.domains.releasing import release
 from agentmail_cp.domains.resolving import Resolver
 from agentmail_cp.domains.rotation import rotate
+from agentmail_cp.domains.schedule import check_soon
 from agentmail_cp.domains.settlement import delete, settle, tell
 from agentmail_cp.domains.surveying import list_all
 from agentmail_cp.domains.use import MailDomain, broken, for_inboxes, hold, keeps_feedback

@@ -19,15 +19,14 @@ from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from typing import Any, Final, LiteralString
-from uuid import UUID
 
 import msgspec
 import structlog
 from psycopg.types.json import Jsonb
 
 from agentmail_cp import events
-from agentmail_cp.db import Database, Tx, fetch_all, fetch_one
-from agentmail_cp.domains import dkim, keys, rotation, settlement
+from agentmail_cp.db import Database, Tx, fetch_one
+from agentmail_cp.domains import dkim, keys, rotation, schedule, settlement
 from agentmail_cp.domains.answers import Answer, Known, Question
 from agentmail_cp.domains.claiming import prove
 from agentmail_cp.domains.domain import COLUMNS, Domain, DomainStatus
@@ -37,6 +36,7 @@ from agentmail_cp.domains.presenting import described, wanted_of
 from agentmail_cp.domains.providers import provider_of
 from agentmail_cp.domains.records import Record, hosts_of
 from agentmail_cp.domains.resolving import Resolver, Zone
+from agentmail_cp.domains.schedule import CHANNEL, Claim
 from agentmail_cp.domains.verdicts import (
     NOT_FREE,
     Standing,
@@ -54,33 +54,16 @@ from agentmail_cp.settings import Settings
 
 log = structlog.stdlib.get_logger(__name__)
 
-CHANNEL: Final = "agentmail_domain_due"
 PATIENCE: Final = 8.0
 """Seconds all questions of one check may take together."""
 GLANCE: Final = 2.0
 """Seconds a caller who adds a domain waits for who has its mail now."""
-LEASE: Final = timedelta(seconds=45)
-"""How long a check may take, the mail server included."""
-SPACING: Final = timedelta(seconds=5)
-"""Time between two checks of a domain, however often they are asked for."""
 AT_ONCE: Final = 16
 """Checks under way in one process."""
-SHARE: Final = 4
-"""Checks of one organisation under way, over all processes: its name servers may be as slow as they like."""
-AHEAD: Final = 1_000
-"""Domains that are due and looked at for whose turn it is."""
 LOOK: Final = 5.0
 """Seconds between looks for domains that are due, unless woken."""
 ROUNDS: Final = 25
 """Rounds of questions: an SPF record may lead from one name to the next."""
-
-
-class Claim(msgspec.Struct, frozen=True):
-    """A domain that this worker checks, and until when it is its own."""
-
-    domain_id: UUID
-    organization_id: UUID
-    until: datetime
 
 
 class Checking:
@@ -109,7 +92,7 @@ class Checking:
         """Begin what is due and there is room for."""
         try:
             async with self._db.transaction() as tx:
-                claims = await claim_due(tx, AT_ONCE - self._running)
+                claims = await schedule.claim_due(tx, AT_ONCE - self._running)
         except Unavailable as error:
             self._standstill.begins(type(error).__name__)
             return LOOK
@@ -157,7 +140,7 @@ class Checking:
 
     async def _read(self, claim: Claim) -> tuple[Domain | None, list[StoredKey]]:
         async with self._db.reading() as tx:
-            domain = await _claimed(tx, claim)
+            domain = await schedule.claimed(tx, claim)
             held = await keys.of_domain(tx, claim.organization_id, claim.domain_id)
         return domain, held
 
@@ -167,7 +150,7 @@ class Checking:
         """Write down what was found, held against the records that are wanted by now; None when the domain is
         this worker's no more.
         """
-        domain = await _claimed(tx, claim, lock=True)
+        domain = await schedule.claimed(tx, claim, lock=True)
         if domain is None:
             return None
         held = await keys.of_domain(tx, domain.organization_id, domain.domain_id)
@@ -194,7 +177,7 @@ class Checking:
 
     async def _conclude(self, tx: Tx, claim: Claim, seen: Verdict) -> None:
         """End the check: a complete domain that the mail server has is verified from now on."""
-        domain = await _claimed(tx, claim, lock=True)
+        domain = await schedule.claimed(tx, claim, lock=True)
         if domain is None:
             return
         held = await keys.of_domain(tx, domain.organization_id, domain.domain_id)
@@ -210,54 +193,7 @@ class Checking:
             waiting=datetime.now(UTC) - (domain.failing_since or domain.created_at),
             chance=random.random(),  # noqa: S311 - spreads checks
         )
-        await _release(tx, claim, rest)
-
-
-async def check_soon(tx: Tx, domain: Domain) -> None:
-    """Let a domain be checked as soon as a worker is free; asking again before that changes nothing."""
-    await tx.execute(
-        "update domain set check_due_at = least(check_due_at,"
-        " greatest(now(), coalesce(checked_at + %(spacing)s, now())))"
-        " where organization_id = %(organization_id)s and domain_id = %(domain_id)s"
-        " and deleted_at is null",
-        {
-            "organization_id": domain.organization_id,
-            "domain_id": domain.domain_id,
-            "spacing": SPACING,
-        },
-    )
-    await tx.execute("select pg_notify(%(channel)s, '')", {"channel": CHANNEL})
-
-
-async def claim_due(tx: Tx, most: int) -> list[Claim]:
-    """Take domains whose check is due, the longest overdue first, and of no organisation so many that the
-    name servers of its choice could hold up everybody's.
-    """
-    parameters = {"lease": LEASE, "most": most, "share": SHARE, "ahead": AHEAD}
-    return await fetch_all(tx, Claim, _CLAIM, parameters)
-
-
-_DUE: LiteralString = (
-    "select domain_id, organization_id, check_due_at from domain where deleted_at is null"
-    " and check_due_at <= now() and coalesce(checking_until <= now(), true)"
-    " order by check_due_at limit %(ahead)s"
-)
-
-_TURNS: LiteralString = (
-    "select domain_id, row_number() over (partition by organization_id order by check_due_at)"
-    " + (select count(*) from domain as busy where busy.organization_id = due.organization_id"
-    f" and busy.checking_until > now()) as place from ({_DUE}) as due"
-)
-
-_CLAIM: LiteralString = (
-    # Due again when the claim runs out, so that what is asked for meanwhile can be told from it.
-    "update domain set checking_until = now() + %(lease)s, check_due_at = now() + %(lease)s"
-    " where domain_id = any(array(select domain_id from domain"
-    f" where domain_id in (select domain_id from ({_TURNS}) as turn where place <= %(share)s)"
-    " and coalesce(checking_until <= now(), true)"
-    " order by check_due_at limit %(most)s for update skip locked))"
-    " returning domain_id, organization_id, checking_until as until"
-)
+        await schedule.give_back(tx, claim, rest)
 
 
 async def examine(
@@ -306,17 +242,6 @@ async def conflicting(resolver: Resolver, name: str) -> str | None:
 def findings_of(domain: Domain) -> Mapping[str, Finding]:
     """What the last check found, by the key of each record."""
     return msgspec.convert(domain.findings, dict[str, Finding])
-
-
-async def _claimed(tx: Tx, claim: Claim, *, lock: bool = False) -> Domain | None:
-    """The domain of a claim, if it is still this worker's."""
-    query: LiteralString = (
-        f"select {COLUMNS} from domain where organization_id = %(organization_id)s"
-        " and domain_id = %(domain_id)s and checking_until = %(until)s and deleted_at is null"
-    )
-    if lock:
-        query += " for no key update"
-    return await fetch_one(tx, Domain, query, msgspec.structs.asdict(claim))
 
 
 def _lost(seen: Verdict, records: Sequence[Record]) -> Verdict:
@@ -381,17 +306,6 @@ async def _tell_verified(tx: Tx, domain: Domain, records: Sequence[Record]) -> N
         facts=facts,
     )
     log.info("domain.verified", domain_id=str(domain.domain_id))
-
-
-async def _release(tx: Tx, claim: Claim, rest: timedelta) -> None:
-    """Give the domain back. A check that was asked for while this one was under way is still to be made."""
-    await tx.execute(
-        "update domain set checking_until = null, check_due_at = case"
-        " when check_due_at < checking_until then now() + least(%(spacing)s, %(rest)s)"
-        " else now() + %(rest)s end where organization_id = %(organization_id)s"
-        " and domain_id = %(domain_id)s and checking_until = %(until)s",
-        {**msgspec.structs.asdict(claim), "spacing": SPACING, "rest": rest},
-    )
 
 
 def _key(domain: Domain) -> dict[str, Any]:

@@ -29,6 +29,7 @@ from agentmail_cp.db import Database, Tx, fetch_all, fetch_one
 from agentmail_cp.domains import dkim, keys
 from agentmail_cp.domains.domain import COLUMNS, Domain, below, get_own
 from agentmail_cp.domains.keys import StoredKey
+from agentmail_cp.domains.schedule import check_soon
 from agentmail_cp.domains.use import subdomain
 from agentmail_cp.mailserver import (
     AccountId,
@@ -104,13 +105,23 @@ async def settle(db: Database, server: MailServer, sealing_key: bytes) -> int:
     settled = 0
     while claimed := await _claim_unsettled(db):
         outcomes = await asyncio.gather(
-            *(_tell(db, server, sealing_key, domain) for domain in claimed), return_exceptions=True
+            *(_settle(db, server, sealing_key, domain) for domain in claimed),
+            return_exceptions=True,
         )
         for outcome in outcomes:
             if isinstance(outcome, BaseException):
                 raise outcome
             settled += outcome
     return settled
+
+
+async def _settle(db: Database, server: MailServer, sealing_key: bytes, domain: Domain) -> bool:
+    told = await _tell(db, server, sealing_key, domain)
+    if told and domain.installed_at is None and domain.deleted_at is None:
+        # The check that proved it could not tell the mail server: only the next one verifies it.
+        async with db.transaction() as tx:
+            await check_soon(tx, domain)
+    return told
 
 
 async def _tell(db: Database, server: MailServer, sealing_key: bytes, domain: Domain) -> bool:

@@ -19,7 +19,7 @@ import httpx
 import pytest
 import pytest_asyncio
 
-from agentmail_cp.domains import checking
+from agentmail_cp.domains import schedule
 from agentmail_cp.sandbox import MailSandbox
 from tests import tenants
 from tests.domains import a_name, verified_domain
@@ -35,7 +35,7 @@ TOGETHER = timedelta(0)
 @pytest.fixture
 def soon(monkeypatch: pytest.MonkeyPatch) -> None:
     """Check as often as is asked for."""
-    monkeypatch.setattr(checking, "SPACING", TOGETHER)
+    monkeypatch.setattr(schedule, "SPACING", TOGETHER)
 
 
 @pytest_asyncio.fixture

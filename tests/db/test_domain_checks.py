@@ -16,9 +16,10 @@ import pytest_asyncio
 from agentmail_cp import domains
 from agentmail_cp.access import Reach
 from agentmail_cp.db import Database
-from agentmail_cp.domains import Domain, NewDomain, checking, dkim, keys, resolving
-from agentmail_cp.domains.checking import Checking, claim_due
+from agentmail_cp.domains import Domain, NewDomain, checking, dkim, keys, resolving, schedule
+from agentmail_cp.domains.checking import Checking
 from agentmail_cp.domains.keys import StoredKey
+from agentmail_cp.domains.schedule import claim_due
 from agentmail_cp.mailserver import MailServerUnavailable
 from agentmail_cp.sandbox import Faults, MailSandbox
 from agentmail_cp.sandbox.faults import HEALTHY
@@ -182,6 +183,9 @@ async def test_what_an_outage_of_the_mail_server_leaves_is_finished_later(
     office.server.faults = HEALTHY
     if by == "loop":
         assert await domains.settle(office.db, office.server, office.sealing_key) == 1
+        told_at = await office.look(domain)
+        assert told_at.checked_at is not None
+        assert told_at.check_due_at <= told_at.checked_at + schedule.SPACING
     await office.check(domain)
     assert (await office.look(domain)).status == "VERIFIED"
     assert not any(each.private_key for each in await office.keys(domain))
@@ -231,7 +235,7 @@ async def test_two_workers_take_different_domains(office: Office) -> None:
 async def test_one_organisation_leaves_room_for_others(office: Office) -> None:
     """Whoever adds many domains with name servers that never answer would hold up everybody's checks."""
     many = await tenants.organization(office.db)
-    for place in range(checking.SHARE + 2):
+    for place in range(schedule.SHARE + 2):
         await office.claim(many, name=f"d{place}.test")
     async with office.db.transaction() as tx:
         await tx.execute("update domain set check_due_at = now() - interval '1 hour'")
@@ -241,7 +245,7 @@ async def test_one_organisation_leaves_room_for_others(office: Office) -> None:
         claims = await claim_due(tx, 100)
     async with office.db.transaction() as tx:
         assert await claim_due(tx, 100) == []
-    assert len(claims) == checking.SHARE + 1
+    assert len(claims) == schedule.SHARE + 1
     assert other.domain_id in {each.domain_id for each in claims}
 
 
@@ -394,7 +398,7 @@ async def test_asking_again_and_again_is_one_check(office: Office) -> None:
     for _ in range(3):
         async with office.db.transaction() as tx:
             await domains.check_soon(tx, domain)
-    assert (await office.look(domain)).check_due_at == checked_at + checking.SPACING
+    assert (await office.look(domain)).check_due_at == checked_at + schedule.SPACING
 
 
 async def test_a_check_asked_for_during_a_check_is_made_after_it(office: Office) -> None:
@@ -409,4 +413,4 @@ async def test_a_check_asked_for_during_a_check_is_made_after_it(office: Office)
     await office.checking().check(claim)
     seen = await office.look(domain)
     assert seen.checked_at is not None
-    assert seen.check_due_at - seen.checked_at <= 2 * checking.SPACING
+    assert seen.check_due_at - seen.checked_at <= 2 * schedule.SPACING
