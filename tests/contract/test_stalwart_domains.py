@@ -99,8 +99,9 @@ async def test_a_sub_domain_is_signed_for_with_its_parents_keys(real: World, bel
     await real.server.install_domain(MailDomainSetup(name=parent, owner=OWNER, dkim=KEYS))
     await real.server.install_domain(MailDomainSetup(name=name, owner=OWNER, parent=parent))
     agent, _ = await an_inbox(real, name)
-    await real.server.submit(agent.account_id, an_email(agent, agent.address))
-    assert signatures(await the_mail(real, agent)) == {"ed": parent, "rsa": parent}
+    peer = await real.account()
+    await real.server.submit(agent.account_id, an_email(agent, peer.address))
+    assert signatures(await the_mail(real, peer)) == {"ed": parent, "rsa": parent}
 
 
 async def test_a_domain_with_keys_of_its_own_below_anothers_signs_with_its_own(
@@ -112,8 +113,9 @@ async def test_a_domain_with_keys_of_its_own_below_anothers_signs_with_its_own(
     await real.server.install_domain(MailDomainSetup(name=parent, owner="other", dkim=KEYS[:1]))
     await real.server.install_domain(MailDomainSetup(name=name, owner=OWNER, dkim=KEYS[1:]))
     agent, _ = await an_inbox(real, name)
-    await real.server.submit(agent.account_id, an_email(agent, agent.address))
-    assert signatures(await the_mail(real, agent)) == {"rsa": name}
+    peer = await real.account()
+    await real.server.submit(agent.account_id, an_email(agent, peer.address))
+    assert signatures(await the_mail(real, peer)) == {"rsa": name}
 
 
 async def test_nobody_logs_in_at_a_disabled_domain(stalwart: StalwartServer, real: World) -> None:
