@@ -11,6 +11,7 @@ from uuid import UUID
 import msgspec
 
 from agentmail_cp.db import Tx, fetch_all
+from agentmail_cp.domains.domain import UNSETTLED
 from agentmail_cp.mailserver import MailServer, MailServerRejected, Refusal
 
 
@@ -25,7 +26,8 @@ async def release(tx: Tx, *, organization_id: UUID, inbox_id: UUID) -> list[str]
     rows = await fetch_all(
         tx,
         _Name,
-        "update domain set catch_all_inbox_id = null, unsettled_since = now(), updated_at = now()"
+        "update domain set catch_all_inbox_id = null,"
+        f" unsettled_since = {UNSETTLED}, updated_at = now()"
         " where organization_id = %(organization_id)s and catch_all_inbox_id = %(inbox_id)s"
         " and deleted_at is null returning name",
         {"organization_id": organization_id, "inbox_id": inbox_id},
@@ -36,7 +38,8 @@ async def release(tx: Tx, *, organization_id: UUID, inbox_id: UUID) -> list[str]
 async def restore(tx: Tx, *, organization_id: UUID, inbox_id: UUID, names: Collection[str]) -> None:
     """Take a `release` back, where nobody chose another inbox meanwhile: the inbox was not deleted."""
     await tx.execute(
-        "update domain set catch_all_inbox_id = %(inbox_id)s, unsettled_since = now()"
+        "update domain set catch_all_inbox_id = %(inbox_id)s,"
+        f" unsettled_since = {UNSETTLED}"
         " where organization_id = %(organization_id)s and name = any(%(names)s)"
         " and catch_all_inbox_id is null and deleted_at is null",
         {"organization_id": organization_id, "inbox_id": inbox_id, "names": list(names)},

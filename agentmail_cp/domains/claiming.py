@@ -22,7 +22,15 @@ from uuid_utils.compat import uuid7
 from agentmail_cp import access, addresses
 from agentmail_cp.access import Reach
 from agentmail_cp.db import Tx, fetch_one, fetch_only
-from agentmail_cp.domains.domain import COLUMNS, Domain, below, count, get_own, with_parents
+from agentmail_cp.domains.domain import (
+    COLUMNS,
+    UNSETTLED,
+    Domain,
+    below,
+    count,
+    get_own,
+    with_parents,
+)
 from agentmail_cp.errors import Forbidden, Invalid, LimitExceeded, Taken
 
 TOKEN_BYTES = 20
@@ -164,7 +172,7 @@ async def update(tx: Tx, reach: Reach, domain: str, patch: DomainPatch) -> Domai
         " catch_all_inbox_id = %(catch_all_inbox_id)s, updated_at = now(),"
         " verified_at = case when %(to_check)s then null else verified_at end,"
         " check_due_at = case when %(to_check)s then now() else check_due_at end,"
-        " unsettled_since = case when %(to_tell)s and proved_at is not null then now()"
+        f" unsettled_since = case when %(to_tell)s and proved_at is not null then {UNSETTLED}"
         " else unsettled_since end"
         " where domain_id = %(domain_id)s and organization_id = %(organization_id)s"
         f" returning {COLUMNS}",
@@ -219,9 +227,9 @@ select from domain where organization_id <> %(organization_id)s and name = any(%
     and proved_at is not null order by name for no key update
 """
 
-_PROVE: LiteralString = """
+_PROVE: LiteralString = f"""
 update domain set proved_at = coalesce(proved_at, now()), updated_at = now(),
-    unsettled_since = case when installed_at is null then now() else unsettled_since end
+    unsettled_since = case when installed_at is null then {UNSETTLED} else unsettled_since end
 where organization_id = %(organization_id)s and domain_id = %(domain_id)s and deleted_at is null
     and (proved_at is not null or not exists (select from domain as above
         where above.organization_id <> %(organization_id)s and above.name = any(%(parents)s)

@@ -28,6 +28,11 @@ COLUMNS: LiteralString = (
     " proved_at, installed_at, verified_at, broken_since, unsettled_since, created_at, updated_at, deleted_at"
 )
 
+UNSETTLED: LiteralString = "greatest(clock_timestamp(), unsettled_since + interval '1 microsecond')"
+"""What `unsettled_since` becomes with a change that the mail server is to be told of: always later than it
+was. The time a transaction began may be earlier than what a later one has written, and was told.
+"""
+
 
 class DomainStatus(StrEnum):
     """The contract's statuses that exist here."""

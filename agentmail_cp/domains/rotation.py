@@ -16,7 +16,7 @@ import structlog
 
 from agentmail_cp.db import Database, Tx
 from agentmail_cp.domains import dkim, keys
-from agentmail_cp.domains.domain import Domain
+from agentmail_cp.domains.domain import UNSETTLED, Domain
 from agentmail_cp.domains.judging import Finding
 from agentmail_cp.domains.keys import StoredKey
 
@@ -61,7 +61,7 @@ async def move_on(
 
 
 _TO_TELL: LiteralString = (
-    "update domain set unsettled_since = now() where organization_id = %(organization_id)s"
+    f"update domain set unsettled_since = {UNSETTLED} where organization_id = %(organization_id)s"
     " and domain_id = %(domain_id)s"
 )
 

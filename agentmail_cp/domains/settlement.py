@@ -27,7 +27,7 @@ import structlog
 from agentmail_cp.access import Reach
 from agentmail_cp.db import Database, Tx, fetch_all, fetch_one
 from agentmail_cp.domains import dkim, keys
-from agentmail_cp.domains.domain import COLUMNS, Domain, below, get_own
+from agentmail_cp.domains.domain import COLUMNS, UNSETTLED, Domain, below, get_own
 from agentmail_cp.domains.keys import StoredKey
 from agentmail_cp.domains.schedule import check_soon
 from agentmail_cp.domains.use import subdomain
@@ -76,7 +76,7 @@ async def end(tx: Tx, found: Domain) -> None:
     """End this claim, which the caller has locked, as `delete` does."""
     await tx.execute(
         "update domain set deleted_at = now(), updated_at = now(), catch_all_inbox_id = null,"
-        " unsettled_since = case when proved_at is not null then now() end"
+        f" unsettled_since = case when proved_at is not null then {UNSETTLED} end"
         " where organization_id = %(organization_id)s and domain_id = %(domain_id)s",
         _key(found),
     )

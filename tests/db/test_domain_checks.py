@@ -16,11 +16,20 @@ import pytest_asyncio
 from agentmail_cp import domains
 from agentmail_cp.access import Reach
 from agentmail_cp.db import Database
-from agentmail_cp.domains import Domain, NewDomain, checking, dkim, keys, resolving, schedule
+from agentmail_cp.domains import (
+    Domain,
+    DomainPatch,
+    NewDomain,
+    checking,
+    dkim,
+    keys,
+    resolving,
+    schedule,
+)
 from agentmail_cp.domains.checking import Checking
 from agentmail_cp.domains.keys import StoredKey
 from agentmail_cp.domains.schedule import claim_due
-from agentmail_cp.mailserver import MailServerUnavailable
+from agentmail_cp.mailserver import MailDomainSetup, MailServerUnavailable
 from agentmail_cp.sandbox import Faults, MailSandbox
 from agentmail_cp.sandbox.faults import HEALTHY
 from agentmail_cp.settings import Settings
@@ -192,6 +201,39 @@ async def test_what_an_outage_of_the_mail_server_leaves_is_finished_later(
     assert await told(office, domain) == 1
     await office.check(domain)
     assert await told(office, domain) == 1
+
+
+async def test_a_change_by_whoever_began_earlier_is_told_too(
+    office: Office, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It waited for a lock while somebody else changed the domain and told the mail server: the API would
+    show what the mail server never heard of.
+    """
+    domain = await office.verified()
+    reach = Reach(domain.organization_id)
+    telling, go_on = asyncio.Event(), asyncio.Event()
+    install = office.server.install_domain
+
+    async def slowly(setup: MailDomainSetup) -> None:
+        await install(setup)
+        telling.set()
+        await go_on.wait()
+
+    async with office.db.transaction() as older:
+        await older.execute("select now()")
+        async with office.db.transaction() as newer:
+            await domains.update(newer, reach, NAME, DomainPatch(inbound_enabled=False))
+        monkeypatch.setattr(office.server, "install_domain", slowly)
+        first = asyncio.create_task(domains.settle(office.db, office.server, office.sealing_key))
+        await telling.wait()
+        await domains.update(older, reach, NAME, DomainPatch(inbound_enabled=True))
+    monkeypatch.undo()
+    go_on.set()
+    await first
+    await domains.settle(office.db, office.server, office.sealing_key)
+    installed = await office.server.find_domain(NAME)
+    assert installed is not None
+    assert installed.inbound
 
 
 async def test_a_check_that_takes_too_long_writes_nothing(office: Office) -> None:
