@@ -9,10 +9,10 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
-from cryptography.x509.oid import NameOID
+from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 AGE = timedelta(days=100)
-"""How long ago every certificate began."""
+"""How long ago a certificate began, unless another age is asked for."""
 
 
 class Pair(msgspec.Struct, frozen=True):
@@ -23,26 +23,38 @@ class Pair(msgspec.Struct, frozen=True):
 
 
 class Authority:
-    """Signs certificates; `root` is what its clients trust, PEM."""
+    """Signs certificates; `root` is what its clients trust, PEM. One below another signs in its name."""
 
-    def __init__(self) -> None:
+    def __init__(
+        self, above: Authority | None = None, *, left: timedelta = timedelta(days=365)
+    ) -> None:
         self._key = ec.generate_private_key(ec.SECP256R1())
-        self._name = _named("The tests' own authority")
-        unsigned = _unsigned(self._name, self._name, self._key, timedelta(days=365))
-        basic = x509.BasicConstraints(ca=True, path_length=0)
-        root = unsigned.add_extension(basic, critical=True).sign(self._key, hashes.SHA256())
-        self.root = root.public_bytes(Encoding.PEM).decode()
+        self._name = _named("The tests' own authority" if above is None else "One below it")
+        issuer = above or self
+        unsigned = _unsigned(self._name, issuer._name, self._key, AGE, left)
+        basic = x509.BasicConstraints(ca=True, path_length=1 if above is None else 0)
+        own = unsigned.add_extension(basic, critical=True).sign(issuer._key, hashes.SHA256())
+        text = own.public_bytes(Encoding.PEM).decode()
+        self.root = text if above is None else above.root
+        self._behind = "" if above is None else text
 
-    def sign(self, *names: str, left: timedelta = timedelta(days=90)) -> Pair:
-        """A certificate for these names that ends in `left`, which may be over."""
+    def sign(
+        self,
+        *names: str,
+        age: timedelta = AGE,
+        left: timedelta = timedelta(days=90),
+        purpose: x509.ObjectIdentifier = ExtendedKeyUsageOID.SERVER_AUTH,
+    ) -> Pair:
+        """A certificate for these names, so old, that ends in `left`, which may be over."""
         key = ec.generate_private_key(ec.SECP256R1())
-        unsigned = _unsigned(_named(names[0] if names else "nobody"), self._name, key, left)
+        unsigned = _unsigned(_named(names[0] if names else "nobody"), self._name, key, age, left)
+        unsigned = unsigned.add_extension(x509.ExtendedKeyUsage([purpose]), critical=False)
         if names:
             hosts = x509.SubjectAlternativeName([x509.DNSName(name) for name in names])
             unsigned = unsigned.add_extension(hosts, critical=False)
         signed = unsigned.sign(self._key, hashes.SHA256())
         private = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
-        return Pair(signed.public_bytes(Encoding.PEM).decode(), private.decode())
+        return Pair(signed.public_bytes(Encoding.PEM).decode() + self._behind, private.decode())
 
 
 def _named(name: str) -> x509.Name:
@@ -50,7 +62,11 @@ def _named(name: str) -> x509.Name:
 
 
 def _unsigned(
-    subject: x509.Name, issuer: x509.Name, key: ec.EllipticCurvePrivateKey, left: timedelta
+    subject: x509.Name,
+    issuer: x509.Name,
+    key: ec.EllipticCurvePrivateKey,
+    age: timedelta,
+    left: timedelta,
 ) -> x509.CertificateBuilder:
     now = datetime.now(UTC)
     return (
@@ -59,6 +75,6 @@ def _unsigned(
         .issuer_name(issuer)
         .public_key(key.public_key())
         .serial_number(x509.random_serial_number())
-        .not_valid_before(now - AGE)
+        .not_valid_before(now - age)
         .not_valid_after(now + left)
     )

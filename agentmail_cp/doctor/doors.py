@@ -45,10 +45,11 @@ async def certificates(patient: Patient) -> Finding:
     """Every port shows a certificate for the name clients are told, one they trust, that lasts three
     weeks at least.
 
-    One that has expired or is for another name fails: mail clients refuse it. One that nobody signed is a
-    warning: other servers take it, mail clients ask. AGENTMAIL_CP_STALWART_CERTIFICATE(_FILE) and
-    _KEY(_FILE) give Stalwart one, `agentmail-cp stalwart apply` installs it; docs/guide/operations.md
-    says how to renew it, and how to have Stalwart get one by itself (ACME).
+    One that has expired, is not valid yet or is for another name fails: mail clients refuse it. One that
+    nobody signed is a warning: other servers take it, mail clients ask.
+    AGENTMAIL_CP_STALWART_CERTIFICATE(_FILE) and _KEY(_FILE) give Stalwart one, `agentmail-cp stalwart
+    apply` installs it; docs/guide/operations.md says how to renew it, and how to have Stalwart get one by
+    itself (ACME).
     """
     shown = {door: sight for door, sight in (await patient.sights()).items() if sight.certificate}
     if not shown:
@@ -76,8 +77,8 @@ def _judge(door: Door, sight: Sight, now: datetime, *, dev: bool) -> Finding:
     if found is None:
         return ok("no TLS")
     ends = f"{found.not_valid_after_utc:%Y-%m-%d}"
-    if found.not_valid_after_utc <= now:
-        return failed(f"the certificate expired on {ends}", INSTALL)
+    if untimely := _judge_time(found, now):
+        return untimely
     if found.issuer == found.subject or not sight.trusted:
         return _unsigned(found, ends, dev=dev)
     if not _is_for(found, door.host):
@@ -91,6 +92,18 @@ def _judge(door: Door, sight: Sight, now: datetime, *, dev: bool) -> Finding:
     return ok(f"valid until {ends}")
 
 
+def _judge_time(found: x509.Certificate, now: datetime) -> Finding | None:
+    """What is wrong with a certificate at this time."""
+    if found.not_valid_after_utc <= now:
+        return failed(f"the certificate expired on {found.not_valid_after_utc:%Y-%m-%d}", INSTALL)
+    if found.not_valid_before_utc > now:
+        return failed(
+            f"the certificate is not valid before {found.not_valid_before_utc:%Y-%m-%d %H:%M} UTC",
+            f"Set this machine's clock if it is late; else install one that is valid now. {INSTALL}",
+        )
+    return None
+
+
 def _unsigned(found: x509.Certificate, ends: str, *, dev: bool) -> Finding:
     if found.issuer == found.subject:
         text = f"Stalwart's own, signed by nobody, until {ends}"
@@ -98,7 +111,8 @@ def _unsigned(found: x509.Certificate, ends: str, *, dev: bool) -> Finding:
     issuer = found.issuer.rfc4514_string()
     return warning(
         f"signed by {issuer}, which is not trusted here",
-        "Put the issuers' certificates behind the server's own in the file, or let this machine trust them.",
+        "Put the issuers' certificates, none of them expired, behind the server's own in the file, or let this"
+        " machine trust them.",
     )
 
 

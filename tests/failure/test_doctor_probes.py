@@ -11,6 +11,7 @@ from email.message import EmailMessage
 from pathlib import Path
 
 import pytest
+from cryptography.x509.oid import ExtendedKeyUsageOID
 
 from agentmail_cp.doctor import probes
 from agentmail_cp.doctor.probes import Door, Login, NoAnswer
@@ -74,13 +75,34 @@ async def test_a_certificate_is_trusted_by_its_issuer_whatever_its_name_and_age(
 ) -> None:
     """Names and dates are judged apart: else an expired one would be called unknown."""
     old = AUTHORITY.sign("elsewhere.test", left=timedelta(days=-1))
-    for pair in (GOOD, old):
+    early = AUTHORITY.sign("mail.agents.test", age=timedelta(days=-1))
+    for pair in (GOOD, old, early):
         greets = says("220 hi", "221 bye")
         async with server(greets, showing(pair, tmp_path)) as port:
             sight = await probes.look_at(submissions(port), roots)
         assert sight.trouble is None
         assert sight.trusted is (roots is not None)
         assert ssl.DER_cert_to_PEM_cert(sight.certificate or b"") == pair.chain
+
+
+@pytest.mark.parametrize("left", [timedelta(days=90), timedelta(days=-1)], ids=["good", "expired"])
+async def test_a_certificate_is_trusted_as_little_as_what_stands_behind_it(
+    tmp_path: Path, left: timedelta
+) -> None:
+    """Mail clients refuse one whose issuer's has expired, though its own dates are right."""
+    pair = Authority(AUTHORITY, left=left).sign("mail.agents.test")
+    async with server(says("220 hi", "221 bye"), showing(pair, tmp_path)) as port:
+        sight = await probes.look_at(submissions(port), AUTHORITY.root)
+    assert sight.trouble is None
+    assert sight.trusted is (left > timedelta(0))
+
+
+async def test_a_certificate_for_another_purpose_is_not_trusted(tmp_path: Path) -> None:
+    """Whatever a mail client would refuse besides age and name is not to be called good."""
+    pair = AUTHORITY.sign("mail.agents.test", purpose=ExtendedKeyUsageOID.CLIENT_AUTH)
+    async with server(says("220 hi", "221 bye"), showing(pair, tmp_path)) as port:
+        sight = await probes.look_at(submissions(port), AUTHORITY.root)
+    assert (sight.trouble, sight.trusted) == (None, False)
 
 
 async def test_a_closed_port_says_so() -> None:

@@ -194,6 +194,16 @@ def test_a_certificate_is_judged_by_its_end_and_its_names(
     assert (found.status, word in found.seen) == (status, True)
 
 
+@pytest.mark.parametrize("trusted", [True, False])
+def test_a_certificate_of_tomorrow_is_no_good_today(trusted: bool) -> None:
+    """Every mail client refuses it, and the doctor would say that all is well."""
+    pair = AUTHORITY.sign("mail.agents.test", age=timedelta(days=-30))
+    found = judged(pair, trusted=trusted)
+    assert found.status is Status.FAILED
+    assert f"not valid before {NOW + timedelta(days=30):%Y-%m-%d}" in found.seen
+    assert "clock" in (found.mend or "")
+
+
 def test_a_certificate_nobody_signed_is_a_warning_outside_of_development() -> None:
     root = Pair(AUTHORITY.root, "")
     assert judged(root, trusted=False).status is Status.WARNING
