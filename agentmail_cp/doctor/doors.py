@@ -111,8 +111,8 @@ def _unsigned(found: x509.Certificate, ends: str, *, dev: bool) -> Finding:
     issuer = found.issuer.rfc4514_string()
     return warning(
         f"signed by {issuer}, which is not trusted here",
-        "Put the issuers' certificates, none of them expired, behind the server's own in the file, or let this"
-        " machine trust them.",
+        "Put the issuers' certificates behind the server's own in the file, none of them expired, or let"
+        " this machine trust them.",
     )
 
 
