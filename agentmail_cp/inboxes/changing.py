@@ -1,9 +1,9 @@
 """Changing an inbox: its display name and metadata, and its pauses.
 
-What only this database knows changes in one transaction. A status is known to the mail server too, which
-holds mail back while an inbox is `paused`: the row says so first, with a lease (`pausing_until`), then the
-mail server is told, then the lease goes. While it is there nobody else changes the status; when it has run
-out, `settle_pauses` tells the mail server what the row says by then. Sending follows the row.
+A patch changes the row in one transaction. A status is known to the mail server too, which holds mail back
+while an inbox is `paused`: the row says so first, with a lease (`pausing_until`), then the mail server is
+told, then the lease goes. While it is there nobody else changes the status; when it has run out,
+`settle_pauses` tells the mail server what the row says by then. Sending follows the row.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ from agentmail_cp.mailserver import (
     MailServerUnavailable,
     Refusal,
 )
-from agentmail_cp.pauses import BY_REQUEST, Status
+from agentmail_cp.pauses import BY_REQUEST
 
 log = structlog.stdlib.get_logger(__name__)
 
@@ -58,17 +58,16 @@ async def update(
     cannot go on, and `Unavailable`.
     """
     check_patch(patch)
-    if patch.status is not UNSET:
-        async with db.transaction() as tx:
-            before = await get(tx, reach, inbox, lock=True)
-            await _ensure_resumable(tx, before, patch)
-            taken = await _set_status(tx, before, patch.status)
-        if taken is not None:
-            await _carry_out(db, server, taken, before.status)
     async with db.transaction() as tx:
-        current = await get(tx, reach, inbox, lock=True)
-        await _ensure_resumable(tx, current, patch)
-        return await _change(tx, current, patch)
+        before = await get(tx, reach, inbox, lock=True)
+        await _ensure_resumable(tx, before, patch)
+        telling = _has_to_be_told(before, patch)
+        changed = await _change(tx, before, patch, telling=telling)
+    if not telling:
+        return changed
+    await _carry_out(db, server, changed, before)
+    async with db.reading() as tx:
+        return await get(tx, reach, inbox)
 
 
 def check_patch(patch: InboxPatch) -> None:
@@ -103,35 +102,25 @@ async def _ensure_resumable(tx: Tx, current: Inbox, patch: InboxPatch) -> None:
         raise Conflict(f"Sending cannot go on. {left.reason}", fix=left.fix)
 
 
-async def _set_status(tx: Tx, current: Inbox, status: Status) -> Inbox | None:
-    """Write the status down, with a lease on telling the mail server; None when it knows already."""
-    if current.pausing_until is None and current.status == status:
-        return None
-    if current.pausing_until is not None and current.pausing_until > datetime.now(UTC):
-        left = (current.pausing_until - datetime.now(UTC)).total_seconds()
+def _has_to_be_told(current: Inbox, patch: InboxPatch) -> bool:
+    """Whether the mail server has to be told the status. Raises `Conflict` while another request does."""
+    if patch.status is UNSET:
+        return False
+    if current.pausing_until is None:
+        return current.status != patch.status
+    left = (current.pausing_until - datetime.now(UTC)).total_seconds()
+    if left > 0:
         raise Conflict(
             "Another request is changing the status of this inbox.",
             fix="Repeat the request after Retry-After seconds.",
             retry_after=max(1.0, left),
         )
-    return await fetch_only(
-        tx,
-        Inbox,
-        "update inbox set status = %(status)s, pausing_until = now() + %(lease)s, updated_at = now()"
-        " where inbox_id = %(inbox_id)s and organization_id = %(organization_id)s"
-        f" returning {COLUMNS}",
-        {
-            "status": status,
-            "lease": LEASE,
-            "inbox_id": current.inbox_id,
-            "organization_id": current.organization_id,
-        },
-    )
+    return True
 
 
-async def _carry_out(db: Database, server: MailServer, taken: Inbox, before: Status) -> None:
-    """Tell the mail server. When it is away the status is what it was; when only its answer is missing, the
-    change stands and `settle` finishes it.
+async def _carry_out(db: Database, server: MailServer, taken: Inbox, before: Inbox) -> None:
+    """Tell the mail server. When it is away the inbox is what it was; when only its answer is missing, the
+    change stands and `settle_pauses` finishes it.
     """
     try:
         async with asyncio.timeout(PATIENCE):
@@ -143,7 +132,7 @@ async def _carry_out(db: Database, server: MailServer, taken: Inbox, before: Sta
             log.warning("inbox.pausing_unanswered", inbox_id=str(taken.inbox_id))
             return
         async with db.transaction() as tx:
-            await _end(tx, taken, before)
+            await _undo(tx, taken, before)
         raise Unavailable(
             "The mail server is not answering; the inbox was not changed.",
             retry_after=error.retry_after,
@@ -170,17 +159,16 @@ async def tell(db: Database, server: MailServer, taken: Inbox) -> None:
         if error.code is not Refusal.NO_ACCOUNT:
             raise
     async with db.transaction() as tx:
-        await _end(tx, taken, taken.status)
+        await _end(tx, taken)
 
 
-async def _end(tx: Tx, taken: Inbox, status: Status) -> None:
+async def _end(tx: Tx, taken: Inbox) -> None:
     """The mail server has this status; of a row that somebody else took meanwhile nothing is known."""
     await tx.execute(
-        "update inbox set status = %(status)s, pausing_until = null, updated_at = now()"
+        "update inbox set pausing_until = null, updated_at = now()"
         " where inbox_id = %(inbox_id)s and organization_id = %(organization_id)s"
         " and pausing_until = %(pausing_until)s",
         {
-            "status": status,
             "inbox_id": taken.inbox_id,
             "organization_id": taken.organization_id,
             "pausing_until": taken.pausing_until,
@@ -188,7 +176,48 @@ async def _end(tx: Tx, taken: Inbox, status: Status) -> None:
     )
 
 
-async def _change(tx: Tx, current: Inbox, patch: InboxPatch) -> Inbox:
+async def _undo(tx: Tx, taken: Inbox, before: Inbox) -> None:
+    """Make the inbox what it was before it was taken, except for what somebody else changed meanwhile.
+
+    `bounces_from` stays: where it was set, sending stops again, and going on sets it anew.
+    """
+    await tx.execute(
+        _UNDO,
+        {
+            "status": before.status,
+            "display_name": before.display_name,
+            "metadata": Jsonb(before.metadata),
+            "send_paused": before.send_paused,
+            "send_paused_reason": before.send_paused_reason,
+            "taken_display_name": taken.display_name,
+            "taken_metadata": Jsonb(taken.metadata),
+            "taken_send_paused": taken.send_paused,
+            "taken_send_paused_reason": taken.send_paused_reason,
+            "inbox_id": taken.inbox_id,
+            "organization_id": taken.organization_id,
+            "pausing_until": taken.pausing_until,
+        },
+    )
+
+
+_UNDO = """
+update inbox set status = %(status)s, pausing_until = null, updated_at = now(),
+    display_name = case when display_name is not distinct from %(taken_display_name)s
+        then %(display_name)s else display_name end,
+    metadata = case when metadata = %(taken_metadata)s then %(metadata)s else metadata end,
+    send_paused = case when send_paused = %(taken_send_paused)s
+        and send_paused_reason is not distinct from %(taken_send_paused_reason)s
+        then %(send_paused)s else send_paused end,
+    send_paused_reason = case when send_paused = %(taken_send_paused)s
+        and send_paused_reason is not distinct from %(taken_send_paused_reason)s
+        then %(send_paused_reason)s else send_paused_reason end
+where inbox_id = %(inbox_id)s and organization_id = %(organization_id)s
+    and pausing_until = %(pausing_until)s
+"""
+
+
+async def _change(tx: Tx, current: Inbox, patch: InboxPatch, *, telling: bool) -> Inbox:
+    """Write the patch down; with a lease, where the mail server has to be told the status."""
     metadata = current.metadata
     if patch.metadata is not UNSET:
         metadata = merge_metadata(metadata, patch.metadata)
@@ -199,6 +228,9 @@ async def _change(tx: Tx, current: Inbox, patch: InboxPatch) -> Inbox:
         {
             "display_name": _either(patch.display_name, current.display_name),
             "metadata": Jsonb(metadata),
+            "status": _either(patch.status, current.status),
+            "telling": telling,
+            "lease": LEASE,
             "resumes": patch.resumes,
             "stops": patch.send_paused is True,
             "by_request": BY_REQUEST,
@@ -213,7 +245,8 @@ def _either(given: object, current: str | None) -> object:
 
 
 _CHANGE: LiteralString = (
-    "update inbox set display_name = %(display_name)s, metadata = %(metadata)s,"
+    "update inbox set display_name = %(display_name)s, metadata = %(metadata)s, status = %(status)s,"
+    " pausing_until = case when %(telling)s then now() + %(lease)s else pausing_until end,"
     # What bounced before a person let it go on does not stop it again.
     " bounces_from = case when %(resumes)s and send_paused then now() else bounces_from end,"
     " send_paused_reason = case when %(resumes)s then null"

@@ -115,6 +115,17 @@ async def test_what_is_no_pause_changes_nothing(service: Service, fields: Json) 
     assert pause_of(await look(service, inbox)) == ACTIVE
 
 
+async def test_a_patch_refused_for_the_metadata_there_is_pauses_nothing(service: Service) -> None:
+    """Who is told 400 believes the inbox active, while its mail is deferred and its sends are refused."""
+    inbox = await service.inbox("alice", metadata={f"key {n}": n for n in range(256)})
+    answer = await service.client.patch(
+        at(inbox), json={"status": "paused", "send_paused": True, "metadata": {"one more": 1}}
+    )
+    assert fault(answer, 400, "validation_error")["error"]["details"]["code"] == "TOO_MANY"
+    assert pause_of(await look(service, inbox)) == ACTIVE
+    await service.send(inbox, to=OUTSIDER, text="Awake.")
+
+
 async def test_an_inbox_is_made_paused(anywhere: Service) -> None:
     """Mail may come in the moment there is an address."""
     inbox = await anywhere.inbox("alice", status="paused")

@@ -85,6 +85,50 @@ async def test_with_the_mail_server_away_nothing_changes(world: World, inbox: Js
     assert (await world.post(inbox)).status_code == 200
 
 
+async def test_of_a_patch_that_broke_off_all_is_there_or_nothing(world: World, inbox: Json) -> None:
+    """An inbox would be paused without the note that says by whom, and nobody would let it go on."""
+    asking = ask(world, inbox, status="paused", metadata={"paused by": "carol"})
+    await world.crash(world.sandbox.before, "pause_receiving", asking)
+    shown = (await world.client.get(f"/v0/inboxes/{inbox['inbox_id']}")).json()
+    assert (shown["status"], shown["metadata"]) == ("paused", {"paused by": "carol"})
+
+
+async def test_what_was_let_through_is_not_refused_for_what_comes_meanwhile(
+    world: World, inbox: Json
+) -> None:
+    """Told 400 for metadata another request added while the mail server was told, and paused all the same."""
+    second: list[httpx.Response] = []
+
+    async def meanwhile() -> None:
+        world.sandbox.before.clear()
+        second.append(await ask(world, inbox, metadata={f"key {n}": n for n in range(256)}))
+
+    world.sandbox.before["pause_receiving"] = meanwhile
+    first = await ask(world, inbox, status="paused", metadata={"one": 1})
+    assert (first.status_code, [each.status_code for each in second]) == (200, [400])
+    shown = (await world.client.get(f"/v0/inboxes/{inbox['inbox_id']}")).json()
+    assert (shown["status"], shown["metadata"]) == ("paused", {"one": 1})
+
+
+async def test_what_another_request_changed_meanwhile_is_not_undone(
+    world: World, inbox: Json
+) -> None:
+    """A request that was answered 200 would be undone by one that was answered 503."""
+
+    async def meanwhile() -> None:
+        world.sandbox.before.clear()
+        answer = await ask(world, inbox, display_name="Countess", send_paused=True)
+        assert answer.status_code == 200, answer.text
+        raise MailServerUnavailable("away")
+
+    world.sandbox.before["pause_receiving"] = meanwhile
+    answer = await ask(world, inbox, status="paused", display_name="Ada", metadata={"one": 1})
+    assert answer.status_code == 503
+    shown = (await world.client.get(f"/v0/inboxes/{inbox['inbox_id']}")).json()
+    assert (shown["display_name"], shown["send_paused"]) == ("Countess", True)
+    assert not {"metadata", "status"} & shown.keys()
+
+
 async def test_without_an_answer_it_stands_and_is_settled(world: World, inbox: Json) -> None:
     world.sandbox.faults = Faults(lost_answer=True, methods=TELLING)
     assert (await ask(world, inbox, status="paused")).status_code == 200
