@@ -123,9 +123,19 @@ def parse_entry(text: str) -> tuple[str, EntryType]:
     ADDRESS_TOO_LONG, HEADER_INJECTION.
     """
     tidy = addresses.one_line(text, "entry").strip()
-    if "@" in tidy:
-        return addresses.bare(tidy, "entry").lower(), "email"
-    return addresses.check_domain(tidy, "entry"), "domain"
+    if "@" not in tidy:
+        return addresses.check_domain(tidy, "entry"), "domain"
+    address = addresses.bare(tidy, "entry").lower()
+    local, _, domain = address.rpartition("@")
+    # It may stand in an address, but whoever writes it means a pattern, and that would match nobody.
+    if "*" in local:
+        raise Invalid(
+            "entry",
+            "An address in a list has no wildcards.",
+            fix=f"For all addresses of a domain, write the bare domain, {domain}.",
+            detail="INVALID_EMAIL",
+        )
+    return address, "email"
 
 
 def spellings(address: str | None) -> tuple[str, ...]:

@@ -22,6 +22,8 @@ BAD_ENTRIES = [
     ("nonsense", "INVALID_DOMAIN"),
     ("*.example.com", "INVALID_DOMAIN"),
     ("exa mple.com", "INVALID_DOMAIN"),
+    ("*@example.com", "INVALID_EMAIL"),
+    ("ada*@example.com", "INVALID_EMAIL"),
     ("@example.com", "INVALID_EMAIL"),
     ("ada@", "INVALID_EMAIL"),
     ("ada@localhost", "INVALID_EMAIL"),

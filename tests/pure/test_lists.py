@@ -153,3 +153,12 @@ def test_a_refusal_names_those_refused_and_why() -> None:
         " a@b.test (not in allow list), c@d.test (in block list)"
     )
     assert lists.refusal({"ok@b.test": Verdict.ALLOWED}) is None
+
+
+@pytest.mark.parametrize("entry", ["*@evil.test", " *@EVIL.test", "ev*@evil.test"])
+def test_an_entry_with_a_wildcard_is_refused_and_told_to_be_the_domain(entry: str) -> None:
+    """A block list of them blocks nobody, and an allow list refuses everybody, while both look right."""
+    with pytest.raises(Invalid) as refused:
+        lists.parse_entry(entry)
+    assert (refused.value.field, refused.value.detail) == ("entry", "INVALID_EMAIL")
+    assert "bare domain, evil.test" in (refused.value.fix or "")
