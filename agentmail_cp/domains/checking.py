@@ -153,18 +153,26 @@ class Checking:
         domain = await schedule.claimed(tx, claim, lock=True)
         if domain is None:
             return None
-        held = await keys.of_domain(tx, domain.organization_id, domain.domain_id)
-        records = wanted_of(domain, held, self._hosts)
-        seen = verdict(records, findings_of(domain), found)
+        held, records, seen = await self._judge(tx, domain, found)
         proved = domain.proved_at is not None
         if seen.complete and not proved and found["token"].status == "VALID":
             proved = await prove(tx, domain)
             seen = seen if proved else _lost(seen, records)
-        if seen.complete and proved:
+        if proved and seen.findings["token"].status == "VALID":
+            # Also where something is missing: that may be the records these keys replace.
             retiring = timedelta(days=self._settings.dkim_retiring_days)
             await rotation.move_on(tx, domain, held, seen.findings, retiring)
+            _, records, seen = await self._judge(tx, domain, found)
         await _record(tx, domain, seen, records)
         return seen
+
+    async def _judge(
+        self, tx: Tx, domain: Domain, found: Mapping[str, Finding]
+    ) -> tuple[Sequence[StoredKey], Sequence[Record], Verdict]:
+        """The keys there are by now, the records wanted with them, and what was found means for those."""
+        held = await keys.of_domain(tx, domain.organization_id, domain.domain_id)
+        records = wanted_of(domain, held, self._hosts)
+        return held, records, verdict(records, findings_of(domain), found)
 
     async def _tell(self, domain: Domain) -> None:
         await settlement.tell(

@@ -172,8 +172,9 @@ async def update(tx: Tx, reach: Reach, domain: str, patch: DomainPatch) -> Domai
         " catch_all_inbox_id = %(catch_all_inbox_id)s, updated_at = now(),"
         " verified_at = case when %(to_check)s then null else verified_at end,"
         " check_due_at = case when %(to_check)s then now() else check_due_at end,"
-        f" unsettled_since = case when %(to_tell)s and proved_at is not null then {UNSETTLED}"
-        " else unsettled_since end"
+        # One the mail server is not to be told of yet waits for its keys (`rotation`).
+        " unsettled_since = case when %(to_tell)s and (installed_at is not null"
+        f" or unsettled_since is not null) then {UNSETTLED} else unsettled_since end"
         " where domain_id = %(domain_id)s and organization_id = %(organization_id)s"
         f" returning {COLUMNS}",
         {

@@ -23,7 +23,6 @@ def wanted_of(domain: Domain, held: Sequence[StoredKey], hosts: Hosts) -> tuple[
         token=domain.token,
         inbound_enabled=domain.inbound_enabled,
         subdomains_enabled=domain.subdomains_enabled,
-        installed=domain.installed_at is not None,
     )
     return wanted(claimed, [key.public for key in held], hosts)
 

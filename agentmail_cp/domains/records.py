@@ -35,13 +35,12 @@ _HTTPS: Final = 443
 
 
 class Claimed(msgspec.Struct, frozen=True):
-    """What of a domain its records follow from. `installed` says that the mail server has it."""
+    """What of a domain its records follow from."""
 
     name: str
     token: str
     inbound_enabled: bool = True
     subdomains_enabled: bool = False
-    installed: bool = False
 
 
 class Key(msgspec.Struct, frozen=True):
@@ -82,11 +81,12 @@ class Record(msgspec.Struct, frozen=True, kw_only=True):
 
 def wanted(domain: Claimed, keys: Sequence[Key], hosts: Hosts) -> tuple[Record, ...]:
     """Every record of a domain, the required ones first."""
+    signs = any(key.stage == "active" for key in keys)
     records = [
         _token(domain),
         *(_mail_exchangers(domain.name, hosts, key="mx") if domain.inbound_enabled else ()),
         _spf(domain.name, hosts),
-        *(_dkim(domain, key) for key in keys if key.stage != "retired"),
+        *(_dkim(domain, key, signs=signs) for key in keys if key.stage != "retired"),
         _dmarc(domain.name),
         *(_of_subdomains(domain, hosts) if domain.subdomains_enabled else ()),
         *(_of_arriving_mail(domain.name, hosts) if domain.inbound_enabled else ()),
@@ -177,10 +177,10 @@ def _spf(name: str, hosts: Hosts) -> Record:
     )
 
 
-def _dkim(domain: Claimed, key: Key) -> Record:
+def _dkim(domain: Claimed, key: Key, *, signs: bool) -> Record:
+    """`signs` says whether the domain has keys that do; a new one comes beside them, and can wait."""
     retiring = key.stage == "retiring"
-    # A new key of a working domain comes beside one that is in use.
-    awaited = key.stage == "pending" and domain.installed
+    awaited = key.stage == "pending" and signs
     return Record(
         key=f"dkim:{key.selector}",
         type="TXT",

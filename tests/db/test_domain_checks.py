@@ -5,9 +5,9 @@ silence and mistakes come to over time.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from datetime import timedelta
-from typing import LiteralString
+from typing import Any, LiteralString
 from uuid import UUID
 
 import pytest
@@ -86,15 +86,16 @@ class Office:
         async with self.db.reading() as tx:
             return await keys.of_domain(tx, domain.organization_id, domain.domain_id)
 
-    async def publish(self, *published: Domain) -> None:
-        """Publish what these claims on one name ask for, once."""
+    async def publish(self, *published: Domain, but: Collection[str] = ()) -> None:
+        """Publish what these claims on one name ask for, once, but for records with one of these words."""
         lines: list[str] = []
         for domain in published:
             records = domains.wanted_of(
                 await self.look(domain), await self.keys(domain), domains.hosts_of(self.settings)
             )
             lines += domains.zone_file(domain.name, records).splitlines()
-        self.dns.publish(published[0].name, "\n".join(dict.fromkeys(lines)))
+        kept = (line for line in dict.fromkeys(lines) if not any(word in line for word in but))
+        self.dns.publish(published[0].name, "\n".join(kept))
 
     async def verified(self) -> Domain:
         """A domain that everything was done for."""
@@ -376,13 +377,21 @@ async def test_keys_that_no_longer_open_are_made_anew(office: Office) -> None:
     assert (await office.look(domain)).status == "VERIFIED"
 
 
-async def test_a_rotation_that_loses_its_keys_goes_on_with_the_old_ones(office: Office) -> None:
-    """The server was away just when the new keys were to sign, and the secret was changed meanwhile."""
+@pytest.mark.parametrize("away", [timedelta(minutes=1), timedelta(days=8)], ids=["short", "long"])
+async def test_a_rotation_that_loses_its_keys_goes_on_with_the_old_ones(
+    office: Office, away: timedelta
+) -> None:
+    """The server was away just when the new keys were to sign, and the secret was changed meanwhile. However
+    long that took, it signs with the old ones.
+    """
     domain = await office.verified()
     before = {each.selector for each in await office.keys(domain)}
     await rotate(office, domain)
     await office.publish(domain)
     office.server.faults = Faults(down=True)
+    with pytest.raises(MailServerUnavailable):
+        await office.check(domain)
+    await office.shift("retiring_at", away)
     with pytest.raises(MailServerUnavailable):
         await office.check(domain)
     office.server.faults = HEALTHY
@@ -397,6 +406,87 @@ async def test_a_rotation_that_loses_its_keys_goes_on_with_the_old_ones(office: 
     installed = await office.server.find_domain(NAME)
     assert installed is not None
     assert {each.selector for each in installed.dkim} == before
+
+
+@pytest.mark.parametrize("first", ["loop", "check"])
+@pytest.mark.parametrize("change", ["rotation", "secret", "secret, then rotation"])
+async def test_a_verified_domain_has_keys_that_sign_on_the_mail_server(
+    office: Office, change: str, first: str
+) -> None:
+    """New keys were asked for, or old ones lost, between the proof of a name and its installation: it would
+    be VERIFIED, and its mail leave unsigned.
+    """
+    domain = await office.claim()
+    await office.publish(domain)
+    office.server.faults = Faults(down=True)
+    with pytest.raises(MailServerUnavailable):
+        await office.check(domain)
+    office.server.faults = HEALTHY
+    if "secret" in change:
+        office.settings = settings_for(
+            office.db.url, dns_servers=office.dns.setting, dkim_secret="two"
+        )
+    if "rotation" in change:
+        assert await rotate(office, domain)
+    for step in ["loop", "check"] if first == "loop" else ["check", "loop"]:
+        await take(office, domain, step)
+    await patch(office, domain, catch_all_inbox_id=None, subdomains_enabled=True)
+    for step in ("loop", "check", "publish", "check", "loop", "check"):
+        await take(office, domain, step)
+    assert (await office.look(domain)).status == "VERIFIED"
+
+
+async def take(office: Office, domain: Domain, step: str) -> None:
+    """One step of what happens to a domain, after which whatever is installed must sign."""
+    await office.shift("settling_until", timedelta(hours=1))
+    if step == "loop":
+        await domains.settle(office.db, office.server, office.sealing_key)
+    elif step == "check":
+        await office.check(domain)
+    else:
+        await office.publish(domain)
+    seen, installed = await office.look(domain), await office.server.find_domain(NAME)
+    assert (seen.installed_at is None) == (installed is None)
+    if installed is None:
+        assert seen.status != "VERIFIED"
+        return
+    signing = [each for each in await office.keys(domain) if each.stage == "active"]
+    assert {each.algorithm for each in signing} == {"ed25519", "rsa"}
+    assert {each.selector for each in signing} == {each.selector for each in installed.dkim}
+
+
+async def patch(office: Office, domain: Domain, **changes: Any) -> None:
+    async with office.db.transaction() as tx:
+        await domains.update(tx, Reach(domain.organization_id), domain.name, DomainPatch(**changes))
+
+
+async def test_new_keys_whose_records_are_in_the_place_of_the_old_ones_sign(office: Office) -> None:
+    """They would be seen and never used, and the domain broken for want of what they replace."""
+    domain = await office.verified()
+    before = {each.selector for each in await office.keys(domain)}
+    await rotate(office, domain)
+    await office.publish(domain, but=before)
+    await office.check(domain)
+    held = await office.keys(domain)
+    assert {each.selector for each in held if each.stage == "retiring"} == before
+    seen = await office.look(domain)
+    assert (seen.status, seen.failures, seen.reason) == ("VERIFIED", 0, None)
+    installed = await office.server.find_domain(NAME)
+    assert installed is not None
+    assert {each.selector for each in installed.dkim} == {
+        each.selector for each in held if each.stage == "active"
+    }
+
+
+async def test_new_keys_do_not_sign_for_whoever_lost_the_domain(office: Office) -> None:
+    """The token is gone, and with it the right to change anything."""
+    domain = await office.verified()
+    before = {each.selector for each in await office.keys(domain)}
+    await rotate(office, domain)
+    await office.publish(domain, but={"agentmail-verification"})
+    await office.check(domain)
+    held = await office.keys(domain)
+    assert {each.selector for each in held if each.stage == "active"} == before
 
 
 async def rotate(office: Office, domain: Domain) -> bool:

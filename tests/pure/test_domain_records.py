@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 
 import dns.rdatatype
 import dns.zone
@@ -12,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from agentmail_cp.domains import dkim
-from agentmail_cp.domains.records import Claimed, Hosts, Key, Record, hosts_of, wanted
+from agentmail_cp.domains.records import Claimed, Hosts, Key, Record, Stage, hosts_of, wanted
 from agentmail_cp.domains.zone import LONGEST_STRING, strings, zone_file
 from agentmail_cp.settings import Settings
 from tests.dns_answers import ED, HOSTS, MAIL, NAME, RSA, records
@@ -49,21 +50,23 @@ def test_sub_domains_need_a_wildcard_mx() -> None:
 
 
 @pytest.mark.parametrize(
-    ("stage", "installed", "required"),
+    ("stages", "required"),
     [
-        ("pending", False, True),
-        ("pending", True, False),
-        ("active", True, True),
-        ("retiring", True, False),
+        (["pending"], [True]),
+        (["active", "pending"], [True, False]),
+        (["retiring", "active"], [False, True]),
+        (["retiring", "pending"], [False, True]),
     ],
 )
-def test_a_working_domain_does_not_fail_for_a_key_that_is_new_or_old(
-    stage: str, installed: bool, required: bool
+def test_a_domain_needs_the_records_of_the_keys_that_sign_or_will_be_the_first_to(
+    stages: Sequence[Stage], required: Sequence[bool]
 ) -> None:
-    """Rotating keys would otherwise break the domain until the new records are there."""
-    key = Key("s", "rsa", "AAAA", stage)  # pyright: ignore[reportArgumentType]
-    found = by_key(Claimed(NAME, "c0ffee", installed=installed), key)
-    assert found["dkim:s"].required is required
+    """Rotating keys would otherwise break the domain until the new records are there; and one without any
+    key that signs would be VERIFIED, and its mail unsigned.
+    """
+    keys = [Key(f"s{place}", "rsa", "AAAA", stage) for place, stage in enumerate(stages)]
+    found = by_key(Claimed(NAME, "c0ffee"), *keys)
+    assert [found[f"dkim:s{place}"].required for place in range(len(stages))] == required
 
 
 def test_a_retired_key_has_no_record() -> None:
