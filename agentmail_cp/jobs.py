@@ -55,11 +55,11 @@ STALLED_AFTER = 60
 LONG = 600.0
 """Seconds a statement over many rows may take."""
 
-GRACE = 3.0
-"""Seconds a worker that is told to stop waits for its loops."""
+GRACE = 4.0
+"""Seconds loops that are told to stop have for it, those included that webhooks have (`delivering`)."""
 
 AGAIN = 0.5
-"""Seconds after which a loop is told once more to stop."""
+"""Seconds after which a loop that is late is told once more to stop."""
 
 
 class Resources(msgspec.Struct, frozen=True):
@@ -267,28 +267,32 @@ async def working(resources: Resources) -> AsyncGenerator[None]:
     try:
         yield
     finally:
-        # Told to stop, procrastinate first waits for what it asked PostgreSQL, answered or not. Told twice,
-        # it leaves its jobs where they are, so that comes last.
-        jobs.cancel()
-        await end(loops)
-        _, left = await asyncio.wait({*loops, jobs}, timeout=GRACE)
-        if left:
-            log.warning("worker.stopped_unanswered")
-            await end(left)
+        # Told twice, procrastinate leaves its jobs where they are.
+        await end([*loops, jobs])
 
 
 async def end(tasks: Collection[asyncio.Task[None]]) -> None:
-    """Tell loops to stop, and wait until they have, for at most `GRACE` seconds.
+    """Tell loops to stop, and wait until they have: they may need `GRACE` seconds to put away what they have.
 
-    They are told more than once: `asyncio.wait_for` of Python 3.11, by which dnspython waits, forgets a
+    Those that have not ended by then are told again and again, for as long: they wait for what never answers,
+    or were not told at all, as `asyncio.wait_for` of Python 3.11, by which dnspython waits, forgets a
     cancellation that comes together with what it waits for.
     """
+    left = await _tell_to_end(tasks, GRACE)
+    if left:
+        log.warning("loops.end_late", count=len(left))
     until = monotonic() + GRACE
-    left = set(tasks)
     while left and monotonic() < until:
-        for each in left:
-            each.cancel()
-        _, left = await asyncio.wait(left, timeout=AGAIN)
+        left = await _tell_to_end(left, AGAIN)
+
+
+async def _tell_to_end(
+    tasks: Collection[asyncio.Task[None]], seconds: float
+) -> set[asyncio.Task[None]]:
+    """Those that have not ended within so many seconds."""
+    for each in tasks:
+        each.cancel()
+    return (await asyncio.wait(tasks, timeout=seconds))[1] if tasks else set()
 
 
 async def for_ever(name: str, loop: Callable[[], Awaitable[None]]) -> None:

@@ -13,7 +13,7 @@ from svix.webhooks import Webhook
 from tests.fix_app import until
 
 HANG: Final = b""
-"""No answer at all: the connection stays open."""
+"""No answer until the receiver lets go, which it does not by itself: the connection stays open."""
 
 ON_LOOPBACK: Final = "127.0.0.0/8"
 
@@ -56,6 +56,7 @@ class Receiver:
     def __init__(self) -> None:
         self.got: list[Got] = []
         self.answers: dict[str, bytes] = {}
+        self.let_go = asyncio.Event()
         self.port = 0
         self._server: asyncio.Server | None = None
         self._tasks: set[asyncio.Task[None]] = set()
@@ -106,7 +107,8 @@ class Receiver:
             self.got.append(got)
             said = self.answers.get(got.path, answer(200, b"thanks"))
             if said == HANG:
-                await asyncio.Event().wait()
+                await self.let_go.wait()
+                said = answer(200)
             writer.write(said)
             await writer.drain()
 

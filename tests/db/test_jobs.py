@@ -58,6 +58,7 @@ async def test_a_loop_that_missed_its_end_is_told_again(
         raise asyncio.CancelledError
 
     monkeypatch.setattr(jobs, "settle_for_ever", forgetful)
+    monkeypatch.setattr(jobs, "GRACE", 0.5)
     resources = jobs.Resources(settings_for(database_url), database, MailSandbox("agents.test"))
     before = asyncio.all_tasks()
     async with jobs.working(resources):

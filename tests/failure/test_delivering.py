@@ -12,6 +12,7 @@ import structlog.testing
 from prometheus_client import REGISTRY
 from psycopg.types.json import Jsonb
 
+from agentmail_cp import jobs
 from agentmail_cp.db import Database
 from agentmail_cp.errors import Unavailable
 from agentmail_cp.events import Event, EventType
@@ -325,6 +326,22 @@ async def test_what_is_under_way_may_end_when_a_worker_stops(
     rows = await deliveries(database, webhook)
     done = [row for row in rows if row.state == "delivered"]
     assert len(done) == len({each.headers["svix-id"] for each in receiver.got})
+
+
+async def test_what_takes_a_second_may_end_when_a_worker_stops(
+    database: Database, place: Place, receiver: Receiver
+) -> None:
+    """With each release, whatever endpoints answer slowly would be delivered twice."""
+    receiver.answers["/slow"] = HANG
+    webhook = await an_endpoint(database, place, receiver.url("/slow"))
+    await happen(database, place, 1)
+    loop = Delivering(database, Words().render, networks(ON_LOOPBACK))
+    running = asyncio.create_task(jobs.for_ever("deliveries", loop.run))
+    await receiver.until(1, "/slow")
+    asyncio.get_running_loop().call_later(1.2, receiver.let_go.set)
+    await jobs.end([running])
+    rows = await deliveries(database, webhook)
+    assert [(row.state, row.attempts) for row in rows] == [("delivered", 1)]
 
 
 async def test_outcomes_are_kept_while_the_database_is_away(
