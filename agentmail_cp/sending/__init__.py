@@ -44,7 +44,7 @@ crash after recording                  connection lost             same key: the
 
 from __future__ import annotations
 
-from agentmail_cp.sending.attempt import answered, repeated, send, stamp
+from agentmail_cp.sending.attempt import repeated, send, stamp
 from agentmail_cp.sending.record import (
     Answer,
     Outcome,
@@ -61,7 +61,6 @@ __all__ = [
     "Outcome",
     "Refused",
     "Send",
-    "answered",
     "forget_old",
     "is_under_way",
     "live_message_ids",

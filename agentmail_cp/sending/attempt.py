@@ -6,7 +6,6 @@ import asyncio
 import contextlib
 import random
 from datetime import UTC, datetime, timedelta
-from typing import LiteralString
 
 import msgspec
 import structlog
@@ -126,27 +125,12 @@ async def send(
         return Outcome(await finish(tx, row, inbox.place, mail, submitted), replayed=False)
 
 
-async def answered(tx: Tx, inbox: Inbox, fingerprint: bytes, key: str | None) -> Outcome | None:
-    """What an earlier request with this key was answered, so that a repeated one needs neither the mail
-    server nor the mail it was about; None when there is no answer yet. Raises as `send` does for a key
-    that was used for something else.
-    """
-    if key is None:
-        return None
-    row = await _keyed(tx, inbox, key)
-    if row is None:
-        await idempotency.ensure_unclaimed(tx, inbox.organization_id, key)
-    if row is None or row.answer is None or _forgotten(row):
-        return None
-    _ensure_same(row, fingerprint)
-    return Outcome(row.answer, replayed=True)
-
-
 async def repeated(
     db: Database, server: MailServer, *, inbox: Inbox, fingerprint: bytes, key: str | None
 ) -> Outcome | None:
     """The outcome of an earlier request like this one, found out first where it is open; None when
-    nothing came of it. For what is not there any more once it is sent. Raises as `send`.
+    nothing came of it. For whoever would need what may be gone by now: the draft that was sent, the message
+    that was answered, the file behind a URL. Raises as `send`.
     """
     idempotency.check_key(key)
     request = _Request(inbox=inbox, fingerprint=fingerprint, key=key)
@@ -299,7 +283,7 @@ async def _earlier(tx: Tx, attempt: _Request) -> Send | None:
                 "fingerprint": attempt.fingerprint,
             },
         )
-    row = await _keyed(tx, attempt.inbox, attempt.key, " for update")
+    row = await _keyed(tx, attempt.inbox, attempt.key)
     if row is None:
         await idempotency.ensure_unclaimed(tx, attempt.inbox.organization_id, attempt.key)
         return None
@@ -310,12 +294,12 @@ async def _earlier(tx: Tx, attempt: _Request) -> Send | None:
     return row
 
 
-async def _keyed(tx: Tx, inbox: Inbox, key: str, lock: LiteralString = "") -> Send | None:
+async def _keyed(tx: Tx, inbox: Inbox, key: str) -> Send | None:
     return await fetch_one(
         tx,
         Send,
         f"select {COLUMNS} from send where organization_id = %(organization_id)s"
-        f" and idempotency_key = %(key)s{lock}",
+        " and idempotency_key = %(key)s for update",
         {"organization_id": inbox.organization_id, "key": key},
     )
 

@@ -1,7 +1,8 @@
 """Routes that send mail: a new one, a reply, a reply to all, a forward.
 
-All four take the same way: a repeated request gets the answer of the first before anything else is
-looked at; then the mail it is about is read, attachments are uploaded, the mail is composed and sent.
+All four take the same way: a repeated request gets the answer of the first, which is found out where it
+is open, before anything else is looked at; then the mail it is about is read, attachments are uploaded,
+the mail is composed and sent.
 """
 
 from __future__ import annotations
@@ -65,8 +66,8 @@ class Outbox(msgspec.Struct, frozen=True):
         idempotency.check_key(self.key)
         async with self.db.reading() as tx:
             inbox = await inboxes.get(tx, self.caller.reach, restore(inbox_id))
-            mark = fingerprint(str(inbox.inbox_id), "messages.send", data)
-            earlier = await sending.answered(tx, inbox, mark, self.key)
+        mark = fingerprint(str(inbox.inbox_id), "messages.send", data)
+        earlier = await self._earlier(inbox, mark)
         if earlier is not None:
             return response(earlier)
         message = await outgoing(self.uploads, inbox, data)
@@ -89,10 +90,11 @@ class Outbox(msgspec.Struct, frozen=True):
         candidates = message_id_candidates(restore(message_id))
         async with self.db.reading() as tx:
             inbox = await inboxes.get(tx, self.caller.reach, restore(inbox_id))
-            mark = fingerprint(str(inbox.inbox_id), endpoint, [_bracketed(candidates), data])
-            earlier = await sending.answered(tx, inbox, mark, self.key)
-            if earlier is not None:
-                return response(earlier)
+        mark = fingerprint(str(inbox.inbox_id), endpoint, [_bracketed(candidates), data])
+        earlier = await self._earlier(inbox, mark)
+        if earlier is not None:
+            return response(earlier)
+        async with self.db.reading() as tx:
             about = await messages.get(
                 tx,
                 organization_id=self.caller.organization_id,
@@ -111,6 +113,16 @@ class Outbox(msgspec.Struct, frozen=True):
         # A forward goes to somebody else: no machine hears of it.
         answers_machine = parent.automatic and compose is not compose_forward
         return await self._hand_in(inbox, mark, email, answers_machine=answers_machine)
+
+    async def _earlier(self, inbox: Inbox, mark: bytes) -> sending.Outcome | None:
+        """What an earlier request with this key came to, found out where that is open: the message it was
+        about and the files behind its URLs may be gone by now. Without a key, `sending.send` looks.
+        """
+        if self.key is None:
+            return None
+        return await sending.repeated(
+            self.db, self.server, inbox=inbox, fingerprint=mark, key=self.key
+        )
 
     async def _hand_in(
         self, inbox: Inbox, mark: bytes, email: OutgoingEmail, *, answers_machine: bool = False

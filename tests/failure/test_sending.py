@@ -24,11 +24,12 @@ from agentmail_cp.mailserver import (
     MailServerUnavailable,
     OutgoingEmail,
     Refusal,
+    Relabel,
     Submitted,
 )
 from agentmail_cp.sandbox import Faults
 from agentmail_cp.sending import settlement
-from tests.failure.world import OUTSIDE, NotReached, World
+from tests.failure.world import OUTSIDE, NotReached, World, new_sandbox, quiet
 from tests.fix_app import Json
 from tests.fix_proxy import Proxy
 from tests.limiting import limit
@@ -253,6 +254,65 @@ async def test_no_answer_to_the_request(world: World, key: str | None) -> None:
     assert again.headers["Idempotent-Replayed"] == "true"
     await assert_one_mail(world, inbox, again)
     assert await world.states() == ["sent"]
+
+
+async def test_no_answer_to_a_reply_is_found_though_its_message_is_gone(world: World) -> None:
+    """An agent that erased what it had answered would be told 404 for a mail that left, and write anew."""
+    inbox = await world.inbox("sender")
+    await world.deliver_to(inbox["email"], number=1)
+    await world.rows("update inbox_sync set due_at = now() returning 1")
+    await world.read()
+    (message,) = await world.messages(inbox)
+    path = f"/v0/inboxes/{inbox['inbox_id']}/messages/{message['message_id']}"
+
+    async def reply() -> httpx.Response:
+        return await world.client.post(
+            f"{path}/reply", json={"text": "Yes"}, headers={"Idempotency-Key": "k"}
+        )
+
+    world.sandbox.faults = Faults(lost_answer=True, methods=frozenset({"submit"}))
+    assert_try_again(await reply())
+    world.sandbox.faults = Faults()
+    assert (await world.client.delete(path)).status_code == 204
+
+    again = await reply()
+    assert again.status_code == 200, again.text
+    assert again.headers["Idempotent-Replayed"] == "true"
+    (sent,) = world.sandbox.outbox
+    assert message_from_bytes(sent.raw)["Message-ID"] == again.json()["message_id"]
+    assert (await reply()).json() == again.json()
+    assert len(world.sandbox.outbox) == 1
+
+
+async def test_no_answer_to_a_mail_is_found_though_its_attachment_is_gone(
+    database_url: str, hasty: None
+) -> None:
+    """A link that works once would turn a mail that left into 403: nothing was sent."""
+    asked = 0
+
+    async def once(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        nonlocal asked
+        await reader.readuntil(b"\r\n\r\n")
+        asked += 1
+        writer.write(b"HTTP/1.1 200 OK\r\n" if asked == 1 else b"HTTP/1.1 403 Forbidden\r\n")
+        writer.write(b"Content-Length: 3\r\nConnection: close\r\n\r\nabc")
+        await writer.drain()
+        writer.close()
+
+    async with (
+        await asyncio.start_server(once, "127.0.0.1", 0) as site,
+        quiet(database_url, new_sandbox(), outbound_allow="127.0.0.0/8") as world,
+    ):
+        url = f"http://127.0.0.1:{site.sockets[0].getsockname()[1]}/once.txt"
+        inbox = await world.inbox("sender")
+        world.sandbox.faults = Faults(lost_answer=True, methods=frozenset({"submit"}))
+        assert_try_again(await world.post(inbox, key="k", attachments=[{"url": url}]))
+        world.sandbox.faults = Faults()
+
+        again = await world.post(inbox, key="k", attachments=[{"url": url}])
+        assert again.status_code == 200, again.text
+        assert asked == 1
+        await assert_one_mail(world, inbox, again)
 
 
 @pytest.mark.parametrize("key", ["k", None])
