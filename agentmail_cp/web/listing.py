@@ -98,7 +98,13 @@ SHAPES: dict[str, tuple[Schema, str]] = {
         "Only what has all these labels: a JSON array, repeated, or comma-separated.",
     ),
     "before": (_TIME, "Only what is older."),
-    "after": (_TIME, "Only what is newer."),
+    "after": (
+        _TIME,
+        (
+            "Only what is newer. Mail has times of whole seconds, and more may come in the same one:"
+            ' to poll, use `labels=["unread"]`, `/messages/wait` of an inbox, or `/v0/events`.'
+        ),
+    ),
     "include_deleted": (_FLAG, "Also the retained mail of deleted inboxes."),
     "from": (_TEXTS, "Only where the sender contains all these texts."),
     "to": (_TEXTS, "Only where the recipients contain all these texts."),

@@ -69,6 +69,23 @@ def test_every_operation_and_parameter_is_described() -> None:
                 assert parameter["description"], f"{method} {path} {parameter['name']}"
 
 
+def test_a_filter_by_time_says_what_to_poll_with() -> None:
+    """Mail that comes in the same second as the last one seen is passed over by whoever asks for what came
+    after that.
+    """
+    told = [
+        parameter["description"]
+        for _, _, operation in operations()
+        for parameter in operation.get("parameters", ())
+        if parameter["name"] == "after" and parameter["schema"].get("format") == "date-time"
+    ]
+    assert len(told) > 3
+    for each in told:
+        assert "whole seconds" in each
+        assert '`labels=["unread"]`' in each
+        assert "`/v0/events`" in each
+
+
 def test_what_may_be_there_already_has_both_answers() -> None:
     """A generated client would not know the answer to a client_id, or an entry, that there is."""
     for _, path, operation in operations():
