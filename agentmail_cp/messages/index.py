@@ -113,6 +113,12 @@ def _not_ours_yet(mail: Mail, held: frozenset[str]) -> bool:
     return "$draft" in mail.keywords and labels.SENT_KEYWORD not in mail.keywords
 
 
+def _is_being_handed_in(mail: Mail) -> bool:
+    """Whether this is how a send's copy looks until the mail server has taken the mail, and never after."""
+    leaving = {"$draft", labels.SENT_KEYWORD} <= mail.keywords
+    return leaving and Folder.DRAFTS in mail.folders
+
+
 def _shown_as_sent(rows: Iterable[_Known], copies: Copies) -> dict[str, DocumentId]:
     """Which document stands for each Message-ID that clients handed in."""
     shown = {
@@ -240,6 +246,9 @@ def _recipients(row: Mapping[str, Any]) -> int:
 
 
 async def _relabel(tx: Tx, place: Place, known: _Known, mail: Mail) -> set[UUID]:
+    if _is_being_handed_in(mail):
+        # It was read before its send was recorded. That it has left Drafts since is a change of its own.
+        return set()
     kept = labels.still_kept(known.kept_labels, mail.keywords)
     shown = labels.labels_of(
         direction=known.direction, folders=mail.folders, keywords=mail.keywords, kept=kept

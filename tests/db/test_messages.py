@@ -116,6 +116,18 @@ async def test_drafts_are_no_messages_and_a_mail_keeps_its_direction(database: D
     ]
 
 
+async def test_a_sent_mail_put_among_the_drafts_is_labelled_so(database: Database) -> None:
+    """Where a person filed a mail would not show, if every sent mail in Drafts counted as one on its way."""
+    place = await an_inbox(database)
+    own = frozenset({"$sent", "$seen"})
+    await record(database, place, a_mail(1, folders=SENT, keywords=own))
+    drafts = frozenset({Folder.DRAFTS})
+    await record(database, place, a_mail(1, folders=drafts, keywords=own | {"$draft"}))
+    assert (await listed(database, place))[0][0].labels == ["sent"]
+    await record(database, place, a_mail(1, folders=drafts, keywords=own))
+    assert (await listed(database, place))[0][0].labels == ["draft", "sent"]
+
+
 async def test_bcc_shows_on_own_mail_only(database: Database) -> None:
     """A server that forgot to take it away would tell everybody whom the sender kept secret."""
     place = await an_inbox(database)

@@ -593,6 +593,41 @@ async def test_a_settled_refusal_is_not_announced_by_a_stale_reading(world: Worl
     await assert_nothing(world, inbox)
 
 
+async def test_a_sent_mail_is_not_relabelled_by_a_stale_reading(world: World) -> None:
+    """A mail just sent would be listed as a draft for a second, and the log would say for ever that it had
+    become one, because intake had looked while the mail server still had its copy in Drafts.
+    """
+    inbox = await world.inbox("sender")
+    account = await world.account(inbox)
+    taken, go = asyncio.Event(), asyncio.Event()
+    reading: list[asyncio.Task[int]] = []
+
+    async def wait() -> None:
+        taken.set()
+        await go.wait()
+
+    async def read_among_the_drafts() -> None:
+        (copy,) = await world.stored(inbox, Folder.SENT)
+        was = Relabel(copy, add=frozenset({"$draft"}), move_to=Folder.DRAFTS)
+        becomes = Relabel(copy, remove=frozenset({"$draft"}), move_to=Folder.SENT)
+        await world.sandbox.relabel(account, [was])
+        await world.rows("update inbox_sync set due_at = now() returning 1")
+        world.sandbox.after["changes"] = wait
+        reading.append(asyncio.create_task(world.intake.read_batch()))
+        await taken.wait()
+        await world.sandbox.relabel(account, [becomes])
+
+    world.sandbox.after["submit"] = read_among_the_drafts
+    answer = await world.post(inbox)
+    world.sandbox.after.clear()
+    go.set()
+    await reading[0]
+    (message,) = await world.messages(inbox)
+    assert message["labels"] == ["sent"]
+    await world.rows("update inbox_sync set due_at = now() returning 1")
+    await assert_one_mail(world, inbox, answer)
+
+
 async def test_an_inbox_deleted_before_its_send_was_settled_is_no_dead_end(world: World) -> None:
     """One send nobody can record would make the job fail for ever."""
     inbox = await world.inbox("sender")
