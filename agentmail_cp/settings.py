@@ -16,7 +16,9 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import msgspec
+import psycopg
 from msgspec import Meta
+from psycopg.conninfo import conninfo_to_dict
 
 PREFIX = "AGENTMAIL_CP_"
 
@@ -38,6 +40,10 @@ Unauthenticated = Literal["none", "label", "drop"]
 DNS_PORT = 53
 _HOSTS = (
     r"^[A-Za-z0-9][A-Za-z0-9.-]*\.[A-Za-z0-9-]+(\s*,\s*[A-Za-z0-9][A-Za-z0-9.-]*\.[A-Za-z0-9-]+)*$"
+)
+_NO_DATABASE_URL = (
+    f"{PREFIX}DATABASE_URL is no PostgreSQL URL; write it like postgresql://user:password@host:5432/name,"
+    " and %, @ and / in a password as %25, %40 and %2F."
 )
 
 
@@ -317,9 +323,30 @@ def load(environ: Mapping[str, str] | None = None) -> Settings:
         settings = msgspec.convert(values, Settings, strict=False)
     except msgspec.ValidationError as error:
         raise SettingsError(_explain(error, values)) from None
+    check_database_url(settings.database_url)
     _ = settings.outbound_networks
     _ = settings.name_servers
     return settings
+
+
+def check_database_url(url: str) -> None:
+    """Raise `SettingsError` for what PostgreSQL cannot read, or would read otherwise than it is meant: it
+    complains of that with parts of the password.
+    """
+    try:
+        read = conninfo_to_dict(url)
+    except (psycopg.Error, ValueError):
+        raise SettingsError(_NO_DATABASE_URL) from None
+    hosts, ports = (str(read.get(name) or "").split(",") for name in ("host", "port"))
+    # An @ in a password ends it, and a / even the host; a host that begins with @ is a socket's name.
+    torn = any("@" in host[1:] for host in hosts)
+    cut = "user" not in read and "@" in str(read.get("dbname") or "")
+    if torn or cut or not all(_is_port(port) for port in ports if port):
+        raise SettingsError(_NO_DATABASE_URL)
+
+
+def _is_port(text: str) -> bool:
+    return text.isascii() and text.isdecimal() and 1 <= int(text) <= 65_535  # noqa: PLR2004
 
 
 def _collect(environ: Mapping[str, str]) -> dict[str, Any]:
@@ -355,6 +382,8 @@ def _explain(error: msgspec.ValidationError, values: Mapping[str, Any]) -> str:
         return f"{PREFIX}{field.upper()} is not set. {_purpose(field)}".strip()
     reason, _, place = text.partition(" - at `$.")
     field = place.rstrip("`")
+    if field == "database_url":
+        return _NO_DATABASE_URL
     shown = "" if field in SECRETS else f" (now {values.get(field)!r})"
     return f"{PREFIX}{field.upper()} does not fit: {reason}{shown}."
 

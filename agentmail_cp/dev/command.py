@@ -160,6 +160,7 @@ def _database(
 def _given_database(url: str, chosen: Plan) -> str:
     """The database given by URL. A sandbox, which forgets, gets one of its own beside it."""
     try:
+        service_settings.check_database_url(url)
         with psycopg.connect(url, connect_timeout=5) as connection:
             version = connection.info.server_version // 10000
             name = f"{connection.info.dbname}_sandbox"
@@ -170,6 +171,8 @@ def _given_database(url: str, chosen: Plan) -> str:
             "The mail sandbox begins anew at each start and needs a database of its own; "
             f"let the role in {DATABASE_URL} create databases, or unset it."
         ) from None
+    except service_settings.SettingsError as error:
+        raise DevError(str(error)) from None
     except psycopg.Error as error:
         raise DevError(
             f"The PostgreSQL of {DATABASE_URL} cannot be used: {_first_line(error)}."

@@ -353,6 +353,15 @@ def test_a_dead_postgresql_is_told_in_one_sentence(start: Start, unused_tcp_port
     assert "hidden" not in said
 
 
+def test_a_password_that_a_url_cannot_hold_is_told_in_one_sentence(start: Start) -> None:
+    """PostgreSQL's own words would put the password on the screen."""
+    said = one_sentence(
+        start(AGENTMAIL_CP_DATABASE_URL="postgresql://me:hid%den@db.test/m").ended()
+    )
+    assert "AGENTMAIL_CP_DATABASE_URL is no PostgreSQL URL" in said
+    assert "den" not in said
+
+
 def test_a_second_run_in_the_same_folder_is_told_in_one_sentence(
     start: Start, tmp_path: Path
 ) -> None:

@@ -137,6 +137,43 @@ def test_a_secret_is_never_in_a_message(field: str) -> None:
     assert "hunter2" not in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    "password",
+    [
+        "hun%ter2",
+        "hun@ter2",
+        "hun@,ter2@",
+        "hun/ter2",
+        "2/hunter2",
+        "hun ter2",
+        "?@hunter2",
+        "\udc80hunter2",
+    ],
+)
+def test_a_password_that_a_url_cannot_hold_is_told_of_and_never_shown(password: str) -> None:
+    """Whoever sets a generated password finds it, or a part of it, in the log of every command."""
+    with pytest.raises(SettingsError) as caught:
+        settings.load({variable("database_url"): f"postgresql://me:{password}@db.test:5432/mail"})
+    said = str(caught.value)
+    assert said.startswith(f"{variable('database_url')} is no PostgreSQL URL")
+    assert "%25" in said
+    assert "ter2" not in said + repr(caught.value.__cause__)
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "postgresql://me:hun%25t%40er%2F2@db.test:5432/mail?sslmode=verify-full",
+        "postgresql://me@a.test:5432,b.test/mail?target_session_attrs=read-write",
+        "postgresql:///mail?host=/run/postgresql",
+        "postgresql://%2Frun%2Fpostgresql/mail",
+        "postgres://me:hunter2@[::1]:5433/mail",
+    ],
+)
+def test_every_url_that_postgresql_reads_is_taken(url: str) -> None:
+    assert settings.load({variable("database_url"): url}).database_url == url
+
+
 def test_a_missing_setting_is_named_with_what_to_do() -> None:
     with pytest.raises(SettingsError, match=r"^AGENTMAIL_CP_DATABASE_URL is not set\. Set it to"):
         settings.load({})
