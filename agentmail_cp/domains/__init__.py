@@ -1,9 +1,9 @@
 """Domains: the claims of organisations on domain names, from the first record to the last mail.
 
-Owns the tables `domain` and `dkim_key`. A name is nobody's until an organisation shows its token in DNS;
-until then the mail server knows nothing of it. `domain` says which states a claim has, `claiming` who may add
-one and who proves it, `schedule` when it is checked, `settlement` how the mail server is told, `use` what
-inboxes may do on it.
+Owns the tables `domain`, `dkim_key` and `subdomain`. A name is nobody's until an organisation shows its token
+in DNS; until then the mail server knows nothing of it. `domain` says which states a claim has, `claiming` who
+may add one and who proves it, `schedule` when it is checked, `settlement` how the mail server is told,
+`subdomains` which names below it are its own, `use` what inboxes may do on it.
 """
 
 from __future__ import annotations

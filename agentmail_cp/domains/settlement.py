@@ -8,9 +8,9 @@ installed for one organisation while another's is still there.
 
 The mail server keeps what an organisation had on a name apart from what others have there. Within one
 organisation, accounts of a pod that may not be on a name any more are retired before it is installed: their
-mail stays readable, and none of the new pod's ever reaches them. Sub-domains are those that inboxes of the
-organisation stand on. What the mail server still has there for organisations whose inboxes are all gone is
-put away before the name, or a name above it, is installed for the next one.
+mail stays readable, and none of the new pod's ever reaches them. What the mail server still has there for
+domains of others above it is put away before the name, or a name above it, is installed for the next one, and
+is no sub-domain (`subdomains`) of theirs any more.
 """
 
 from __future__ import annotations
@@ -26,10 +26,11 @@ import structlog
 
 from agentmail_cp.access import Reach
 from agentmail_cp.db import Database, Tx, fetch_all, fetch_one
-from agentmail_cp.domains import dkim, keys
+from agentmail_cp.domains import dkim, keys, subdomains
 from agentmail_cp.domains.domain import COLUMNS, UNSETTLED, Domain, below, get_own
 from agentmail_cp.domains.keys import StoredKey
 from agentmail_cp.domains.schedule import check_soon
+from agentmail_cp.domains.subdomains import Leftover
 from agentmail_cp.domains.use import subdomain
 from agentmail_cp.mailserver import (
     AccountId,
@@ -59,7 +60,7 @@ class _Knowledge(msgspec.Struct, frozen=True):
     subdomains: Sequence[str]
     catch_all: str | None
     strangers: Sequence[AccountId]
-    leftovers: Sequence[_Leftover]
+    leftovers: Sequence[Leftover]
 
 
 async def delete(tx: Tx, reach: Reach, domain: str) -> Domain:
@@ -176,24 +177,13 @@ async def _retire(server: MailServer, account_id: AccountId) -> None:
 
 
 async def _look_up(tx: Tx, domain: Domain) -> _Knowledge:
-    names = {
-        **_key(domain),
-        "pod_id": domain.pod_id,
-        "name": domain.name,
-        "length": len(domain.name),
-        "backwards": domain.name[::-1],
-        "below": below(domain.name),
-    }
-    subdomains = await fetch_all(tx, _Name, _SUBDOMAINS, names)
     first = domain.installed_at is None and domain.deleted_at is None
-    strangers = await fetch_all(tx, _Stranger, _STRANGERS, names) if first and domain.pod_id else []
-    leftovers = await fetch_all(tx, _Leftover, _LEFTOVERS, names) if first else []
     return _Knowledge(
         keys=await keys.of_domain(tx, domain.organization_id, domain.domain_id),
-        subdomains=[each.name for each in subdomains],
+        subdomains=await subdomains.names(tx, domain),
         catch_all=await _catch_all(tx, domain),
-        strangers=[each.account_id for each in strangers],
-        leftovers=leftovers,
+        strangers=await _strangers(tx, domain) if first else (),
+        leftovers=await subdomains.leftovers(tx, domain) if first else (),
     )
 
 
@@ -205,44 +195,34 @@ class _Stranger(msgspec.Struct, frozen=True):
     account_id: AccountId
 
 
-class _Leftover(msgspec.Struct, frozen=True):
-    name: str
-    organization_id: UUID
-
-
-_SUBDOMAINS: LiteralString = """
-select distinct domain as name from inbox where organization_id = %(organization_id)s
-    and reverse(domain) like %(below)s
-    and not exists (select from domain as other where other.proved_at is not null
-        and other.domain_id <> %(domain_id)s and length(other.name) > %(length)s
-        and (inbox.domain = other.name or right(inbox.domain, length(other.name) + 1) = '.' || other.name))
-order by name
-"""
-"""The names below a domain that its organisation's inboxes stand on, without those proved by themselves."""
+async def _strangers(tx: Tx, domain: Domain) -> list[AccountId]:
+    """The accounts of other pods' inboxes that stand on the names of a pod's domain."""
+    if domain.pod_id is None:
+        return []
+    names = {
+        **_key(domain),
+        "pod_id": domain.pod_id,
+        "length": len(domain.name),
+        "backwards": domain.name[::-1],
+        "below": below(domain.name),
+    }
+    return [each.account_id for each in await fetch_all(tx, _Stranger, _STRANGERS, names)]
 
 
 _STRANGERS: LiteralString = """
 select account_id from inbox where account_id is not null and state in ('active', 'deleting')
     and (reverse(domain) = %(backwards)s or reverse(domain) like %(below)s)
     and organization_id = %(organization_id)s and pod_id <> %(pod_id)s
+    -- The service's own domain may stand below: it is nobody's claim and nobody's sub-domain.
+    and (exists (select from domain as claim where claim.organization_id = %(organization_id)s
+            and claim.name = inbox.domain)
+        or exists (select from subdomain where subdomain.organization_id = %(organization_id)s
+            and subdomain.name = inbox.domain))
     and not exists (select from domain as other where other.proved_at is not null
         and other.organization_id = %(organization_id)s and length(other.name) > %(length)s
         and (inbox.domain = other.name or right(inbox.domain, length(other.name) + 1) = '.' || other.name))
 order by account_id
 """
-"""The accounts of other pods' inboxes that stand on the names of a pod's domain."""
-
-
-_LEFTOVERS: LiteralString = """
-select domain as name, organization_id from inbox where organization_id <> %(organization_id)s
-    and (reverse(domain) = %(backwards)s or reverse(domain) like %(below)s)
-    and not exists (select from domain as other where other.proved_at is not null
-        and other.domain_id <> %(domain_id)s and length(other.name) > %(length)s
-        and (inbox.domain = other.name or right(inbox.domain, length(other.name) + 1) = '.' || other.name))
-group by domain, organization_id having every(state in ('deleted', 'erased'))
-order by domain, organization_id
-"""
-"""The names at or below a domain where other organisations had inboxes, and have none any more."""
 
 
 async def _catch_all(tx: Tx, domain: Domain) -> str | None:
@@ -292,6 +272,8 @@ async def _take_note(db: Database, domain: Domain, known: _Knowledge) -> bool:
             " and domain_id = %(domain_id)s and deleted_at is null",
             {**_key(domain), "unsettled_since": domain.unsettled_since},
         )
+        if domain.installed_at is None:
+            await subdomains.give_way(tx, domain)
         told = [each.selector for each in known.keys if each.stage == "active"]
         await keys.erase_private(tx, domain.organization_id, domain.domain_id, told)
     return cursor.rowcount == 1
@@ -300,10 +282,11 @@ async def _take_note(db: Database, domain: Domain, known: _Knowledge) -> bool:
 async def _let_go(db: Database, domain: Domain) -> bool:
     """The name is free, unless an inbox is still being made on it: then a little later."""
     async with db.transaction() as tx:
-        cursor = await tx.execute(
-            _LET_GO, {**_key(domain), "name": domain.name, "suffix": f".{domain.name}"}
-        )
-    return cursor.rowcount == 1
+        cursor = await tx.execute(_LET_GO, {**_key(domain), "name": domain.name})
+        free = cursor.rowcount == 1
+        if free:
+            await subdomains.forget_empty(tx, domain)
+    return free
 
 
 _LET_GO: LiteralString = """
@@ -311,7 +294,9 @@ update domain set proved_at = null, installed_at = null, unsettled_since = null,
 where organization_id = %(organization_id)s and domain_id = %(domain_id)s
     and deleted_at is not null and not exists (select from inbox
         where inbox.organization_id = %(organization_id)s and inbox.state = 'creating'
-            and (inbox.domain = %(name)s or right(inbox.domain, length(%(suffix)s)) = %(suffix)s))
+            and (inbox.domain = %(name)s or exists (select from subdomain
+                where subdomain.organization_id = %(organization_id)s
+                    and subdomain.above = %(name)s and subdomain.name = inbox.domain)))
 """
 
 

@@ -1,8 +1,8 @@
 """What inboxes may do on a domain: whether one may be made there, send from it, and keep its feedback.
 
-Reads the table `domain`, and writes nothing. The service's own domain (the setting `domain`) has no row and
-is everybody's. A sub-domain is used through the domain above it that has `subdomains_enabled`, unless
-somebody else has proved the sub-domain itself.
+Reads the table `domain` and writes down which sub-domains are used (`subdomains`). The service's own domain
+(the setting `domain`) has no row and is everybody's, also where somebody claims the name above it. A
+sub-domain is used through the domain above it that has `subdomains_enabled`, unless it was proved by itself.
 """
 
 from __future__ import annotations
@@ -16,7 +16,9 @@ import msgspec
 from agentmail_cp import access, addresses
 from agentmail_cp.access import Reach
 from agentmail_cp.db import Tx, fetch_all, fetch_one
+from agentmail_cp.domains import subdomains
 from agentmail_cp.domains.domain import COLUMNS, Domain, with_parents
+from agentmail_cp.domains.subdomains import STOOD_ON
 from agentmail_cp.errors import Forbidden, Invalid
 from agentmail_cp.mailserver import MailDomainSetup
 from agentmail_cp.settings import Settings
@@ -54,9 +56,7 @@ async def for_inboxes(tx: Tx, reach: Reach, settings: Settings, name: str | None
     found = proved[0] if proved else None
     if found is None or not found.is_seen_by(Reach(reach.organization_id, pod_id)):
         raise _not_verified(wanted, own, elsewhere=found is not None and found.is_seen_by(reach))
-    if not _takes(found, wanted) or await _is_others(
-        tx, found.organization_id, wanted, above=found.name
-    ):
+    if not _takes(found, wanted) or await _is_apart(tx, wanted, above=found.name):
         raise _not_verified(wanted, own)
     below = None if wanted == found.name else subdomain(wanted, found)
     return MailDomain(wanted, shared=False, domain_id=found.domain_id, below=below)
@@ -114,27 +114,23 @@ async def _proved(tx: Tx, organization_id: UUID, names: Collection[str]) -> list
     )
 
 
-async def _is_others(tx: Tx, organization_id: UUID, name: str, *, above: str) -> bool:
-    """Whether another organisation has proved a name, or one between it and this one above it."""
-    cursor = await tx.execute(
-        _LONGER_PROVED,
-        {
-            "organization_id": organization_id,
-            "names": [each for each in with_parents(name) if len(each) > len(above)],
-        },
-    )
+async def _is_apart(tx: Tx, name: str, *, above: str) -> bool:
+    """Whether a name, or one between it and this one above it, was proved by itself: by others, or here and
+    is being let go of.
+    """
+    nearer = [each for each in with_parents(name) if len(each) > len(above)]
+    cursor = await tx.execute(_NEARER_PROVED, {"names": nearer})
     return await cursor.fetchone() is not None
 
 
-_LONGER_PROVED: LiteralString = (
-    "select 1 from domain where organization_id <> %(organization_id)s and name = any(%(names)s)"
-    " and proved_at is not null limit 1"
+_NEARER_PROVED: LiteralString = (
+    "select 1 from domain where name = any(%(names)s) and proved_at is not null limit 1"
 )
 
 
 async def hold(tx: Tx, organization_id: UUID, mail_domain: MailDomain) -> None:
     """Keep a domain from being deleted until this transaction ends, and one below it from being proved by
-    others, for whoever makes an inbox there.
+    others, for whoever makes an inbox there; of one below it the mail server may be told afterwards.
 
     Raises `Forbidden` (code `domain_not_verified`) when either happened a moment ago.
     """
@@ -151,10 +147,14 @@ async def hold(tx: Tx, organization_id: UUID, mail_domain: MailDomain) -> None:
             "Add it again and verify it, or use another domain.",
         )
     above = mail_domain.below.parent if mail_domain.below else None
-    if above and await _is_others(tx, organization_id, mail_domain.name, above=above):
+    if above is None:
+        return
+    if await _is_apart(tx, mail_domain.name, above=above):
         raise _unusable(
-            f"The domain {mail_domain.name} is another organization's now.", "Use another domain."
+            f"The domain {mail_domain.name} was proved by itself, here or by another organization.",
+            "Try again in a moment, or use another domain.",
         )
+    await subdomains.add(tx, organization_id, mail_domain.name, above=above)
 
 
 class _Standing(msgspec.Struct, frozen=True):
@@ -171,11 +171,10 @@ async def broken(tx: Tx, organization_id: UUID, name: str) -> str | None:
         tx,
         _Standing,
         "select name, reason, deleted_at is not null as deleted, installed_at is not null as"
-        " installed, broken_since is not null as broken from domain"
-        " where organization_id = %(organization_id)s and name = any(%(names)s)"
+        f" installed, broken_since is not null as broken from domain where {STOOD_ON}"
         " order by deleted_at is null and installed_at is not null desc, deleted_at is null desc,"
         " length(name) desc, created_at desc limit 1",
-        {"organization_id": organization_id, "names": with_parents(name)},
+        {"organization_id": organization_id, "name": name},
     )
     if found is None:
         return None
@@ -189,30 +188,18 @@ async def broken(tx: Tx, organization_id: UUID, name: str) -> str | None:
 
 
 class _Feedback(msgspec.Struct, frozen=True):
-    name: str
     feedback_enabled: bool
 
 
-async def keeps_feedback(tx: Tx, names: Collection[str]) -> dict[str, bool]:
-    """Whether bounce and complaint mails are messages on these mail domains, too; without those that are the
-    service's own.
+async def keeps_feedback(tx: Tx, organization_id: UUID, name: str) -> bool | None:
+    """Whether bounce and complaint mails are messages, too, for inboxes at this name; None where that is not
+    for the organisation to say, as on the service's own domain.
     """
-    above = {name: with_parents(name) for name in names}
-    rows = await fetch_all(
+    found = await fetch_one(
         tx,
         _Feedback,
-        _FEEDBACK,
-        {"names": sorted({each for parents in above.values() for each in parents})},
+        f"select feedback_enabled from domain where {STOOD_ON} and proved_at is not null"
+        " order by length(name) desc limit 1",
+        {"organization_id": organization_id, "name": name},
     )
-    kept = {row.name: row.feedback_enabled for row in rows}
-    return {
-        name: next(kept[each] for each in parents if each in kept)
-        for name, parents in above.items()
-        if not kept.keys().isdisjoint(parents)
-    }
-
-
-_FEEDBACK: LiteralString = (
-    "select name, feedback_enabled from domain"
-    " where name = any(%(names)s) and proved_at is not null"
-)
+    return found.feedback_enabled if found else None

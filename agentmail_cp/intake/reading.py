@@ -255,16 +255,16 @@ class Intake:
             told=await outcomes.listen(
                 self._db, self._server, claim.account_id, claim.place, mails
             ),
-            also_messages=await self._keeps_feedback(claim.domain, mails),
+            also_messages=await self._keeps_feedback(claim, mails),
         )
 
-    async def _keeps_feedback(self, domain: str, mails: Sequence[Mail]) -> bool:
+    async def _keeps_feedback(self, claim: Claim, mails: Sequence[Mail]) -> bool:
         """Whether those of these mails that report what became of others are messages as well."""
         if not any(mail.report for mail in mails):
             return self._feedback_enabled
         async with self._db.reading() as tx:
-            own = await domains.keeps_feedback(tx, [domain])
-        return own.get(domain, self._feedback_enabled)
+            own = await domains.keeps_feedback(tx, claim.organization_id, claim.domain)
+        return self._feedback_enabled if own is None else own
 
     async def _write(
         self,

@@ -197,3 +197,59 @@ def test_our_migrations_lock_nothing_for_long() -> None:
         timeout=30,
     )
     assert done.returncode == 0, done.stdout
+
+
+STANDING = """
+insert into domain (domain_id, organization_id, name, token, created_at, proved_at, installed_at, verified_at,
+    subdomains_enabled, updated_at, deleted_at)
+select gen_random_uuid(), lpad(organization, 32, '0')::uuid, name, '', at(1), case when here then at(2) end,
+    case when here then at(2) end, case when seen then at(2) end, enabled, at(4),
+    case when gone then at(4) end
+from (values
+    ('1', 'sub.test', true, true, false, true), ('1', 'off.test', true, true, false, false),
+    ('1', 'gone.test', false, true, true, true), ('1', 'two.test', true, true, false, true),
+    ('1', 'eu.two.test', false, true, true, false), ('1', 'us.two.test', true, true, false, true),
+    ('1', 'agents.test', true, true, false, true), ('1', 'late.test', false, false, false, true),
+    ('2', 'de.sub.test', true, true, false, false)
+) as claim (organization, name, here, seen, gone, enabled);
+insert into inbox (inbox_id, organization_id, pod_id, address, username, domain, state, created_at)
+select gen_random_uuid(), lpad(organization, 32, '0')::uuid, gen_random_uuid(), organization || '@' || name,
+    organization, name, 'active', at(3)
+from (values
+    ('1', 'eu.sub.test'), ('1', 'de.sub.test'), ('1', 'eu.off.test'), ('1', 'eu.gone.test'),
+    ('1', 'eu.two.test'), ('1', 'us.two.test'), ('1', 'x.us.two.test'), ('1', 'two.test'),
+    ('1', 'a.b.agents.test'), ('3', 'a.b.agents.test'), ('1', 'x.late.test')
+) as stood (organization, name)
+"""
+"""Claims of three organisations, and where inboxes stand that were made after them, on days of one month."""
+
+
+async def test_sub_domains_that_were_in_use_are_found(
+    empty_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is not found is on the mail server for good; what is wrongly found, as the service's own domain or
+    one that was a claim of its own, is sent from and routed as if it were somebody's sub-domain.
+    """
+    whole = db.migrations()
+    before = [each for each in whole if each.name < "0028"]
+    monkeypatch.setattr(db, "migrations", lambda: before)
+    await db.migrate(empty_url)
+    with psycopg.connect(empty_url) as connection:
+        connection.execute(
+            "create function pg_temp.at(day integer) returns timestamptz language sql immutable"
+            " return make_timestamptz(2026, 1, day, 0, 0, 0, 'UTC')"
+        )
+        for statement in STANDING.replace(" at(", " pg_temp.at(").split(";\n"):
+            connection.execute(statement)
+    monkeypatch.setattr(db, "migrations", lambda: whole)
+    await db.migrate(empty_url)
+    with psycopg.connect(empty_url) as connection:
+        found = connection.execute(
+            "select right(organization_id::text, 1), above, name from subdomain"
+        ).fetchall()
+    assert sorted(found) == [
+        ("1", "gone.test", "eu.gone.test"),
+        ("1", "off.test", "eu.off.test"),
+        ("1", "sub.test", "eu.sub.test"),
+        ("1", "us.two.test", "x.us.two.test"),
+    ]

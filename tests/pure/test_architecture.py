@@ -62,6 +62,7 @@ TABLES = {
     "request_window": {"throttle"},
     "domain": {"domains"},
     "dkim_key": {"domains"},
+    "subdomain": {"domains"},
     "migration": {"db"},
 }
 """Which modules may write each table."""
