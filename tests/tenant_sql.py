@@ -97,7 +97,7 @@ FOR_EVERY_TENANT = {
     "webhooks/claims.give_up": "ends deliveries of all tenants",
     "webhooks/claims.hold": "gives back what a claim over all tenants took",
     "webhooks/claims.measure": "a metric of the whole service",
-    "submissions/taking._owner": "the login of a mail client says whose inbox it is",
+    "submissions/taking._OWNER": "the login of a mail client says whose inbox it is",
 }
 """Statements that may touch rows of any organisation, by module and function or constant, and why."""
 

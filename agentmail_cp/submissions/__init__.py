@@ -12,7 +12,8 @@ copy, `document_id`) or `done` (by the client's); an imported one becomes done w
 `due_at` is when to look next, and tells attempts apart: who took a row with another one no longer decides
 about it. Our copies carry the keyword `$sent`; while a row is pending nobody but `settle` records one.
 Until the mail is filed its Message-ID is kept free: a mail to oneself is received first. Rows are
-forgotten a day after the mail; from then on a copy that shows up is a message of its own.
+forgotten a day after the mail; from then on a copy that shows up is a message of its own, and so is a mail
+that comes again.
 Never sends or changes a mail, but for giving it a Message-ID.
 
 What can fail, and what happens then:
@@ -26,13 +27,15 @@ our copy refused for good when asked      the mail is sent, does not show up, an
 crash before the row was written          the client is told to try again; the upload is thrown away
 crash after the row was written           the client is told to try again, but the mail shows up as sent
                                           when it is due; the next try has the same Message-ID, and no
-                                          second row (one without Message-ID gets one: it shows up twice)
+                                          second row (one that is given its Message-ID shows up twice)
 refused by Stalwart after our answer      the same: its queue is full (452) or cannot be written (451)
 the client tries again, mail queued       one row, counted once; its recipients may get two mails, as ever in
                                           SMTP
 the same mail handed in twice             one row; only recipients it did not have before are counted, until
                                           it has come more often than clients try again
 another mail under its Message-ID         it gets a Message-ID of its own, a row, and counts
+a Message-ID of a message there is        the same, whoever sent it and when, by the API too; but for the copy
+                                          of this mail, saved by its client less than an hour before
 policy refuses it                         the client is told why (5xx, or 4xx where waiting helps); no row
 crash while a row is looked at            taken up again after its lease; what is in Sent is looked at
 crash after our copy was put into Sent    it is found by its keyword, recorded then, not put there again

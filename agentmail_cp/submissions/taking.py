@@ -4,7 +4,9 @@ A recipient is judged when the client names it, the whole mail when it is there:
 the row, which counts it. Until the row is written nothing happened. A mail that comes again (the client never
 heard our answer) is known by its Message-ID and what it says, and counts again only for recipients it did not
 have before, until it has come again too often for that. Another mail under the same Message-ID gets its own:
-else one Message-ID would open every limit, and hide what was sent.
+else one Message-ID would open every limit, and hide what was sent. So does a mail under one that the inbox
+has used before, by whatever door: only the copy of a client that saves it before it hands the mail in says
+nothing against its Message-ID, for as long as `SAVED_FIRST`.
 """
 
 from __future__ import annotations
@@ -57,12 +59,15 @@ written of which the client does not hear."""
 FREE_REPEATS = 5
 """How often a mail may come again without being counted again: each time its recipients may get another."""
 
+SAVED_FIRST = timedelta(hours=1)
+"""How long before it hands a mail in a client may save the copy: it tries again while we are away."""
+
 _rng = random.SystemRandom()
 
 
 class _Owner(msgspec.Struct, frozen=True):
     """The inbox behind a login. `taken`: it handed in this mail before, to `noted`; `foreign`: another one
-    under its Message-ID.
+    has its Message-ID.
     """
 
     inbox_id: UUID
@@ -205,23 +210,13 @@ async def _owner(tx: Tx, login: str, key: _Key | None) -> _Owner:
     found = await fetch_one(
         tx,
         _Owner,
-        "select inbox.inbox_id, inbox.organization_id, inbox.pod_id, inbox.account_id, address, domain,"
-        " inbox_sync.state as mail_state, submission_id is not null as taken,"
-        " coalesce(digest <> %(digest)s, false) as foreign, coalesce(repeats, 0) as repeats,"
-        " case when submission_id is not null then array(select recipient.address from recipient"
-        " where recipient.inbox_id = inbox.inbox_id"
-        " and recipient.organization_id = inbox.organization_id"
-        " and recipient.message_id = %(named)s) else '{}' end as noted"
-        " from inbox join inbox_sync using (inbox_id, organization_id)"
-        " left join submission on submission.inbox_id = inbox.inbox_id"
-        " and submission.organization_id = inbox.organization_id"
-        " and submission.message_id = %(message_id)s"
-        " where inbox.inbox_id = %(inbox_id)s and inbox.state = 'active'",
+        _OWNER,
         {
             "inbox_id": inbox_uuid(login.lower()),
             "message_id": key and key.message_id,
             "named": key and f"<{key.message_id}>",
             "digest": key and key.digest,
+            "saved_first": SAVED_FIRST,
         },
     )
     if found is None:
@@ -231,6 +226,36 @@ async def _owner(tx: Tx, login: str, key: _Key | None) -> _Owner:
             fix="Log in with the address of an inbox.",
         )
     return found
+
+
+_OWNER = """
+select inbox.inbox_id, inbox.organization_id, inbox.pod_id, inbox.account_id, address, domain,
+    inbox_sync.state as mail_state, submission_id is not null as taken,
+    coalesce(digest <> %(digest)s, submission_id is null and (
+        exists (select from recipient where recipient.inbox_id = inbox.inbox_id
+            and recipient.organization_id = inbox.organization_id
+            and recipient.message_id = %(named)s)
+        or exists (select from message where message.inbox_id = inbox.inbox_id
+            and message.organization_id = inbox.organization_id and message.message_id = %(named)s
+            and (direction = 'received' or message.created_at < now() - %(saved_first)s))
+        or exists (select from send where send.inbox_id = inbox.inbox_id
+            and send.organization_id = inbox.organization_id
+            and send.message_id = %(message_id)s and send.state <> 'sent')
+    )) as foreign,
+    coalesce(repeats, 0) as repeats,
+    case when submission_id is not null then array(select recipient.address from recipient
+        where recipient.inbox_id = inbox.inbox_id
+        and recipient.organization_id = inbox.organization_id
+        and recipient.message_id = %(named)s) else '{}' end as noted
+from inbox join inbox_sync using (inbox_id, organization_id)
+left join submission on submission.inbox_id = inbox.inbox_id
+    and submission.organization_id = inbox.organization_id
+    and submission.message_id = %(message_id)s
+where inbox.inbox_id = %(inbox_id)s and inbox.state = 'active'
+"""
+"""Whoever a mail was handed in for has a row in `recipient` for as long as the mail is shown, by whatever
+door it left; a send has none before its outcome is recorded.
+"""
 
 
 async def _note_repeat(db: Database, owner: _Owner, key: _Key) -> bool:

@@ -313,6 +313,37 @@ async def test_handed_in_twice_it_is_one_message(here: Running, asking: Asking) 
     assert len(await asking.sent(inbox)) == 1
 
 
+async def test_a_message_id_of_the_api_is_not_used_again(here: Running, asking: Asking) -> None:
+    """What left under it would be in neither Sent nor the API."""
+    inbox, other = await pair(here)
+    first = (await here.post(inbox, to=other["email"], subject="First")).json()
+    name = first["message_id"].strip("<>")
+    await asking.hand_in(inbox, written(inbox, other["email"], name, Subject="Second"))
+    messages = await appears(here, inbox, 2)
+    (second,) = [each for each in messages if each["message_id"] != first["message_id"]]
+    assert second["subject"] == "Second"
+    await settled(here)
+    names = [first["message_id"], second["message_id"]]
+    assert sorted(copy["Message-ID"] for copy in await asking.sent(inbox)) == sorted(names)
+    arrived = await until(lambda: asking.received(other), lambda seen: len(seen) == 2, seconds=SOON)
+    assert sorted(mail["Message-ID"] for mail in arrived) == sorted(names)
+    assert await announced(here, inbox) == ["message.sent"] * 2
+
+
+async def test_a_client_that_saves_its_copy_first_keeps_it(here: Running, asking: Asking) -> None:
+    """It would be asked to send the mail under another Message-ID than that of its copy."""
+    inbox, other = await pair(here)
+    mail = written(inbox, other["email"], "first@client.test")
+    await asking.save(inbox, mail)
+    await appears(here, inbox)
+    await asking.hand_in(inbox, mail)
+    await settled(here)
+    (arrived,) = await asking.received(other)
+    assert arrived["Message-ID"] == "<first@client.test>"
+    assert len(await asking.sent(inbox)) == 1
+    assert await announced(here, inbox) == ["message.sent"]
+
+
 async def test_while_we_are_away_the_client_keeps_its_mail(here: Running, asking: Asking) -> None:
     """A mail would leave of which nobody knows."""
     inbox, other = await pair(here)

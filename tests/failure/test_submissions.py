@@ -561,6 +561,83 @@ async def test_another_mail_under_the_same_message_id_counts_and_shows_up(
     assert {each["message_id"] for each in await world.messages(inbox)} == {f"<{NAME}>", given}
 
 
+async def assert_a_mail_of_its_own(world: Submitting, inbox: Json, used: str) -> None:
+    """A mail under this Message-ID gets another, shows up, is announced, and has its recipients to itself."""
+    before = {each["message_id"] for each in await world.messages(inbox)}
+    announced = await sent_events(world, inbox)
+    answer = await world.ask(inbox, used, to=("eve@far.test",), text="Another text\r\n")
+    (change,) = answer.json()["modifications"]
+    assert (change["type"], change["index"]) == ("changeHeader", 1)
+    await world.work()
+    assert {each["message_id"] for each in await world.messages(inbox)} - before == {
+        change["value"]
+    }
+    assert await sent_events(world, inbox) == announced + 1
+    found = await world.rows("select message_id from recipient where address = 'eve@far.test'")
+    assert found == [{"message_id": change["value"]}]
+
+
+async def sent_events(world: Submitting, inbox: Json) -> int:
+    kinds = [event.type.value for event in await world.events_of(inbox)]
+    return kinds.count("message.sent")
+
+
+async def test_the_message_id_of_a_mail_of_the_api_is_used_up(
+    world: Submitting, inbox: Json
+) -> None:
+    """Whoever has a mail login could send what no list, no event and no count ever tells of."""
+    sent = (await world.post(inbox)).json()
+    await world.work()
+    await assert_a_mail_of_its_own(world, inbox, sent["message_id"].strip("<>"))
+
+
+async def test_the_message_id_of_a_send_under_way_is_used_up(
+    world: Submitting, inbox: Json
+) -> None:
+    """The send would be told to have left, or what was handed in would stand for it."""
+    await world.post(inbox)
+    (row,) = await world.rows("update send set state = 'unknown' returning message_id")
+    await world.rows("delete from recipient returning 1")
+    answer = await world.ask(inbox, row["message_id"])
+    assert answer.json()["modifications"][0]["type"] == "changeHeader"
+
+
+async def test_the_same_message_id_every_day(world: Submitting, inbox: Json) -> None:
+    """A script with a Message-ID of its own would be in Sent on its first day only."""
+    await world.hand_in(inbox)
+    await world.work()
+    await world.rows("update submission set created_at = now() - interval '25 h' returning 1")
+    async with world.db.transaction() as tx:
+        assert await submissions.forget_old(tx) == 1
+    await assert_a_mail_of_its_own(world, inbox, NAME)
+
+
+async def test_the_message_id_of_a_received_mail_is_used_up(world: Submitting, inbox: Json) -> None:
+    """What was received would be told to have gone to somebody."""
+    raw = f"From: ada@elsewhere.test\r\nMessage-ID: <{NAME}>\r\n\r\nText\r\n".encode()
+    await world.deliver_to(inbox["email"], raw=raw)
+    await world.work()
+    await assert_a_mail_of_its_own(world, inbox, NAME)
+
+
+async def test_the_message_id_of_an_old_copy_is_used_up(world: Submitting, inbox: Json) -> None:
+    """A copy that was saved long ago would stand for whatever is sent under its Message-ID."""
+    await world.save(inbox)
+    await world.work()
+    await world.rows("update message set created_at = now() - interval '2 h' returning 1")
+    await assert_a_mail_of_its_own(world, inbox, NAME)
+
+
+async def test_the_client_saved_its_copy_first(world: Submitting, inbox: Json) -> None:
+    """Some clients do, and would have each mail in Sent twice."""
+    theirs = await world.save(inbox)
+    await world.mark_due()
+    await world.read()
+    for _ in range(2):
+        assert (await world.ask(inbox)).json().get("modifications", []) == []
+    await world.assert_once(inbox, by=theirs)
+
+
 async def test_a_mail_that_comes_again_and_again_counts(world: Submitting, inbox: Json) -> None:
     """Each time its recipients may get another: an exhausted agent could flood them."""
     for _ in range(1 + taking.FREE_REPEATS):
