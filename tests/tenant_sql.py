@@ -58,6 +58,7 @@ FOR_EVERY_TENANT = {
     "inboxes/settlement._claim_unsettled": "settling is the operator's work, over all tenants",
     "inboxes/deletion.erase_retained": "retention is the operator's setting",
     "intake/doorbell.ring": "Stalwart names accounts, which are unique in all",
+    "intake/claims._RENEW": "keeps a claim over all tenants",
     "intake/reading.measure": "a metric of the whole service",
     "intake/reading._CLAIM_DUE": "one worker reads inboxes of all tenants",
     "intake/reading._CLAIM_STALE": "one worker reads inboxes of all tenants",

@@ -10,7 +10,6 @@ from functools import partial
 from random import SystemRandom
 from time import monotonic
 from typing import TypeGuard
-from uuid import UUID
 
 import msgspec
 import structlog
@@ -19,6 +18,7 @@ from prometheus_client import Counter, Gauge, Histogram
 from agentmail_cp import domains, drafts, messages, outcomes, policy, sending, submissions
 from agentmail_cp.db import Database, Tx, fetch_all, fetch_only
 from agentmail_cp.errors import Unavailable
+from agentmail_cp.intake.claims import LEASE, Claim, kept
 from agentmail_cp.intake.erasing import without_unwanted
 from agentmail_cp.mailserver import (
     AccountId,
@@ -33,14 +33,13 @@ from agentmail_cp.mailserver import (
     MailState,
     Refusal,
 )
-from agentmail_cp.messages import Judge, Place
+from agentmail_cp.messages import Judge
 from agentmail_cp.rounds import Rounds, Standstill
 from agentmail_cp.settings import Unauthenticated
 
 log = structlog.stdlib.get_logger(__name__)
 
 CHANNEL = "intake"
-LEASE = timedelta(seconds=5)
 LONGEST_BACKOFF = timedelta(minutes=5)
 RECOVERY = 1.0
 """Seconds to wait when the database or the mail server is away."""
@@ -65,23 +64,6 @@ INBOXES = Counter("agentmail_intake_inboxes", "Inboxes read, by outcome.", ["out
 SECONDS = Histogram("agentmail_intake_seconds", "Time one batch takes.")
 FAILING = Gauge("agentmail_intake_failing_inboxes", "Inboxes whose last reading failed.")
 OLDEST_DUE = Gauge("agentmail_intake_oldest_due_seconds", "Age of the oldest unanswered bell.")
-
-
-class Claim(msgspec.Struct, frozen=True, kw_only=True):
-    """An inbox this worker reads now, and the state it reads from."""
-
-    inbox_id: UUID
-    organization_id: UUID
-    pod_id: UUID
-    domain: str
-    account_id: AccountId
-    state: MailState | None
-    failures: int
-    claimed_until: datetime
-
-    @property
-    def place(self) -> Place:
-        return Place(self.inbox_id, self.organization_id, self.pod_id, self.domain)
 
 
 class Heard(msgspec.Struct, frozen=True):
@@ -190,17 +172,9 @@ class Intake:
 
     async def _read(self, claims: Sequence[Claim]) -> None:
         try:
-            answers = await self._server.changes(
-                [Cursor(claim.account_id, claim.state) for claim in claims]
-            )
-            answers = await without_unwanted(
-                self._db,
-                self._server,
-                {claim.account_id: claim.place for claim in claims},
-                answers,
-                self._unauthenticated,
-            )
-            heard = await self._listen_to_all(claims, answers)
+            async with kept(self._db, claims) as keeping:
+                answers, heard = await self._ask(claims)
+            claims = keeping.claims
         except MailServerUnavailable:
             async with self._db.transaction() as tx:
                 await _release(tx, claims)
@@ -215,6 +189,22 @@ class Intake:
         for claim in claims:
             if _lost(answers[claim.account_id]):
                 await self._from_scratch(claim)
+
+    async def _ask(
+        self, claims: Sequence[Claim]
+    ) -> tuple[Mapping[AccountId, Changes | MailServerError], Mapping[AccountId, Heard]]:
+        """What happened in these inboxes, and what the mails among it report."""
+        answers = await self._server.changes(
+            [Cursor(claim.account_id, claim.state) for claim in claims]
+        )
+        answers = await without_unwanted(
+            self._db,
+            self._server,
+            {claim.account_id: claim.place for claim in claims},
+            answers,
+            self._unauthenticated,
+        )
+        return answers, await self._listen_to_all(claims, answers)
 
     async def _read_alone(self, claims: Sequence[Claim], error: MailServerError) -> None:
         """One of these spoils the whole answer: read each by itself."""
@@ -303,11 +293,15 @@ class Intake:
             known = await messages.documents(tx, claim.place)
             known |= await drafts.documents(tx, claim.place)
             known |= await outcomes.documents(tx, claim.place)
-        listing = await self._server.listing(claim.account_id)
+        async with kept(self._db, [claim]) as keeping:
+            listing = await self._server.listing(claim.account_id)
+        (claim,) = keeping.claims
         there = list(listing.document_ids)
         for start in range(0, len(there), CHUNK):
-            mails = await self._server.fetch(claim.account_id, there[start : start + CHUNK])
-            heard = await self._listen_to(claim, mails)
+            async with kept(self._db, [claim]) as keeping:
+                mails = await self._server.fetch(claim.account_id, there[start : start + CHUNK])
+                heard = await self._listen_to(claim, mails)
+            (claim,) = keeping.claims
             async with self._db.transaction() as tx:
                 held_claim = await _hold(tx, claim)
                 if held_claim is None:

@@ -6,12 +6,13 @@ import asyncio
 import contextlib
 import random
 from collections import Counter
+from datetime import timedelta
 from typing import Any
 
 import pytest
 
-from agentmail_cp import intake, messages
-from agentmail_cp.intake import Intake
+from agentmail_cp import intake, jobs, messages
+from agentmail_cp.intake import Intake, claims, reading
 from agentmail_cp.mailserver import AccountId, Folder, MailServerUnavailable, Relabel
 from agentmail_cp.messages import Place
 from agentmail_cp.sandbox import Faults
@@ -368,3 +369,29 @@ async def test_hostile_mail_never_blocks_an_inbox(world: World, kind: str) -> No
             f"/v0/inboxes/{box['inbox_id']}/threads/{each['thread_id']}"
         )
         assert answer.status_code == 200
+
+
+@pytest.mark.parametrize("from_scratch", [False, True], ids=["changes", "from scratch"])
+async def test_workers_do_not_take_from_each_other_what_takes_long(
+    world: World, monkeypatch: pytest.MonkeyPatch, from_scratch: bool
+) -> None:
+    """While the mail server is slow, no mail would be seen at all: each reading would be over before it is
+    written, and the more workers, the surer.
+    """
+    for module in (reading, claims):
+        monkeypatch.setattr(module, "LEASE", timedelta(seconds=0.4))
+    monkeypatch.setattr(claims, "RENEWAL", 0.05)
+    box = await world.inbox("alice")
+    if from_scratch:
+        await world.deliver_to(box["email"], number=7)
+        await world.rows("update inbox_sync set state = 'forgotten' returning 1")
+
+    async def slow() -> None:
+        await asyncio.sleep(1.0)
+
+    world.sandbox.after |= {"changes": slow, "fetch": slow}
+    loops = [asyncio.create_task(bells_only(world).run()) for _ in range(3)]
+    await world.deliver_to(box["email"], number=0)
+    await bell(world, box)
+    await until(lambda: world.messages(box), lambda seen: len(seen) == 1 + from_scratch, seconds=20)
+    await jobs.end(loops)
