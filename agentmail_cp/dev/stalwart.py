@@ -262,7 +262,7 @@ class LocalStalwart:
         if not await self._key_works():
             client = self._client(basic(ADMIN, self._password))
             try:
-                setup.write_key(self._folder / "key", await setup.make_key(client))
+                await setup.make_key(client, self._folder / "key")
             finally:
                 await client.close()
 

@@ -9,6 +9,7 @@ do not name, never shows a secret and, when it only checks, sends no write.
 
 from __future__ import annotations
 
+import contextlib
 import os
 from typing import TYPE_CHECKING, Any, Final
 
@@ -43,7 +44,7 @@ from agentmail_cp.stalwart.wanted import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Callable, Generator, Iterable, Mapping
     from pathlib import Path
 
     from agentmail_cp.settings import Settings
@@ -68,7 +69,6 @@ __all__ = [
     "run_status",
     "status",
     "wanted_state",
-    "write_key",
 ]
 
 PRODUCT: Final = "Stalwart"
@@ -232,22 +232,18 @@ async def apply(client: JmapClient, wanted: Wanted, *, check: bool) -> Report:
     )
 
 
-async def make_key(client: JmapClient) -> str:
-    """A new API key of the service account. Older ones stay valid until they are destroyed."""
-    account = await _service_account(client)
-    arguments = {
-        "accountId": account,
-        "create": {
-            "key": {"description": SERVICE_ACCOUNT, "permissions": {"@type": "Inherit"}},
-        },
-    }
-    done = (await client.call(Call("x:ApiKey/set", arguments, "0")))["0"].into(_Done)
-    if done.refused is not None:
-        raise SetupError(
-            f"Stalwart made no API key ({done.refused.sentence}). If there are too many, remove "
-            f"unused keys of {SERVICE_ACCOUNT}@{OWN_DOMAIN}."
-        )
-    return str((done.created or {})["key"]["secret"])
+async def make_key(client: JmapClient, path: Path) -> None:
+    """Have a new API key of the service account made and write it to a file. Older ones stay valid until
+    they are destroyed. Raises SetupError; none is made, or left, that could not be written.
+    """
+    with _key_file(path) as write:
+        account = await _service_account(client)
+        made = await _create_key(client, account)
+        try:
+            write(made.secret)
+        except OSError:
+            await _destroy_key(client, account, made)
+            raise
 
 
 async def run_apply(
@@ -483,27 +479,81 @@ async def _with_key(client: JmapClient, report: Report, key_file: Path | None) -
     report = msgspec.structs.replace(report, changes=(*report.changes, missing))
     if report.checked_only:
         return report
-    write_key(key_file, await make_key(client))
+    await make_key(client, key_file)
     return msgspec.structs.replace(report, key_file=str(key_file))
 
 
 def read_key(path: Path) -> str | None:
-    """The key in a file, None when there is no such file."""
+    """The key in a file, None when there is no such file. Raises SetupError when it cannot be read."""
     try:
         return path.read_text(encoding="ascii").strip()
     except FileNotFoundError:
         return None
+    except OSError as error:
+        raise SetupError(f"The API key in {path} cannot be read: {error.strerror}.") from None
+    except UnicodeDecodeError:
+        raise SetupError(f"{path} holds no API key; name another file.") from None
 
 
-def write_key(path: Path, key: str) -> None:
-    """Write a key so that nobody else can read it at any moment."""
+class _ApiKey(msgspec.Struct):
+    id: str
+    secret: str
+
+    def __repr__(self) -> str:
+        return f"_ApiKey({self.id!r})"
+
+
+async def _create_key(client: JmapClient, account: str) -> _ApiKey:
+    key = {"description": SERVICE_ACCOUNT, "permissions": {"@type": "Inherit"}}
+    done = await _set_keys(client, account, {"create": {"key": key}})
+    if done.refused is not None:
+        raise SetupError(
+            f"Stalwart made no API key ({done.refused.sentence}). If there are too many, remove "
+            f"unused keys of {SERVICE_ACCOUNT}@{OWN_DOMAIN}."
+        )
+    return msgspec.convert((done.created or {})["key"], _ApiKey)
+
+
+async def _destroy_key(client: JmapClient, account: str, key: _ApiKey) -> None:
+    done = await _set_keys(client, account, {"destroy": [key.id]})
+    if done.refused is not None:
+        raise SetupError(
+            f"An API key was made that could not be written, and Stalwart keeps it "
+            f"({done.refused.sentence}). Remove the newest key of {SERVICE_ACCOUNT}@{OWN_DOMAIN}."
+        )
+
+
+async def _set_keys(client: JmapClient, account: str, arguments: dict[str, Any]) -> _Done:
+    call = Call("x:ApiKey/set", {"accountId": account, **arguments}, "0")
+    return (await client.call(call))["0"].into(_Done)
+
+
+@contextlib.contextmanager
+def _key_file(path: Path) -> Generator[Callable[[str], None]]:
+    """What writes a key so that nobody else can read it at any moment. That there can be such a file is
+    seen before the block begins; raises SetupError when it cannot be written.
+    """
     temporary = path.with_name(f"{path.name}.new")
-    temporary.unlink(missing_ok=True)
-    with os.fdopen(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
-        file.write(f"{key}\n")
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(path)
+
+    def write(key: str) -> None:
+        with temporary.open("w", encoding="ascii") as file:
+            file.write(f"{key}\n")
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+
+    try:
+        temporary.unlink(missing_ok=True)
+        os.close(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600))
+        yield write
+    except OSError as error:
+        raise SetupError(
+            f"The API key cannot be written to {path}: {error.strerror}. No key was made; name a file that "
+            "can be written."
+        ) from None
+    finally:
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
 
 
 def _login(settings: Settings, *, prefer_key: bool = False) -> str:

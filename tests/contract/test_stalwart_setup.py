@@ -189,6 +189,57 @@ async def test_a_key_is_never_made_where_it_could_not_be_kept(own_stalwart: Loca
     assert not any(change.object == "ApiKey" for change in report.changes)
 
 
+async def known_keys(server: JmapClient) -> set[str]:
+    """The ids of the service account's API keys."""
+    found = await ask(server, "x:ApiKey/get", {"ids": None})
+    return {each["id"] for each in found["list"]}
+
+
+def names_in(folder: Path) -> list[str]:
+    return sorted(each.name for each in folder.iterdir())
+
+
+async def test_a_key_that_cannot_be_written_is_not_made(
+    own_stalwart: LocalStalwart, server: JmapClient, tmp_path: Path
+) -> None:
+    """Each try would leave a key that opens every mailbox and that nobody knows; after five, Stalwart makes
+    none at all.
+    """
+    settings = Settings(
+        database_url="postgres://unused",
+        stalwart_url=own_stalwart.url,
+        stalwart_admin=own_stalwart.admin,
+        domain=DOMAIN,
+    )
+    (tmp_path / "file").write_text("")
+    before = await known_keys(server)
+    for path in (tmp_path / "nowhere" / "key", tmp_path / "file" / "key", tmp_path):
+        with pytest.raises(SetupError, match=str(path)):
+            await setup.run_apply(settings, check=False, key_file=path)
+    assert await known_keys(server) == before
+    assert names_in(tmp_path) == ["file"]
+
+
+async def test_a_key_that_could_not_be_written_after_all_is_destroyed(
+    server: JmapClient, tmp_path: Path
+) -> None:
+    """A disk that is full takes an empty file, and not the key; here a folder is in the file's place."""
+    before = await known_keys(server)
+    assert before
+    (tmp_path / "key" / "taken").mkdir(parents=True)
+    with pytest.raises(SetupError, match=f"cannot be written to {tmp_path}/key: Is a directory"):
+        await setup.make_key(server, tmp_path / "key")
+    assert await known_keys(server) == before
+    assert names_in(tmp_path) == ["key"]
+
+
+def test_what_is_no_key_in_a_key_file_is_told(tmp_path: Path) -> None:
+    """A certificate named by mistake must not be written over, and gives no traceback."""
+    (tmp_path / "other").write_bytes(b"\xff\xfe")
+    with pytest.raises(SetupError, match="holds no API key"):
+        setup.read_key(tmp_path / "other")
+
+
 async def test_a_wrong_password_says_so(own_stalwart: LocalStalwart) -> None:
     settings = Settings(
         database_url="postgres://unused",
