@@ -201,6 +201,9 @@ def _mail_server(request: Request[Any, Any, Any], error: Exception) -> Response[
 
 
 _EXPECTED = re.compile(r"Expected `([^`]+)`(?:, got `([^`]+)`)?")
+_MISSING = re.compile(r"missing required field `([^`]+)`")
+_WHOLE = frozenset({"data", "body", "frame"})
+"""Places that mean the whole of what was sent."""
 _NO_TIME = "Invalid RFC3339 encoded datetime"
 _ANY_KEY = "[...]"
 """How msgspec says: under one of the keys of an object."""
@@ -222,6 +225,9 @@ _LONGEST_REASON = 200
 def invalid(reason: str, place: str) -> Invalid:
     """What msgspec says of a field, as an `Invalid` in the API's words."""
     field = _field(place)
+    if missing := _MISSING.search(reason):
+        field = missing[1] if place in _WHOLE else f"{field}.{missing[1]}"
+        return Invalid(field, f"{field} is missing.", fix=f"Add {field}.", detail="REQUIRED")
     what = f"A value in {field}" if _ANY_KEY in place else field
     if expected := _EXPECTED.search(reason):
         got = f", not {_words(expected[2])}" if expected[2] else ""

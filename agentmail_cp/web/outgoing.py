@@ -56,7 +56,12 @@ async def outgoing(uploads: Uploads, inbox: Inbox, data: bodies.Outgoing) -> Sen
     Raises `Invalid` for what does not fit and `MessageRejected` for a URL that cannot be fetched.
     """
     if data.track_opens:
-        raise Invalid("track_opens", "Opens cannot be tracked here.", fix="Leave it out.")
+        raise Invalid(
+            "track_opens",
+            "Opens cannot be tracked here.",
+            fix="Leave it out.",
+            detail="NOT_OFFERED",
+        )
     room = Room(uploads.largest)
     room.take_text(data.text, "text")
     room.take_text(data.html, "html")

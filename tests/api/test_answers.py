@@ -442,7 +442,9 @@ async def test_what_a_reply_may_not_set_is_refused(service: Service) -> None:
         mistake(answer, "headers.References", "RESERVED_HEADER")
         mistake(await ask(service, inbox, message, how, headers={"X-A": "a\nb"}), "headers.X-A")
         mistake(await ask(service, inbox, message, how, reply_to="nobody"), "reply_to")
-        mistake(await ask(service, inbox, message, how, track_opens=True), "track_opens")
+        mistake(
+            await ask(service, inbox, message, how, track_opens=True), "track_opens", "NOT_OFFERED"
+        )
     crowd = [f"a{number}@elsewhere.test" for number in range(51)]
     mistake(await ask(service, inbox, message, "reply", to=crowd), "to", "TOO_MANY_RECIPIENTS")
     mistake(await ask(service, inbox, message, "forward", to=crowd), "to", "TOO_MANY_RECIPIENTS")

@@ -12,6 +12,7 @@ import pytest_asyncio
 
 from agentmail_cp import pages
 from tests.api.faults import fault, mistake
+from tests.api.write_openapi import description
 from tests.fix_app import Json, Service, a_mail, until
 
 JSON = {"Content-Type": "application/json"}
@@ -115,6 +116,36 @@ async def test_a_missing_body_is_named(target: Target) -> None:
     for route in target.routes.keys() - BODILESS:
         mistake(await target.raw(route, b""), "body", "REQUIRED")
         mistake(await target.raw(route, b"null"), "body", "INVALID_TYPE")
+
+
+def requiring() -> dict[str, tuple[str, list[str]]]:
+    """For each kind of body that has to have some field: a path that takes it, and those fields."""
+    told = description()
+    found: dict[str, tuple[str, list[str]]] = {}
+    for path, item in told["paths"].items():
+        for operation in item.values():
+            media = operation.get("requestBody", {}).get("content", {}).get("application/json", {})
+            kind = media.get("schema", {}).get("$ref", "").rpartition("/")[2]
+            if required := told["components"]["schemas"].get(kind, {}).get("required"):
+                found[kind] = path, required
+    return found
+
+
+async def test_a_missing_field_is_named(target: Target) -> None:
+    """Somebody who forgets `url` would be told that `body` is wrong, and sent to read the whole API."""
+    kinds = requiring()
+    assert {"CreateWebhook", "CreateDomain", "CreateListEntry"} <= kinds.keys()
+    for path, required in kinds.values():
+        assert len(required) == 1, "send the others along"
+        at = path.format(
+            inbox_id=target.inbox["inbox_id"],
+            pod_id=target.inbox["pod_id"],
+            webhook_id="any",
+            direction="send",
+            type="block",
+        )
+        refused = mistake(await target.client.post(at, json={}), required[0], "REQUIRED")
+        assert refused["message"] == f"{required[0]} is missing."
 
 
 @pytest.mark.parametrize(

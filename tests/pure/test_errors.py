@@ -8,6 +8,7 @@ import pytest
 
 from agentmail_cp import errors
 from agentmail_cp.errors import AgentMailError
+from agentmail_cp.web.errors import invalid
 
 KINDS = [
     each
@@ -32,6 +33,23 @@ def test_an_invalid_value_says_where_what_and_how_to_mend_it() -> None:
     error = errors.Invalid("to", "Nobody.", fix="Name somebody.", detail="REQUIRED")
     assert (error.field, error.message, error.fix) == ("to", "Nobody.", "Name somebody.")
     assert (error.reason, error.detail) == ("validation_error", "REQUIRED")
+
+
+@pytest.mark.parametrize(
+    ("place", "field"),
+    [
+        ("data", "url"),
+        ("body", "url"),
+        ("frame", "url"),
+        ("attachments[0]", "attachments.0.url"),
+        ("headers[...]", "headers.url"),
+    ],
+)
+def test_a_missing_field_is_named_where_it_should_be(place: str, field: str) -> None:
+    """A client that shows mistakes beside its fields would show this one nowhere."""
+    error = invalid("Object missing required field `url`", place)
+    assert (error.field, error.detail, error.message) == (field, "REQUIRED", f"{field} is missing.")
+    assert error.fix == f"Add {field}."
 
 
 def test_waiting_helps_where_a_time_is_given() -> None:

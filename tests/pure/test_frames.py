@@ -52,7 +52,7 @@ def test_a_subscription_is_read_as_it_is_meant(frame: dict[str, Any], expected: 
         ("[" * 50_000, "frame", "MALFORMED_JSON"),
         ("[]", "frame", "INVALID_TYPE"),
         ("null", "frame", "INVALID_TYPE"),
-        ("{}", "frame", "INVALID_VALUE"),
+        ("{}", "type", "REQUIRED"),
         ('{"type": "unsubscribe"}', "type", "UNKNOWN_FRAME"),
         ('{"type": 1}', "type", "INVALID_TYPE"),
         ('{"type": "subscribe", "inbox_ids": [1]}', "inbox_ids.0", "INVALID_TYPE"),
