@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Sequence
+from itertools import islice
+from typing import Final
 
 import idna
 
@@ -23,6 +25,12 @@ MAX_LOCAL = 64
 
 MAX_NAME = 256
 """Characters in a display name."""
+
+MAX_RECIPIENTS: Final = 50
+"""Addresses in one list. A mail has no more over to, cc and bcc together."""
+
+LONGEST_LIST: Final = MAX_RECIPIENTS * 1024
+"""Characters of a list of addresses: more than that many have, with names in quotes."""
 
 _CONTROL = re.compile("[\x00-\x08\x0a-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
 _NEEDS_QUOTES = re.compile(r'[()<>\[\]:;@\\,."]')
@@ -49,14 +57,29 @@ def parse(text: str, field: str) -> Address:
 def parse_list(value: str | Sequence[str] | None, field: str) -> tuple[Address, ...]:
     """Read addresses from a text, or from a list of texts; each text may hold several, by commas.
 
-    None and a blank text are no addresses; a blank text inside a list is a mistake. Raises as `parse`.
+    None and a blank text are no addresses; a blank text inside a list is a mistake. Raises as `parse`, and
+    TOO_MANY_RECIPIENTS.
     """
+    ensure_few(value, field)
     if value is None:
         return ()
     if isinstance(value, str):
-        return _parse_text(value, field)
+        return _few(_parse_text(value, field), field)
     found = [_parse_text(text, field) or (parse(text, field),) for text in value]
-    return tuple(address for addresses in found for address in addresses)
+    return _few([address for addresses in found for address in addresses], field)
+
+
+def ensure_few(value: str | Sequence[str] | None, field: str) -> None:
+    """Raise `Invalid` TOO_MANY_RECIPIENTS for a list that is too long, before any of it is read."""
+    texts = (value,) if isinstance(value, str) else value or ()
+    if len(texts) > MAX_RECIPIENTS or sum(map(len, texts)) > LONGEST_LIST:
+        raise _too_many(field)
+
+
+def _few(found: Sequence[Address], field: str) -> tuple[Address, ...]:
+    if len(found) > MAX_RECIPIENTS:
+        raise _too_many(field)
+    return tuple(found)
 
 
 def bare(text: str, field: str) -> str:
@@ -138,7 +161,7 @@ def check_domain(text: str, field: str) -> str:
 
 def _parse_text(text: str, field: str) -> tuple[Address, ...]:
     one_line(text, field)
-    return tuple(_mailbox(part, field) for part in _split(text))
+    return tuple(_mailbox(part, field) for part in islice(_split(text), MAX_RECIPIENTS + 1))
 
 
 def _split(text: str) -> Iterator[str]:
@@ -214,6 +237,15 @@ def _ascii_domain(text: str) -> str | None:
 def _invalid(text: str, field: str) -> Invalid:
     shown = text if len(text) <= MAX_ADDRESS else text[:MAX_ADDRESS] + "…"
     return Invalid(field, f"{shown!r} is not a mail address.", fix=_EXAMPLE, detail="INVALID_EMAIL")
+
+
+def _too_many(field: str) -> Invalid:
+    return Invalid(
+        field,
+        f"There are more than {MAX_RECIPIENTS} addresses here, or more characters than these can have.",
+        fix=f"Give at most {MAX_RECIPIENTS} addresses.",
+        detail="TOO_MANY_RECIPIENTS",
+    )
 
 
 def _too_long(field: str) -> Invalid:

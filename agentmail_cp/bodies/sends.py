@@ -25,7 +25,9 @@ class SendAttachment(msgspec.Struct, kw_only=True):
 
 
 class Outgoing(msgspec.Struct, kw_only=True):
-    """What every mail that is sent has. Addresses are `a@b.c` or `Name <a@b.c>`, one or several."""
+    """What every mail that is sent has. Addresses are `a@b.c` or `Name <a@b.c>`, one or several: at most
+    50 over `to`, `cc` and `bcc`, and 50 in `reply_to`. At most 100 attachments.
+    """
 
     to: Texts = None
     cc: Texts = None

@@ -25,17 +25,21 @@ from agentmail_cp.compose.ids import (
 )
 from agentmail_cp.compose.message import (
     CONTENT_ID,
+    MAX_ATTACHMENTS,
     MAX_RECIPIENTS,
     MEDIA_TYPE,
     SendMessage,
     Stamp,
     compose_send,
+    ensure_few_attachments,
+    ensure_few_headers,
     fingerprint,
 )
 from agentmail_cp.compose.subjects import MAX_SUBJECT
 
 __all__ = [
     "CONTENT_ID",
+    "MAX_ATTACHMENTS",
     "MAX_RECIPIENTS",
     "MAX_REFERENCES",
     "MAX_SUBJECT",
@@ -49,6 +53,8 @@ __all__ = [
     "compose_forward_draft",
     "compose_reply",
     "compose_send",
+    "ensure_few_attachments",
+    "ensure_few_headers",
     "fingerprint",
     "is_automatic",
     "new_message_id",

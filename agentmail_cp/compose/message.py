@@ -14,17 +14,17 @@ from typing import Any, cast
 import msgspec
 
 from agentmail_cp import labels
-from agentmail_cp.addresses import check_name, one_line
+from agentmail_cp.addresses import MAX_RECIPIENTS, check_name, one_line
 from agentmail_cp.compose.ids import fit, parse_message_ids
 from agentmail_cp.compose.subjects import MAX_SUBJECT
 from agentmail_cp.errors import Invalid, Unprocessable
 from agentmail_cp.mailserver import Address, OutgoingAttachment, OutgoingEmail
 
-MAX_RECIPIENTS = 50
-"""Addresses over to, cc and bcc."""
-
 MAX_HEADERS = 50
 """Headers of the caller's own."""
+
+MAX_ATTACHMENTS = 100
+"""Attachments a caller may give a message, or a draft with those it has."""
 
 MAX_HEADER_NAME = 76
 MAX_HEADER_VALUE = 998
@@ -222,13 +222,7 @@ def own_headers(
     headers: Mapping[str, str],
 ) -> tuple[tuple[tuple[str, str], ...], tuple[str, ...], tuple[str, ...]]:
     """The caller's headers, checked, with `In-Reply-To` and `References` taken out and parsed."""
-    if len(headers) > MAX_HEADERS:
-        raise Invalid(
-            "headers",
-            f"There are {len(headers)} headers.",
-            fix=f"Use at most {MAX_HEADERS}.",
-            detail="TOO_MANY_HEADERS",
-        )
+    ensure_few_headers(len(headers))
     own: list[tuple[str, str]] = []
     ids: dict[str, tuple[str, ...]] = {}
     for name, value in headers.items():
@@ -239,6 +233,28 @@ def own_headers(
         else:
             own.append((name, value.strip()))
     return tuple(own), ids.get("in-reply-to", ()), fit(ids.get("references", ()))
+
+
+def ensure_few_headers(count: int) -> None:
+    """Raise `Invalid` TOO_MANY_HEADERS for more headers of the caller's own than a mail may have."""
+    if count > MAX_HEADERS:
+        raise Invalid(
+            "headers",
+            f"There are {count} headers.",
+            fix=f"Use at most {MAX_HEADERS}.",
+            detail="TOO_MANY_HEADERS",
+        )
+
+
+def ensure_few_attachments(count: int, field: str) -> None:
+    """Raise `Invalid` TOO_MANY_ATTACHMENTS for more than a mail may have; each takes its time on the way."""
+    if count > MAX_ATTACHMENTS:
+        raise Invalid(
+            field,
+            f"There are {count} attachments.",
+            fix=f"Use at most {MAX_ATTACHMENTS}, or put the files into an archive.",
+            detail="TOO_MANY_ATTACHMENTS",
+        )
 
 
 def check_header(name: str, value: str, field: str) -> None:

@@ -56,7 +56,7 @@ from agentmail_cp.web import inject
 from agentmail_cp.web.idempotency import Once, answered
 from agentmail_cp.web.inject import Caller, Config, Db, Server
 from agentmail_cp.web.listing import sees_all, visible_to
-from agentmail_cp.web.outgoing import Uploads, outgoing, upload
+from agentmail_cp.web.outgoing import Uploads, ensure_few, outgoing, upload
 from agentmail_cp.web.paths import message_id_candidates, restore
 
 READING_AGAIN = (0.02, 0.05, 0.1, 0.3)
@@ -88,6 +88,7 @@ class Desk(msgspec.Struct, frozen=True):
     ) -> Response[bodies.Draft]:
         """The draft a request asks for."""
         _check_kind(data)
+        ensure_few(data)
         if data.send_at is not None:
             self.caller.require("draft_send")
         inbox = await self.inbox(inbox_id)

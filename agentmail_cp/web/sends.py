@@ -39,7 +39,7 @@ from agentmail_cp.web.errors import ERRORS
 from agentmail_cp.web.idempotency import REPLAYED, IdempotencyKey
 from agentmail_cp.web.inject import Caller, Config, Db, Server
 from agentmail_cp.web.listing import visible_to
-from agentmail_cp.web.outgoing import Uploads, outgoing
+from agentmail_cp.web.outgoing import Uploads, ensure_few, outgoing
 from agentmail_cp.web.paths import message_id_candidates, restore
 
 Sent = Response[bodies.SendMessageResponse]
@@ -63,6 +63,7 @@ class Outbox(msgspec.Struct, frozen=True):
 
     async def send(self, inbox_id: str, data: bodies.SendMessage) -> Sent:
         """Send a new mail."""
+        ensure_few(data)
         idempotency.check_key(self.key)
         async with self.db.reading() as tx:
             inbox = await inboxes.get(tx, self.caller.reach, restore(inbox_id))
@@ -86,6 +87,7 @@ class Outbox(msgspec.Struct, frozen=True):
         """
         if data.to or data.cc or data.bcc:
             self.caller.require("message_send")
+        ensure_few(data)
         idempotency.check_key(self.key)
         candidates = message_id_candidates(restore(message_id))
         async with self.db.reading() as tx:

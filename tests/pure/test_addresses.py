@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import string
 from contextlib import suppress
+from time import thread_time
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agentmail_cp.addresses import check_domain, display, parse, parse_list
+from agentmail_cp.addresses import MAX_RECIPIENTS, check_domain, display, parse, parse_list
 from agentmail_cp.errors import Invalid
 from agentmail_cp.mailserver import Address
 
@@ -111,6 +112,33 @@ def test_too_long_is_said_so(text: str, detail: str) -> None:
     with pytest.raises(Invalid) as caught:
         parse(text, "to")
     assert caught.value.detail == detail
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        "a@b.cc," * (MAX_RECIPIENTS + 1),
+        ["a@b.cc"] * (MAX_RECIPIENTS + 1),
+        ["a@b.cc, b@b.cc"] * (MAX_RECIPIENTS // 2) + ["c@b.cc"],
+        "," * 20_000_000,
+        "x" * 20_000_000,
+        [" " * 10_000_000] * 2,
+    ],
+    ids=["in one text", "in many", "in both", "only commas", "no comma", "only spaces"],
+)
+def test_a_list_longer_than_any_mail_takes_is_not_read(value: str | list[str]) -> None:
+    """One request would hold the process for a quarter of a minute, with all others waiting."""
+    started = thread_time()
+    with pytest.raises(Invalid) as caught:
+        parse_list(value, "reply_to")
+    assert (caught.value.field, caught.value.detail) == ("reply_to", "TOO_MANY_RECIPIENTS")
+    assert thread_time() - started < 1
+
+
+def test_a_list_as_long_as_a_mail_takes_is_read() -> None:
+    longest = f'"{"x" * 256}" <{"a" * 64}@{".".join(["b" * 61] * 3)}.cc>'
+    assert len(parse_list(", ".join([longest] * MAX_RECIPIENTS), "to")) == MAX_RECIPIENTS
+    assert len(parse_list([longest] * MAX_RECIPIENTS, "to")) == MAX_RECIPIENTS
 
 
 def test_nothing_given_is_no_address_but_a_blank_entry_is_a_mistake() -> None:
