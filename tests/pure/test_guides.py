@@ -10,6 +10,8 @@ import pytest
 import rich_click as click
 
 from agentmail_cp import limits
+from agentmail_cp.access import PERMISSIONS
+from agentmail_cp.access.permissions import MEANINGLESS
 from agentmail_cp.cli import main
 from agentmail_cp.settings import PREFIX, Settings
 
@@ -21,6 +23,7 @@ DEFAULTS = limits.defaults(Settings(database_url="postgresql://unused/unused"))
 LINK = re.compile(r"\]\((?!https?:)([^)#]+)")
 VARIABLE = re.compile(rf"{PREFIX}([A-Z][A-Z_]+[A-Z])\b")
 COMMAND = re.compile(r"agentmail-cp((?: [a-z][a-z-]*)+)")
+PERMISSION = re.compile(r"`([a-z]+(?:_[a-z]+)+)`")
 LIMIT = re.compile(r"^\| `(\w+)` \| ([\d,]+) \|", re.MULTILINE)
 PATH = re.compile(r"`((?:agentmail_cp|docs|deploy|tests|stalwart-config)/[\w/.-]*)`")
 
@@ -73,6 +76,17 @@ def test_the_defaults_in_the_guide_are_those_of_the_settings() -> None:
     told = dict(quoted())
     assert len(told) > 7
     assert told == {name: getattr(DEFAULTS, name) for name in told}
+
+
+def test_the_guide_to_keys_names_every_permission_that_grants_something() -> None:
+    """Somebody who narrows a key by the table would never find what lets an agent have its webhooks."""
+    text = (ROOT / "docs/guide/keys.md").read_text(encoding="utf-8")
+    table = text.partition("| For | Permissions |")[2].partition("\n\n")[0]
+    told = PERMISSION.findall(table)
+    assert sorted(told) == sorted(PERMISSIONS)
+    examples = PERMISSION.findall(text.partition("grant nothing")[0].rpartition("Names for")[2])
+    assert examples
+    assert set(examples) <= MEANINGLESS
 
 
 @pytest.mark.parametrize(
