@@ -25,7 +25,7 @@ from agentmail_cp.errors import AgentMailError
 from agentmail_cp.mailserver import MailServerError
 from agentmail_cp.settings import Settings, SettingsError
 from agentmail_cp.stalwart.setup import SetupError, run_apply, run_status
-from agentmail_cp.stalwart.wanted import standard_server
+from agentmail_cp.stalwart.wanted import OwnServer, standard_server
 
 T = TypeVar("T")
 
@@ -422,6 +422,11 @@ def domains_release(name: str) -> None:
     run(action)
 
 
+def _own_server(hostname: str | None) -> OwnServer | None:
+    """As Stalwart keeps its name, so that it is no other one the next time."""
+    return standard_server(hostname.lower().removesuffix(".")) if hostname else None
+
+
 @main.command()
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document at the end instead.")
 @click.option(
@@ -455,7 +460,7 @@ def doctor(
     """
     from agentmail_cp.doctor import Kind, consulting  # noqa: PLC0415 - see serve
 
-    kind = Kind(dev=dev, own=standard_server(hostname) if hostname else None)
+    kind = Kind(dev=dev, own=_own_server(hostname))
     try:
         if explain:
             click.echo(consulting.explained(explain))
@@ -485,7 +490,7 @@ def stalwart() -> None:
 )
 def stalwart_apply(*, check: bool, key_file: Path | None, hostname: str | None) -> None:
     """Bring Stalwart to the state described in stalwart-config/."""
-    own = standard_server(hostname) if hostname else None
+    own = _own_server(hostname)
 
     async def action(loaded: Settings) -> int:
         report = await run_apply(loaded, check=check, own=own, key_file=key_file)

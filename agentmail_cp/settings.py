@@ -20,6 +20,9 @@ import psycopg
 from msgspec import Meta
 from psycopg.conninfo import conninfo_to_dict
 
+from agentmail_cp import addresses
+from agentmail_cp.errors import Invalid
+
 PREFIX = "AGENTMAIL_CP_"
 
 Network = IPv4Network | IPv6Network
@@ -326,7 +329,28 @@ def load(environ: Mapping[str, str] | None = None) -> Settings:
     check_database_url(settings.database_url)
     _ = settings.outbound_networks
     _ = settings.name_servers
-    return settings
+    return msgspec.structs.replace(settings, domain=_name("domain", settings.domain))
+
+
+def _name(field: str, text: str) -> str:
+    """A domain name as Stalwart keeps it: in lower-case ASCII, without a final dot."""
+    try:
+        name = addresses.check_domain(text.strip().removesuffix("."), field)
+    except Invalid:
+        name = None
+    if name is None or _is_address(name):
+        raise SettingsError(
+            f"{PREFIX}{field.upper()} is no domain name (now {text!r}); write it like example.com."
+        )
+    return name
+
+
+def _is_address(text: str) -> bool:
+    try:
+        ip_address(text)
+    except ValueError:
+        return False
+    return True
 
 
 def check_database_url(url: str) -> None:

@@ -15,6 +15,7 @@ import msgspec
 import pytest
 import pytest_asyncio
 
+from agentmail_cp import settings as service_settings
 from agentmail_cp.dev.stalwart import LocalStalwart
 from agentmail_cp.settings import Settings
 from agentmail_cp.stalwart import setup
@@ -138,6 +139,22 @@ async def test_what_others_made_is_left_alone(server: JmapClient) -> None:
     for kind, properties in theirs.items():
         found = (await ask(server, f"{kind}/get", {"ids": None}))["list"]
         assert any(properties.items() <= one.items() for one in found)
+
+
+async def test_a_domain_with_a_capital_letter_is_set_up_once_and_for_all(
+    own_stalwart: LocalStalwart, tmp_path: Path
+) -> None:
+    """A new installation would never come up: the second of its applies found the domain taken."""
+    settings = service_settings.load(
+        {
+            "AGENTMAIL_CP_DATABASE_URL": "postgres://unused",
+            "AGENTMAIL_CP_STALWART_URL": own_stalwart.url,
+            "AGENTMAIL_CP_STALWART_ADMIN": own_stalwart.admin,
+            "AGENTMAIL_CP_DOMAIN": "Second.Test.",
+        }
+    )
+    await setup.run_apply(settings, check=False, key_file=tmp_path / "key")
+    assert (await setup.run_apply(settings, check=False, key_file=tmp_path / "key")).changes == ()
 
 
 async def test_an_operator_may_have_a_smart_host(server: JmapClient) -> None:

@@ -25,6 +25,7 @@ WRONG = {
     "stalwart_webhook_throttle": "soon",
     "port": "65536",
     "public_url": "api.test",
+    "domain": "my company",
     "domain_shared": "maybe",
     "imap_port": "0",
     "imap_tls": "ssl",
@@ -80,7 +81,6 @@ FREE_TEXT = {
     "stalwart_certificate_key",
     "stalwart_webhook_secret",
     "host",
-    "domain",
     "dkim_secret",
     "download_secret",
     "imap_host",
@@ -135,6 +135,31 @@ def test_a_secret_is_never_in_a_message(field: str) -> None:
     with pytest.raises(SettingsError) as caught:
         settings.load({variable("database_url"): "mysql://hunter2", variable(field): "hunter2"})
     assert "hunter2" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("written", "meant"),
+    [
+        ("Agents.Example", "agents.example"),
+        ("agents.example.", "agents.example"),
+        (" agents.example", "agents.example"),
+        ("Büro.example", "xn--bro-hoa.example"),
+    ],
+)
+def test_a_domain_is_kept_as_stalwart_keeps_it(written: str, meant: str) -> None:
+    """Stalwart stores it in lower case, so that every later `stalwart apply` would not find it, and fail
+    with a domain that is there already.
+    """
+    assert settings.load(GOOD | {variable("domain"): written}).domain == meant
+
+
+@pytest.mark.parametrize("text", ["localhost", "https://agents.example", "a@b.example", "10.0.0.1"])
+def test_what_is_no_domain_is_refused_in_a_sentence(text: str) -> None:
+    with pytest.raises(SettingsError) as caught:
+        settings.load(GOOD | {variable("domain"): text})
+    assert str(caught.value) == (
+        f"{variable('domain')} is no domain name (now {text!r}); write it like example.com."
+    )
 
 
 @pytest.mark.parametrize(
