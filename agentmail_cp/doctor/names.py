@@ -13,13 +13,16 @@ import msgspec
 
 from agentmail_cp.doctor.checking import Finding, failed, ok, skipped, warning
 from agentmail_cp.doctor.patient import Patient
-from agentmail_cp.domains import checking, keys, surveying
+from agentmail_cp.domains import Domain, checking, keys, surveying
 from agentmail_cp.domains.answers import Question
+from agentmail_cp.domains.checking import findings_of
 from agentmail_cp.domains.judging import Finding as Seen
 from agentmail_cp.domains.judging import Site
+from agentmail_cp.domains.keys import StoredKey
 from agentmail_cp.domains.presenting import wanted_of
-from agentmail_cp.domains.records import Claimed, Record, hosts_of, wanted
+from agentmail_cp.domains.records import Claimed, Hosts, Record, hosts_of, wanted
 from agentmail_cp.domains.resolving import Resolver
+from agentmail_cp.domains.verdicts import worked_by
 from agentmail_cp.settings import Settings
 
 LOOKED_AT: Final = 25
@@ -40,10 +43,12 @@ class Trouble(msgspec.Struct, frozen=True):
 
 
 async def domains(patient: Patient) -> Finding:
-    """DNS has the records of every verified domain, and of the domain inboxes get without naming one.
+    """DNS has the records that customers' domains work by, and those of the domain inboxes get without
+    naming one.
 
     Each customer's domain is checked by itself all the time, and its owner is told in the API; here the
-    operator sees those that are broken, and 25 more looked up now. The service's own domain
+    operator sees those that are broken, and up to 25 in all looked up now. A record that a domain never had,
+    as its owner only now asked for sub-domains, is no fault. The service's own domain
     (AGENTMAIL_CP_DOMAIN) is the operator's to publish: MX to AGENTMAIL_CP_MAIL_HOST, SPF with
     AGENTMAIL_CP_SENDING_HOST, DMARC.
     """
@@ -52,7 +57,9 @@ async def domains(patient: Patient) -> Finding:
         rows = await surveying.worst(tx, limit=LOOKED_AT)
         held = [await keys.of_domain(tx, each.organization_id, each.domain_id) for each in rows]
     hosts, name = hosts_of(patient.settings), patient.settings.domain.lower()
-    sites = [(each.name, wanted_of(each, own, hosts)) for each, own in zip(rows, held, strict=True)]
+    sites = [
+        (each.name, _worked_by(each, own, hosts)) for each, own in zip(rows, held, strict=True)
+    ]
     if not _is_nowhere(name, patient):
         sites.append((name, own_records(patient.settings)))
     resolver = _resolver(patient)
@@ -64,7 +71,12 @@ async def domains(patient: Patient) -> Finding:
         for (name, records), seen in zip(sites, found, strict=True)
         for trouble in troubles_of(name, records, seen)
     ]
-    return judge_domains(len(sites), counted.verified, troubles)
+    return judge_domains(len(sites), counted.working, troubles)
+
+
+def _worked_by(domain: Domain, held: Sequence[StoredKey], hosts: Hosts) -> Sequence[Record]:
+    verified = domain.verified_at is not None
+    return worked_by(wanted_of(domain, held, hosts), findings_of(domain), verified=verified)
 
 
 def own_records(settings: Settings) -> tuple[Record, ...]:
@@ -87,7 +99,7 @@ def _reason(seen: Seen) -> str:
     return seen.reason or (seen.status or "no answer").lower()
 
 
-def judge_domains(looked_at: int, verified: int, troubles: Sequence[Trouble]) -> Finding:
+def judge_domains(looked_at: int, working: int, troubles: Sequence[Trouble]) -> Finding:
     """What it means that so many were looked at, and this was found."""
     wrong = [each for each in troubles if each.known]
     if wrong:
@@ -105,8 +117,8 @@ def judge_domains(looked_at: int, verified: int, troubles: Sequence[Trouble]) ->
             "Look at AGENTMAIL_CP_DNS_SERVERS and at the network to DNS (port 53, UDP and TCP).",
         )
     if not looked_at:
-        return skipped("no domain is verified, and the service's own is in nobody's DNS")
-    return ok(f"{looked_at} looked up, {verified} verified")
+        return skipped("no domain is in use, and the service's own is in nobody's DNS")
+    return ok(f"{looked_at} looked up, {working} of customers in use")
 
 
 async def reverse_dns(patient: Patient) -> Finding:

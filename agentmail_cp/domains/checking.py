@@ -3,8 +3,8 @@
 One check: its row is claimed (`checking_until`) → DNS is asked, outside of any transaction → findings are
 written, and when all is there the name is proved and its keys are active → the mail server is told
 (`settlement`) → the domain is verified, with an event. A crash in between lets the claim run out, and the
-next check goes on from what the row says; what a check that lost its claim found is thrown away. Verified
-domains are checked again and again, which also moves DKIM keys on (`rotation`) and finds domains broken and
+next check goes on from what the row says; what a check that lost its claim found is thrown away. Domains that
+work are checked again and again, which also moves DKIM keys on (`rotation`) and finds domains broken and
 whole again.
 
 Any worker takes any domain that is due (`check_due_at`), so many at once; asking for a check makes one due
@@ -172,7 +172,8 @@ class Checking:
         """The keys there are by now, the records wanted with them, and what was found means for those."""
         held = await keys.of_domain(tx, domain.organization_id, domain.domain_id)
         records = wanted_of(domain, held, self._hosts)
-        return held, records, verdict(records, findings_of(domain), found)
+        verified = domain.verified_at is not None
+        return held, records, verdict(records, findings_of(domain), found, verified=verified)
 
     async def _tell(self, domain: Domain) -> None:
         await settlement.tell(
@@ -191,14 +192,14 @@ class Checking:
         held = await keys.of_domain(tx, domain.organization_id, domain.domain_id)
         records = wanted_of(domain, held, self._hosts)
         # What is wanted may have become more since it was written down.
-        complete = verdict(records, {}, findings_of(domain)).complete
+        complete = verdict(records, {}, findings_of(domain), verified=False).complete
         if complete and domain.installed_at is not None and _is_not_verified(domain):
             domain = await _verify(tx, domain)
             await _tell_verified(tx, domain, records)
         rest = next_check(
             seen,
-            verified=domain.verified_at is not None,
-            waiting=datetime.now(UTC) - (domain.failing_since or domain.created_at),
+            works=domain.works,
+            waiting=datetime.now(UTC) - (domain.failing_since or domain.updated_at),
             chance=random.random(),  # noqa: S311 - spreads checks
         )
         await schedule.give_back(tx, claim, rest)
@@ -266,7 +267,7 @@ def _lost(seen: Verdict, records: Sequence[Record]) -> Verdict:
 
 async def _record(tx: Tx, domain: Domain, seen: Verdict, records: Sequence[Record]) -> None:
     before = Standing(domain.failures, domain.failing_since, domain.broken_since)
-    standing = after(before, seen, verified=domain.verified_at is not None, now=datetime.now(UTC))
+    standing = after(before, seen, works=domain.works, now=datetime.now(UTC))
     reason = seen.reason
     if standing.broken_since is not None:
         reason = reason_of(records, seen.findings, "MISSING", "INVALID") or domain.reason

@@ -164,6 +164,7 @@ async def update(tx: Tx, reach: Reach, domain: str, patch: DomainPatch) -> Domai
     _check_tracking(patch)
     before = await get_own(tx, reach, domain)
     wanted = msgspec.structs.replace(before, **changes)
+    new_records = _new_records(before, wanted)
     return await fetch_only(
         tx,
         Domain,
@@ -171,6 +172,8 @@ async def update(tx: Tx, reach: Reach, domain: str, patch: DomainPatch) -> Domai
         " inbound_enabled = %(inbound_enabled)s, subdomains_enabled = %(subdomains_enabled)s,"
         " catch_all_inbox_id = %(catch_all_inbox_id)s, updated_at = now(),"
         " verified_at = case when %(to_check)s then null else verified_at end,"
+        # What was seen of these while they were wanted before says nothing of now.
+        " findings = findings - %(new_records)s::text[],"
         " check_due_at = case when %(to_check)s then now() else check_due_at end,"
         # One the mail server is not to be told of yet waits for its keys (`rotation`).
         " unsettled_since = case when %(to_tell)s and (installed_at is not null"
@@ -184,17 +187,19 @@ async def update(tx: Tx, reach: Reach, domain: str, patch: DomainPatch) -> Domai
             "inbound_enabled": wanted.inbound_enabled,
             "subdomains_enabled": wanted.subdomains_enabled,
             "catch_all_inbox_id": wanted.catch_all_inbox_id,
-            "to_check": _needs_more(before, wanted),
+            "to_check": bool(new_records),
+            "new_records": new_records,
             "to_tell": _on_the_server(before) != _on_the_server(wanted),
         },
     )
 
 
-def _needs_more(before: Domain, wanted: Domain) -> bool:
-    """Whether records are needed that were not before."""
-    return (wanted.inbound_enabled and not before.inbound_enabled) or (
-        wanted.inbound_enabled and wanted.subdomains_enabled and not before.subdomains_enabled
-    )
+def _new_records(before: Domain, wanted: Domain) -> list[str]:
+    """The keys of required records that were not wanted before."""
+    new = wanted.inbound_enabled and not before.inbound_enabled
+    below = wanted.inbound_enabled and wanted.subdomains_enabled
+    had_below = before.inbound_enabled and before.subdomains_enabled
+    return ["mx"] * new + ["wildcard_mx"] * (below and not had_below)
 
 
 def _on_the_server(domain: Domain) -> tuple[object, ...]:

@@ -33,13 +33,19 @@ _POLICIES: Final = {"none", "quarantine", "reject"}
 
 class Finding(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """What a check found of one record. `kind` is the contract's, `reason` a sentence or more for a person;
-    `found` the values there are at its name.
+    `found` the values there are at its name; `lost` that it was VALID at an earlier check.
     """
 
     status: Status | None
     kind: Kind | None = None
     reason: str | None = None
     found: tuple[str, ...] = ()
+    lost: bool = False
+
+    @property
+    def has_been_valid(self) -> bool:
+        """Whether it is VALID, or was."""
+        return self.status == "VALID" or self.lost
 
 
 VALID: Final = Finding(status="VALID")
@@ -72,7 +78,8 @@ def judge(
 def carried(before: Finding | None, now: Finding) -> Finding:
     """What is known of a record after a check: where nobody answered, what was known before."""
     if now.status is not None:
-        return now
+        lost = now.status != "VALID" and before is not None and before.has_been_valid
+        return msgspec.structs.replace(now, lost=lost)
     if before is not None:
         return before
     return Finding(status="MISSING", reason=f"It could not be looked up. {now.reason}")

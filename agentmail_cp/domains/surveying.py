@@ -14,9 +14,9 @@ from agentmail_cp.domains.domain import COLUMNS, Domain
 
 
 class Census(msgspec.Struct, frozen=True):
-    """How many domains are verified, and how many of them are broken."""
+    """How many domains the mail server takes and sends mail of, and how many of them are broken."""
 
-    verified: int
+    working: int
     broken: int
 
 
@@ -26,7 +26,10 @@ async def census(tx: Tx) -> Census:
 
 
 async def worst(tx: Tx, *, limit: int) -> list[Domain]:
-    """Verified domains of all organisations: those that are broken, then those that were seen longest ago."""
+    """Domains of all organisations that work: those that are broken, then those that were seen longest ago.
+
+    Whether they are verified at the moment is not asked: one that waits for another record works as well.
+    """
     return await fetch_all(tx, Domain, _WORST, {"limit": limit})
 
 
@@ -38,8 +41,8 @@ async def list_all(tx: Tx, *, after: Domain | None, limit: int) -> list[Domain]:
 
 
 _COUNT: LiteralString = (
-    "select count(*) as verified, count(broken_since) as broken from domain"
-    " where verified_at is not null and deleted_at is null"
+    "select count(*) as working, count(broken_since) as broken from domain"
+    " where installed_at is not null and deleted_at is null"
 )
 
 _LIST: LiteralString = (
@@ -48,6 +51,6 @@ _LIST: LiteralString = (
 )
 
 _WORST: LiteralString = (
-    f"select {COLUMNS} from domain where verified_at is not null and deleted_at is null"
+    f"select {COLUMNS} from domain where installed_at is not null and deleted_at is null"
     " order by broken_since nulls last, checked_at nulls first limit %(limit)s"
 )

@@ -46,6 +46,7 @@ class Office:
     def __init__(self, db: Database, dns: DnsServer) -> None:
         self.db = db
         self.dns = dns
+        self.zone = ""
         self.server = MailSandbox("agents.test")
         self.settings = settings_for(db.url, dns_servers=dns.setting, dkim_secret="one")
 
@@ -95,7 +96,8 @@ class Office:
             )
             lines += domains.zone_file(domain.name, records).splitlines()
         kept = (line for line in dict.fromkeys(lines) if not any(word in line for word in but))
-        self.dns.publish(published[0].name, "\n".join(kept))
+        self.zone = "\n".join(kept)
+        self.dns.publish(published[0].name, self.zone)
 
     async def verified(self) -> Domain:
         """A domain that everything was done for."""
@@ -352,6 +354,73 @@ async def test_a_domain_breaks_slowly_and_heals_at_once(office: Office) -> None:
     assert (seen.status, seen.reason, seen.failures) == ("VERIFIED", None, 0)
     assert await obstacle(office, domain) is None
     assert await told(office, domain) == 2
+
+
+@pytest.mark.parametrize("flag", ["inbound_enabled", "subdomains_enabled"])
+async def test_a_record_that_is_wanted_anew_breaks_nothing_and_hides_nothing(
+    office: Office, flag: str
+) -> None:
+    """Whoever turns something on and never publishes its record goes on as before; and when the domain is
+    lost altogether, its inboxes must not send in its new owner's name for ever.
+    """
+    domain = await office.verified()
+    if flag == "inbound_enabled":
+        await patch(office, domain, inbound_enabled=False)
+    await patch(office, domain, **{flag: True})
+    await office.publish(domain, but={"IN MX 10"} if flag == "inbound_enabled" else {"* IN MX"})
+    for _ in range(5):
+        await office.check(domain)
+        await office.shift("failing_since", timedelta(hours=2))
+    seen = await office.look(domain)
+    assert (seen.status, seen.failures) == ("PENDING", 0)
+    assert await obstacle(office, domain) is None
+
+    zone = office.zone
+    office.dns.publish(NAME)
+    for _ in range(5):
+        await office.check(domain)
+    assert await obstacle(office, domain) is None
+    await office.shift("failing_since", timedelta(hours=2))
+    await office.check(domain)
+    assert (await office.look(domain)).status == "INVALID"
+    assert "_agentmail.acme.test: There is no such record" in (await obstacle(office, domain) or "")
+
+    office.dns.publish(NAME, zone)
+    await office.check(domain)
+    assert await obstacle(office, domain) is None
+    assert (await office.look(domain)).status == "PENDING"
+    await office.publish(domain)
+    await office.check(domain)
+    assert (await office.look(domain)).status == "VERIFIED"
+    assert await told(office, domain) == 2
+
+
+async def test_a_new_record_is_looked_for_soon_however_old_the_domain_is(office: Office) -> None:
+    """Whoever publishes it at once would wait for hours."""
+    domain = await office.verified()
+    for column in ("created_at", "updated_at"):
+        await office.shift(column, timedelta(days=30))
+    await patch(office, domain, subdomains_enabled=True)
+    await office.check(domain)
+    seen = await office.look(domain)
+    assert seen.checked_at is not None
+    assert seen.check_due_at - seen.checked_at < timedelta(minutes=10)
+
+
+async def test_a_record_that_waited_for_sub_domains_breaks_the_domain_once_it_was_there(
+    office: Office,
+) -> None:
+    domain = await office.verified()
+    await patch(office, domain, subdomains_enabled=True)
+    await office.publish(domain)
+    await office.check(domain)
+    assert (await office.look(domain)).status == "VERIFIED"
+    await office.publish(domain, but={"* IN MX"})
+    for _ in range(5):
+        await office.check(domain)
+    await office.shift("failing_since", timedelta(hours=2))
+    await office.check(domain)
+    assert "MX *.acme.test" in (await obstacle(office, domain) or "")
 
 
 async def obstacle(office: Office, domain: Domain) -> str | None:

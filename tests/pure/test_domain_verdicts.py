@@ -29,8 +29,10 @@ WRONG = Finding(status="INVALID", kind="value_mismatch", reason="Found x.")
 SILENT = Finding(status=None, reason="ns1 does not answer.")
 
 
-def seen(before: Mapping[str, Finding] | None = None, **changed: Finding) -> Verdict:
-    return verdict(records(), before or {}, {**ALL, **changed})
+def seen(
+    before: Mapping[str, Finding] | None = None, *, verified: bool = True, **changed: Finding
+) -> Verdict:
+    return verdict(records(), before or {}, {**ALL, **changed}, verified=verified)
 
 
 def test_a_domain_is_complete_with_all_required_records() -> None:
@@ -57,13 +59,13 @@ def test_silence_says_nothing() -> None:
 
 def test_a_record_that_is_wanted_since_the_check_began_is_not_there_yet() -> None:
     found = {key: each for key, each in ALL.items() if key != "mx"}
-    assert not verdict(records(), {}, found).complete
+    assert not verdict(records(), {}, found, verified=True).complete
 
 
-def checked(*steps: tuple[Verdict, timedelta], verified: bool = True) -> Standing:
+def checked(*steps: tuple[Verdict, timedelta], works: bool = True) -> Standing:
     standing, now = Standing(), NOW
     for found, rest in steps:
-        standing = after(standing, found, verified=verified, now=now)
+        standing = after(standing, found, works=works, now=now)
         now += rest
     return standing
 
@@ -95,8 +97,39 @@ def test_one_good_check_begins_the_count_anew_and_silence_does_not() -> None:
     assert checked(*[(MUTE, QUARTER)] * 50) == Standing()
 
 
-def test_a_domain_that_was_never_verified_does_not_break() -> None:
-    assert checked(*[(BAD, QUARTER)] * 50, verified=False).broken_since is None
+def test_a_domain_that_the_mail_server_does_not_have_does_not_break() -> None:
+    assert checked(*[(BAD, QUARTER)] * 50, works=False) == Standing()
+
+
+def test_a_record_that_was_never_there_breaks_nothing_and_one_that_was_does() -> None:
+    """A domain that is to have sub-domains from now on works as before, by the records it had."""
+    had = {key: each for key, each in ALL.items() if key != "wildcard_mx"}
+    waiting = seen(had, verified=False, wildcard_mx=MISSING)
+    assert (waiting.complete, waiting.failed, waiting.lost) == (False, True, False)
+    assert checked(*[(waiting, QUARTER)] * 50) == Standing()
+    bad = seen(waiting.findings, verified=False, wildcard_mx=MISSING, spf=MISSING)
+    assert checked((waiting, LATEST), *[(bad, QUARTER)] * 4).broken_since is None
+    again = seen(bad.findings, verified=False, wildcard_mx=MISSING, spf=WRONG)
+    assert checked((bad, QUARTER), *[(again, QUARTER)] * 4).broken_since is not None
+
+
+def test_a_domain_is_mended_once_all_is_back_that_it_worked_by() -> None:
+    """Silence mends nothing, and the record that it waits for is not needed to."""
+    had = {key: each for key, each in ALL.items() if key != "wildcard_mx"}
+    broken = Standing(5, NOW - LATEST, NOW)
+    bad = seen(had, verified=False, wildcard_mx=MISSING, spf=WRONG)
+    mute = seen(bad.findings, verified=False, wildcard_mx=MISSING, spf=SILENT)
+    assert after(broken, mute, works=True, now=NOW) == broken
+    back = seen(bad.findings, verified=False, wildcard_mx=MISSING)
+    assert after(broken, back, works=True, now=NOW) == Standing()
+
+
+def test_a_working_domain_that_waits_for_a_record_is_looked_at_as_often_as_any() -> None:
+    """It may be lost all the same, however long ago it was changed."""
+    had = {key: each for key, each in ALL.items() if key != "wildcard_mx"}
+    waiting = seen(had, verified=False, wildcard_mx=MISSING)
+    rest = next_check(waiting, works=True, waiting=timedelta(days=30), chance=0.5)
+    assert rest == next_check(GOOD, works=True, waiting=timedelta(0), chance=0.5)
 
 
 @given(
@@ -106,9 +139,9 @@ def test_a_domain_that_was_never_verified_does_not_break() -> None:
     st.floats(0, 1),
 )
 def test_the_next_check_is_neither_at_once_nor_never(
-    found: Verdict, verified: bool, waiting: timedelta, chance: float
+    found: Verdict, works: bool, waiting: timedelta, chance: float
 ) -> None:
-    rest = next_check(found, verified=verified, waiting=waiting, chance=chance)
+    rest = next_check(found, works=works, waiting=waiting, chance=chance)
     assert timedelta(seconds=15) <= rest <= LATEST * 1.2
 
 
@@ -125,7 +158,7 @@ def test_the_longer_a_domain_waits_the_longer_it_waits_for_a_look(
 ) -> None:
     """Claims that nobody will ever prove must not cost a look a minute for years."""
     found = seen(spf=MISSING)
-    assert least <= next_check(found, verified=False, waiting=waiting, chance=0.5) <= most
+    assert least <= next_check(found, works=False, waiting=waiting, chance=0.5) <= most
 
 
 def test_what_is_valid_has_no_reason() -> None:
