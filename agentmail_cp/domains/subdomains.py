@@ -35,13 +35,14 @@ class _Name(msgspec.Struct, frozen=True):
     name: str
 
 
-async def add(tx: Tx, organization_id: UUID, name: str, *, above: str) -> None:
-    """Take note that the mail server is going to be told of a name below a domain."""
-    await tx.execute(
+async def add(tx: Tx, organization_id: UUID, name: str, *, above: str) -> bool:
+    """Take note that the mail server is going to be told of a name below a domain; whether that is news."""
+    cursor = await tx.execute(
         "insert into subdomain (organization_id, above, name)"
         " values (%(organization_id)s, %(above)s, %(name)s) on conflict do nothing",
         {"organization_id": organization_id, "above": above, "name": name},
     )
+    return cursor.rowcount == 1
 
 
 async def names(tx: Tx, domain: Domain) -> list[str]:

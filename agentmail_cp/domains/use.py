@@ -132,29 +132,60 @@ async def hold(tx: Tx, organization_id: UUID, mail_domain: MailDomain) -> None:
     """Keep a domain from being deleted until this transaction ends, and one below it from being proved by
     others, for whoever makes an inbox there; of one below it the mail server may be told afterwards.
 
-    Raises `Forbidden` (code `domain_not_verified`) when either happened a moment ago.
+    Raises `Forbidden` (code `domain_not_verified`) when either happened a moment ago, and for a name below
+    that still has inboxes of a pod the domain is not for.
     """
     if mail_domain.domain_id is None:
         return
-    cursor = await tx.execute(
-        "select 1 from domain where organization_id = %(organization_id)s"
+    held = await fetch_one(
+        tx,
+        _Held,
+        "select pod_id from domain where organization_id = %(organization_id)s"
         " and domain_id = %(domain_id)s and deleted_at is null and installed_at is not null for share",
         {"organization_id": organization_id, "domain_id": mail_domain.domain_id},
     )
-    if cursor.rowcount == 0:
+    if held is None:
         raise _unusable(
             f"The domain {mail_domain.name} was deleted.",
             "Add it again and verify it, or use another domain.",
         )
-    above = mail_domain.below.parent if mail_domain.below else None
-    if above is None:
-        return
-    if await _is_apart(tx, mail_domain.name, above=above):
+    if mail_domain.below is not None:
+        await _hold_below(tx, organization_id, held.pod_id, mail_domain.below)
+
+
+class _Held(msgspec.Struct, frozen=True):
+    pod_id: UUID | None
+
+
+async def _hold_below(
+    tx: Tx, organization_id: UUID, pod_id: UUID | None, below: MailDomainSetup
+) -> None:
+    above = below.parent or ""
+    if await _is_apart(tx, below.name, above=above):
         raise _unusable(
-            f"The domain {mail_domain.name} was proved by itself, here or by another organization.",
+            f"The domain {below.name} was proved by itself, here or by another organization.",
             "Try again in a moment, or use another domain.",
         )
-    await subdomains.add(tx, organization_id, mail_domain.name, above=above)
+    new = await subdomains.add(tx, organization_id, below.name, above=above)
+    # Those that were there when the domain was installed have been retired.
+    if (
+        new
+        and pod_id is not None
+        and await _has_other_pods(tx, organization_id, pod_id, below.name)
+    ):
+        raise _unusable(
+            f"Inboxes of another pod stand on {below.name}.",
+            f"Add {below.name} as a domain of its own and verify it, or use another name.",
+        )
+
+
+async def _has_other_pods(tx: Tx, organization_id: UUID, pod_id: UUID, name: str) -> bool:
+    cursor = await tx.execute(
+        "select 1 from inbox where organization_id = %(organization_id)s and pod_id <> %(pod_id)s"
+        " and reverse(domain) = %(backwards)s and state in ('creating', 'active', 'deleting') limit 1",
+        {"organization_id": organization_id, "pod_id": pod_id, "backwards": name[::-1]},
+    )
+    return await cursor.fetchone() is not None
 
 
 class _Standing(msgspec.Struct, frozen=True):

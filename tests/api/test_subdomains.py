@@ -267,6 +267,31 @@ async def test_a_sub_domain_others_proved_does_not_come_back_when_they_let_it_go
     assert await anywhere.server.find_domain(theirs.name) is None
 
 
+async def test_a_pod_makes_no_inbox_beside_another_pods_on_a_name_below_its_domain(
+    service: Service,
+) -> None:
+    """Pods are customers: one that let its name go would write and be written to in the name of the next."""
+    pods = [await tenants.pod(service.db, service.organization_id) for _ in "ab"]
+    clients = [
+        tenants.client(service, await tenants.key(service.db, service.organization_id, pod_id=pod))
+        for pod in pods
+    ]
+    first, second = (Reach(service.organization_id, pod) for pod in pods)
+    await verified_domain(service, ABOVE, scope=second, subdomains_enabled=True)
+    below = await verified_domain(service, f"eu.{ABOVE}", scope=first)
+    body = {"domain": below.name, "username": "ada"}
+    theirs: Json = (await clients[0].post("/v0/inboxes", json=body)).json()
+    await let_go(service, below)
+    body |= {"username": "bob"}
+    refused = await clients[1].post("/v0/inboxes", json=body)
+    assert (refused.status_code, refused.json()["code"]) == (403, "domain_not_verified")
+    assert "of its own" in refused.json()["fix"]
+    assert await service.server.find_account(theirs["email"]) is None
+    await verified_domain(service, below.name, scope=second)
+    assert (await clients[1].post("/v0/inboxes", json=body)).status_code == 201
+    assert await service.server.find_account(theirs["email"]) is None
+
+
 # --- a domain that is let go
 
 

@@ -255,6 +255,31 @@ async def test_a_catch_all_gets_what_is_for_nobody_and_tells_for_whom_it_was(
     assert found.catch_all is None
 
 
+@covers("install_domain", "set_catch_all", "disable_domain", "find_domain")
+async def test_a_domain_above_the_servers_own_leaves_that_alone(world: World) -> None:
+    """Whatever becomes of somebody's domain, everybody's inboxes may stand on a name below it."""
+    name = a_name()
+    own = f"agents.{name}"
+    await world.server.ensure_domain(own)
+    mine = await an_account(world, own)
+    await world.server.install_domain(MailDomainSetup(name=name, owner=OWNER, dkim=KEYS))
+    await world.server.install_domain(MailDomainSetup(name=f"eu.{name}", owner=OWNER, parent=name))
+    catcher = await an_account(world, name, "boss")
+    await world.server.set_catch_all(name, catcher.address)
+    assert (await refusal(world, f"nobody@{own}")).startswith("550 ")
+    with refused(Refusal.DOMAIN_TAKEN):
+        await world.server.install_domain(MailDomainSetup(name=own, owner=OWNER, parent=name))
+    await world.received(mine, a_raw_mail())
+    for each in (f"eu.{name}", name, own):
+        await world.server.disable_domain(each, OWNER)
+    await world.server.submit(mine.account_id, an_email(mine, mine.address))
+    # One from outside, one from here, and its copy in Sent.
+    assert len(await world.arrived(mine, 3)) == 3
+    found = await world.server.find_domain(own)
+    assert found is not None
+    assert (found.owner, found.parent, found.catch_all) == (None, None, None)
+
+
 @covers("set_catch_all", "install_domain", Refusal.NO_ACCOUNT)
 async def test_a_catch_all_is_an_account_of_ours(world: World) -> None:
     name = await a_domain(world.server)
