@@ -45,6 +45,7 @@ from agentmail_cp.domains.verdicts import (
     next_check,
     reason_of,
     verdict,
+    worked_by,
 )
 from agentmail_cp.errors import Unavailable
 from agentmail_cp.events import EventType
@@ -270,7 +271,8 @@ async def _record(tx: Tx, domain: Domain, seen: Verdict, records: Sequence[Recor
     standing = after(before, seen, works=domain.works, now=datetime.now(UTC))
     reason = seen.reason
     if standing.broken_since is not None:
-        reason = reason_of(records, seen.findings, "MISSING", "INVALID") or domain.reason
+        judged_by = worked_by(records, seen.findings, verified=domain.verified_at is not None)
+        reason = reason_of(judged_by, seen.findings, "MISSING", "INVALID") or domain.reason
     await tx.execute(
         _RECORD,
         {

@@ -1,10 +1,11 @@
 """What a domain is: the rows of claims on a name, their public status, and how one is looked up.
 
 Owns the reading of the table `domain`. A claim is made unproved; `proved_at` is set when its token was seen
-in DNS and nobody else has proved the name; `installed_at` when the mail server knows it; `verified_at` when
-everything it needs was seen; `broken_since` while a verified one lacks some of it; `deleted_at` ends it. A
-domain belongs to one pod, or to all pods of its organisation: their keys see and use it then, and only keys
-of the organisation change it. A key of one inbox sees no domains.
+in DNS and nobody else has proved the name; `installed_at` when the mail server knows it: from then on it
+works; `verified_at` when everything it needs was seen, until more is wanted; `broken_since` while one that
+works lacks what it worked by; `deleted_at` ends it. A domain belongs to one pod, or to all pods of its
+organisation: their keys see and use it then, and only keys of the organisation change it. A key of one inbox
+sees no domains.
 """
 
 from __future__ import annotations

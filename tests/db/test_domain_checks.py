@@ -383,7 +383,9 @@ async def test_a_record_that_is_wanted_anew_breaks_nothing_and_hides_nothing(
     await office.shift("failing_since", timedelta(hours=2))
     await office.check(domain)
     assert (await office.look(domain)).status == "INVALID"
-    assert "_agentmail.acme.test: There is no such record" in (await obstacle(office, domain) or "")
+    why = await obstacle(office, domain) or ""
+    assert "_agentmail.acme.test: There is no such record" in why
+    assert ("MX acme.test" if flag == "inbound_enabled" else "MX *.acme.test") not in why
 
     office.dns.publish(NAME, zone)
     await office.check(domain)
