@@ -250,7 +250,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     """Networks beyond the internet that attachments may be fetched from by URL: CIDRs, parted by commas."""
 
     outbound_timeout: Seconds = 30.0
-    """Longest time the attachments of one request may take to be fetched from their URLs."""
+    """Longest time the attachments of one request may take to be fetched from their URLs and stored; those
+    that come as base64 have two seconds a megabyte more."""
 
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     log_format: Literal["json", "text"] = "json"

@@ -71,7 +71,7 @@ class CreateDraft(SendMessage, kw_only=True):
 
 class UpdateDraft(msgspec.Struct, kw_only=True):
     """`PATCH …/drafts/{draft_id}`. What is left out stays; null clears a field, an empty list the
-    recipients, `send_at` null the schedule.
+    recipients, `send_at` null the schedule. With those it has, a draft gets at most 100 attachments.
     """
 
     to: Texts | UnsetType = UNSET

@@ -17,7 +17,7 @@ from msgspec import UNSET, UnsetType
 
 from agentmail_cp import extract, labels
 from agentmail_cp.addresses import mailable, tame
-from agentmail_cp.compose import MAX_SUBJECT, SendMessage, again, settable
+from agentmail_cp.compose import MAX_SUBJECT, SendMessage, again, ensure_few_attachments, settable
 from agentmail_cp.errors import Invalid
 from agentmail_cp.mailserver import (
     Address,
@@ -114,7 +114,8 @@ def _own_headers(headers: Iterable[tuple[str, str]]) -> dict[str, str]:
 def revised(message: SendMessage, patch: Patch, attachment_ids: Sequence[UUID]) -> SendMessage:
     """The message after a change. `attachment_ids` are those of its attachments, in their order.
 
-    Raises `Invalid` when there is no such attachment to remove.
+    Raises `Invalid` when there is no such attachment to remove, and TOO_MANY_ATTACHMENTS; a draft that has
+    more from a mail client can still be changed otherwise.
     """
     fields = {
         name: value
@@ -132,6 +133,8 @@ def revised(message: SendMessage, patch: Patch, attachment_ids: Sequence[UUID]) 
     named = zip(known, message.attachments, strict=True)
     kept = [attachment for name, attachment in named if name not in unwanted]
     attachments = (*kept, *patch.add_attachments)
+    if patch.add_attachments:
+        ensure_few_attachments(len(attachments), "add_attachments")
     return msgspec.structs.replace(message, **fields, attachments=attachments)
 
 

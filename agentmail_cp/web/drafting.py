@@ -31,6 +31,7 @@ from agentmail_cp.compose import (
     compose_forward_draft,
     compose_reply,
     compose_send,
+    ensure_few_attachments,
     fingerprint,
 )
 from agentmail_cp.db import Database
@@ -184,6 +185,7 @@ class Desk(msgspec.Struct, frozen=True):
 
     async def update(self, inbox_id: str, draft_id: str, data: bodies.UpdateDraft) -> bodies.Draft:
         """The draft after a change."""
+        ensure_few_attachments(len(data.add_attachments or ()), "add_attachments")
         change = _label_change(data.add_labels, data.remove_labels)
         send_at = UNSET if data.send_at is UNSET else self._moment(data.send_at)
         patch = _patch(data)
@@ -198,6 +200,7 @@ class Desk(msgspec.Struct, frozen=True):
         which = _uuid(draft_id)
         current = await drafts.free(self.db, self.server, inbox.place, which)
         await self._check_addressing(inbox, current, patch)
+        await self._check_attachments(current, data)
         # Before the upload, which lets go of the bytes.
         mark = fingerprint(str(inbox.inbox_id), "drafts.update", [which, data])
         added = await self._added(inbox, data)
@@ -221,6 +224,14 @@ class Desk(msgspec.Struct, frozen=True):
         reads_all = self.caller.may("message_read") and sees_all(self.caller)
         if chosen and not reads_all:
             await self._about(inbox, row.forward_of)
+
+    async def _check_attachments(self, row: Draft, data: bodies.UpdateDraft) -> None:
+        """Raise where a draft would get too many attachments, before any of their bytes are moved."""
+        content = await self._content(row) if data.add_attachments else None
+        if content is None:
+            return
+        kept = len(content.attachments) - len(set(_texts(data.remove_attachments)))
+        ensure_few_attachments(kept + len(data.add_attachments or ()), "add_attachments")
 
     async def _added(
         self, inbox: Inbox, data: bodies.UpdateDraft
@@ -362,7 +373,8 @@ def _label_change(add: bodies.Texts, remove: bodies.Texts) -> Change:
 
 
 def _patch(data: bodies.UpdateDraft) -> Patch:
-    removed = data.remove_attachments or []
+    removed = _texts(data.remove_attachments)
+    ensure_few_attachments(len(removed), "remove_attachments")
     return Patch(
         to=UNSET if data.to is UNSET else addresses.parse_list(data.to, "to"),
         cc=UNSET if data.cc is UNSET else addresses.parse_list(data.cc, "cc"),
@@ -373,8 +385,12 @@ def _patch(data: bodies.UpdateDraft) -> Patch:
         subject=UNSET if data.subject is UNSET else data.subject or "",
         text=data.text,
         html=data.html,
-        remove_attachments=tuple([removed] if isinstance(removed, str) else removed),
+        remove_attachments=tuple(removed),
     )
+
+
+def _texts(given: bodies.Texts) -> list[str]:
+    return [given] if isinstance(given, str) else given or []
 
 
 def _uuid(text: str) -> UUID:

@@ -2,7 +2,8 @@
 
 An attachment comes as base64 or by URL. Everything that can be checked without moving bytes is checked
 first, for all attachments; then they go to the mail server one after the other, from a URL in a stream.
-`Room` counts along, so nothing larger than a message may be is fetched or stored.
+`Room` counts along, so nothing larger than a message may be is fetched or stored. All of them together
+have one deadline: a large request keeps others waiting.
 """
 
 from __future__ import annotations
@@ -16,12 +17,18 @@ from urllib.parse import unquote, urlsplit
 import msgspec
 
 from agentmail_cp import addresses, bodies, downloads, labels
-from agentmail_cp.compose import CONTENT_ID, MEDIA_TYPE, SendMessage
-from agentmail_cp.errors import AgentMailError, Invalid, MessageRejected
+from agentmail_cp.compose import (
+    CONTENT_ID,
+    MEDIA_TYPE,
+    SendMessage,
+    ensure_few_attachments,
+    ensure_few_headers,
+)
+from agentmail_cp.errors import AgentMailError, Invalid, MessageRejected, Unavailable
 from agentmail_cp.inboxes import Inbox
 from agentmail_cp.mailserver import BlobId, MailServer, OutgoingAttachment
 from agentmail_cp.outbound import Outbound, OutboundError, Reason, Request, Response
-from agentmail_cp.sizes import Room, too_large
+from agentmail_cp.sizes import Room, patience, too_large
 
 MAX_PART_FIELD: Final = 255
 """Characters in a filename or media type of an attachment."""
@@ -31,7 +38,8 @@ CONTENT_TYPE = re.compile(rf"{MEDIA_TYPE.pattern}(?:\s*;[\x20-\x7e]*)?", MEDIA_T
 
 class Uploads(msgspec.Struct, frozen=True):
     """What it takes to get attachments into the mail server. `largest` is the largest message in bytes;
-    `seconds` is the time all URLs of one request may take.
+    `seconds` is the time all attachments of one request may take, beside what the mail server needs for
+    bytes that came with it.
     """
 
     server: MailServer
@@ -50,10 +58,24 @@ class _Part(msgspec.Struct, frozen=True):
     content_id: str | None
 
 
+def ensure_few(data: bodies.Outgoing) -> None:
+    """Raise `Invalid` for more of anything than a mail may have. To be asked first of all: to compare a
+    million addresses with those of an earlier request holds the process as long as reading them does.
+    """
+    addresses.ensure_few(data.to, "to")
+    addresses.ensure_few(data.cc, "cc")
+    addresses.ensure_few(data.bcc, "bcc")
+    addresses.ensure_few(data.reply_to, "reply_to")
+    labels.for_send(data.labels)
+    ensure_few_headers(len(data.headers or ()))
+    ensure_few_attachments(len(data.attachments or ()), "attachments")
+
+
 async def outgoing(uploads: Uploads, inbox: Inbox, data: bodies.Outgoing) -> SendMessage:
     """The mail a request asks for, with its attachments uploaded.
 
-    Raises `Invalid` for what does not fit and `MessageRejected` for a URL that cannot be fetched.
+    Raises `Invalid` for what does not fit, `MessageRejected` for a URL that cannot be fetched, and
+    `Unavailable` when the mail server takes too long to take an attachment.
     """
     if data.track_opens:
         raise Invalid(
@@ -91,10 +113,12 @@ async def upload(
     Raises as `outgoing`.
     """
     parts = [_checked(each, f"{field}.{index}") for index, each in enumerate(given)]
+    left = room.left
     for part in parts:
         if part.given.content is not None:
             room.take(len(part.given.content), f"{part.field}.content")
-    deadline = asyncio.get_running_loop().time() + uploads.seconds
+    seconds = uploads.seconds + patience(left - room.left)
+    deadline = asyncio.get_running_loop().time() + seconds
     return tuple([await _upload(uploads, inbox, part, room, deadline) for part in parts])
 
 
@@ -105,7 +129,14 @@ async def _upload(
     if content is None:
         return await _fetched(uploads, inbox, part, room, deadline)
     content_type = part.content_type or downloads.OCTETS
-    blob_id = await uploads.server.upload(inbox.account, content, content_type)
+    try:
+        async with asyncio.timeout_at(deadline):
+            blob_id = await uploads.server.upload(inbox.account, content, content_type)
+    except TimeoutError as error:
+        raise Unavailable(
+            "The mail server took too long to take the attachments; nothing was done.",
+            fix="Repeat the request after Retry-After seconds, with fewer or smaller attachments.",
+        ) from error
     # What holds the request may live until the next garbage collection; its megabytes need not.
     part.given.content = None
     return _attachment(part, blob_id, content_type, part.filename, len(content))

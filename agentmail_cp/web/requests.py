@@ -23,6 +23,7 @@ from litestar.middleware import ASGIMiddleware
 from litestar.types import ASGIApp, Receive, Scope, Send
 from litestar.types.empty import Empty
 
+from agentmail_cp.compose import ensure_few_attachments
 from agentmail_cp.errors import Invalid, TooLarge, TooSlow
 
 LARGE: Final = 1_000_000
@@ -155,7 +156,7 @@ def _is_large(scope: Scope) -> bool:
 def decode(body: bytes | bytearray) -> Any:
     """JSON as plain objects, but that the `content` of attachments is bytes already.
 
-    Raises what msgspec does, and `Invalid` for content that is not base64.
+    Raises what msgspec does, and `Invalid` for content that is not base64 and for too many attachments.
     """
     if b'attachments"' not in body:
         return msgspec.json.decode(body or b"null")
@@ -175,6 +176,7 @@ def _attachments(raw: msgspec.Raw, place: str) -> Any:
     except msgspec.ValidationError:
         # Something else than a list of objects: what it should be is said where bodies are checked.
         return msgspec.json.decode(raw)
+    ensure_few_attachments(len(found), place)
     return [dict(_fields(fields, f"{place}.{at}")) for at, fields in enumerate(found)]
 
 

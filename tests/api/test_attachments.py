@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import contextlib
+import json
 from collections.abc import AsyncGenerator
 
 import httpx
@@ -14,6 +15,7 @@ import pytest_asyncio
 
 from agentmail_cp.sandbox import MailSandbox
 from agentmail_cp.web import requests
+from tests.api.faults import mistake
 from tests.fix_app import Json, Service, serving, until
 from tests.fix_front_door import Porch
 
@@ -179,6 +181,61 @@ async def test_nothing_is_fetched_for_a_request_that_does_not_fit(
     assert (await attempt(fetching, inbox, {"url": site.url}, bad))["status"] == 400
     assert (await attempt(fetching, inbox, {"url": site.url}, to="nobody"))["status"] == 400
     assert site.asked == 0
+
+
+@pytest.mark.parametrize("name", ['"attachments"', '"\\u0061ttachments"'])
+async def test_a_hundred_attachments_are_enough(fetching: Service, site: Site, name: str) -> None:
+    """Four requests of 60,000 files of one byte would keep everybody else's large mail out."""
+    inbox = await fetching.inbox("alice")
+    few, many = [{"content": "YQ=="}] * 100, [{"url": site.url}] * 101
+    at = f"/v0/inboxes/{inbox['inbox_id']}"
+    for path in ("messages/send", "drafts"):
+        for attachments, status in ((few, {200, 201}), (many, {400})):
+            body = f'{{"to": "{inbox["email"]}", {name}: {json.dumps(attachments)}}}'
+            answer = await fetching.client.post(f"{at}/{path}", content=body)
+            assert answer.status_code in status, answer.text
+        mistake(answer, "attachments", "TOO_MANY_ATTACHMENTS")
+    assert site.asked == 0
+
+
+async def test_a_draft_gets_no_more_attachments_than_a_mail_takes(
+    fetching: Service, site: Site
+) -> None:
+    """What is added fifty at a time would be as many in the end."""
+    inbox = await fetching.inbox("alice")
+    at = f"/v0/inboxes/{inbox['inbox_id']}/drafts"
+    first = [{"content": "YQ==", "filename": f"{number}.txt"} for number in range(60)]
+    made = (await fetching.client.post(at, json={"attachments": first})).json()
+    at, more = f"{at}/{made['draft_id']}", [{"url": site.url}] * 41
+    for added in (more, [{"url": site.url}] * 101):
+        answer = await fetching.client.patch(at, json={"add_attachments": added})
+        mistake(answer, "add_attachments", "TOO_MANY_ATTACHMENTS")
+    assert site.asked == 0
+
+    site.says("200 OK", b"b")
+    gone = made["attachments"][0]["attachment_id"]
+    answer = await fetching.client.patch(
+        at, json={"remove_attachments": gone, "add_attachments": more}
+    )
+    assert answer.status_code == 200, answer.text
+    assert len(answer.json()["attachments"]) == 100
+
+
+async def test_attachments_that_take_too_long_give_their_place_up(fetching: Service) -> None:
+    """A mail server that answers late, a hundred times, would keep everybody else's large mail out."""
+    assert isinstance(fetching.server, MailSandbox)
+    inbox = await fetching.inbox("alice")
+
+    async def hang() -> None:
+        await asyncio.Event().wait()
+
+    fetching.server.before["upload"] = hang
+    async with asyncio.timeout(20):
+        answer = await attempt(fetching, inbox, {"content": CONTENT})
+    del fetching.server.before["upload"]
+    assert (answer["status"], answer["code"]) == (503, "service_unavailable")
+    assert await fetching.messages(inbox) == []
+    assert (await attempt(fetching, inbox, {"content": CONTENT}))["status"] == 200
 
 
 @pytest.mark.parametrize(

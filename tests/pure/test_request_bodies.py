@@ -102,3 +102,12 @@ def test_broken_json_stays_broken(raw: bytes) -> None:
 
 def test_no_body_is_null() -> None:
     assert decode(b"") is None
+
+
+@pytest.mark.parametrize("name", ["attachments", "add_attachments"])
+def test_more_attachments_than_a_mail_takes_are_not_decoded(name: str) -> None:
+    """A body of 20 MB holds 900,000 of them, each of which would be looked at."""
+    one = {"content": "no base64"}
+    with pytest.raises(Invalid) as caught:
+        decode(json.dumps({name: [one] * 101}).encode())
+    assert (caught.value.field, caught.value.detail) == (name, "TOO_MANY_ATTACHMENTS")
