@@ -34,7 +34,14 @@ from agentmail_cp.domains.rotation import rotate
 from agentmail_cp.domains.schedule import check_soon
 from agentmail_cp.domains.settlement import delete, settle, tell
 from agentmail_cp.domains.surveying import list_all
-from agentmail_cp.domains.use import MailDomain, broken, for_inboxes, hold, keeps_feedback
+from agentmail_cp.domains.use import (
+    MailDomain,
+    broken,
+    for_inboxes,
+    hold,
+    keeps_feedback,
+    own_names,
+)
 from agentmail_cp.domains.zone import zone_file
 
 __all__ = [
@@ -65,6 +72,7 @@ __all__ = [
     "keeps_feedback",
     "list_all",
     "list_page",
+    "own_names",
     "prove",
     "release",
     "rotate",

@@ -18,6 +18,7 @@ from agentmail_cp.access import Reach
 from agentmail_cp.db import Tx, fetch_all, fetch_one
 from agentmail_cp.domains import subdomains
 from agentmail_cp.domains.domain import COLUMNS, Domain, with_parents
+from agentmail_cp.domains.records import hosts_of
 from agentmail_cp.domains.subdomains import STOOD_ON
 from agentmail_cp.errors import Forbidden, Invalid
 from agentmail_cp.mailserver import MailDomainSetup
@@ -39,6 +40,13 @@ class MailDomain(msgspec.Struct, frozen=True):
     below: MailDomainSetup | None = None
 
 
+def own_names(settings: Settings) -> set[str]:
+    """The names of this service itself: its mail domain, its API's host, and the hosts that records name."""
+    hosts = hosts_of(settings)
+    names = {settings.domain, hosts.web or "", *hosts.mail, *hosts.sending}
+    return {each.lower() for each in names if each}
+
+
 async def for_inboxes(tx: Tx, reach: Reach, settings: Settings, name: str | None) -> MailDomain:
     """The domain that a new inbox of this reach is asked for on; without a name, the service's own.
 
@@ -56,7 +64,8 @@ async def for_inboxes(tx: Tx, reach: Reach, settings: Settings, name: str | None
     found = proved[0] if proved else None
     if found is None or not found.is_seen_by(Reach(reach.organization_id, pod_id)):
         raise _not_verified(wanted, own, elsewhere=found is not None and found.is_seen_by(reach))
-    if not _takes(found, wanted) or await _is_apart(tx, wanted, above=found.name):
+    hosts = own_names(settings) & set(_nearer(wanted, found.name))
+    if hosts or not _takes(found, wanted) or await _is_apart(tx, wanted, above=found.name):
         raise _not_verified(wanted, own)
     below = None if wanted == found.name else subdomain(wanted, found)
     return MailDomain(wanted, shared=False, domain_id=found.domain_id, below=below)
@@ -118,9 +127,13 @@ async def _is_apart(tx: Tx, name: str, *, above: str) -> bool:
     """Whether a name, or one between it and this one above it, was proved by itself: by others, or here and
     is being let go of.
     """
-    nearer = [each for each in with_parents(name) if len(each) > len(above)]
-    cursor = await tx.execute(_NEARER_PROVED, {"names": nearer})
+    cursor = await tx.execute(_NEARER_PROVED, {"names": _nearer(name, above)})
     return await cursor.fetchone() is not None
+
+
+def _nearer(name: str, above: str) -> list[str]:
+    """A name, and those between it and one above it."""
+    return [each for each in with_parents(name) if len(each) > len(above)]
 
 
 _NEARER_PROVED: LiteralString = (

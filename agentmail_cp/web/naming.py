@@ -6,7 +6,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from urllib.parse import urlsplit
 from uuid import UUID
 
 import msgspec
@@ -49,13 +48,10 @@ class Naming(msgspec.Struct, frozen=True):
 
 def naming(settings: Settings) -> Naming:
     """The same, as the settings say."""
-    hosts = domains.hosts_of(settings)
-    named = {settings.domain, urlsplit(settings.base_url).hostname or "", OWN_DOMAIN}
-    own = {*named, *hosts.mail, *hosts.sending}
     return Naming(
         resolver=Resolver(settings.name_servers, settings.outbound_networks),
-        hosts=hosts,
-        own=frozenset(own),
+        hosts=domains.hosts_of(settings),
+        own=frozenset(domains.own_names(settings) | {OWN_DOMAIN}),
         sealing_key=dkim.sealing_key(settings),
     )
 

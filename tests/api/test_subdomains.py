@@ -168,6 +168,27 @@ async def test_a_name_above_the_services_own_is_free_for_others_below_a_claim(
         assert (await verified_domain(service, f"eu.{ABOVE}", scope=Reach(other))).works
 
 
+async def test_no_inbox_stands_on_the_hosts_of_the_service_below_a_claim(
+    database_url: str, sandbox_server: tuple[MailSandbox, int]
+) -> None:
+    """`mailer-daemon` of the mail host would get the answers to everybody's bounces."""
+    sandbox, port = sandbox_server
+    async with serving(
+        database_url,
+        sandbox,
+        smtp_port=port,
+        mail_host=f"mx.{ABOVE}",
+        sending_host=f"Out.{ABOVE}",
+        public_url=f"https://api.{ABOVE}",
+    ) as service:
+        await verified_domain(service, ABOVE, subdomains_enabled=True)
+        for name in (f"mx.{ABOVE}", f"out.{ABOVE}", f"api.{ABOVE}", f"x.mx.{ABOVE}"):
+            answer = await service.client.post("/v0/inboxes", json={"domain": name})
+            assert (answer.status_code, answer.json()["code"]) == (403, "domain_not_verified")
+            assert await sandbox.find_domain(name) is None
+        await works(service, await ask(service, ABOVE), "Above them")
+
+
 # --- a sub-domain that was a claim of its own
 
 
