@@ -124,7 +124,8 @@ ROUTES: Final = (
 
 class AgentMail(Litestar):
     """The application. Paths are taken apart from their raw form, because an id in a path may hold any
-    character; every request gets an id, which its answer carries beside what is left of its key's limit.
+    character; every request gets an id, which is in its answer, beside what is left of its key's limit, and
+    in whatever is logged meanwhile.
     """
 
     def __init__(self, **options: Any) -> None:
@@ -135,6 +136,12 @@ class AgentMail(Litestar):
         if scope["type"] in ("http", "websocket"):
             scope["path"] = normalise(scope.get("raw_path") or scope["path"].encode())
             send = _identified(scope, send)
+            with structlog.contextvars.bound_contextvars(request_id=scope["state"]["request_id"]):
+                await self._answer(scope, receive, send)
+            return
+        await super().__call__(scope, receive, send)
+
+    async def _answer(self, scope: Any, receive: Any, send: Any) -> None:
         if scope["type"] == "websocket":
             hide_key(scope)
             if scope["path"].rstrip("/") != SOCKET:

@@ -160,6 +160,11 @@ def _request_id(request: Request[Any, Any, Any]) -> str | None:
     return cast("dict[str, str | None]", request.scope["state"]).get("request_id")
 
 
+def _operation(request: Request[Any, Any, Any]) -> dict[str, str | None]:
+    """What was asked for, as a log may hold it: addresses stand in paths, and words in queries."""
+    return {"method": request.method, "route": request.scope.get("path_template")}
+
+
 def body(error: AgentMailError, request_id: str | None = None) -> ErrorBody:
     """Both forms of an error in one body."""
     details = ErrorDetails(field=error.field, code=error.detail)
@@ -190,7 +195,7 @@ def _mail_server(request: Request[Any, Any, Any], error: Exception) -> Response[
         return answer(request, away)
     if isinstance(error, MailServerRejected):
         return answer(request, Unprocessable(f"The mail server refused: {error.text}"))
-    log.error("mail_server.confused", reason=str(error))
+    log.error("mail_server.confused", reason=str(error), **_operation(request))
     return answer(
         request,
         Unavailable(
@@ -336,7 +341,7 @@ def _upgrade_required(request: Request[Any, Any, Any]) -> Response[ErrorBody]:
 
 def _unexpected(request: Request[Any, Any, Any], error: Exception) -> Response[ErrorBody]:
     request_id = _request_id(request)
-    log.error("request.failed", exc_info=error)
+    log.error("request.failed", exc_info=error, **_operation(request))
     message = "Something went wrong here."
     return Response(
         ErrorBody(
