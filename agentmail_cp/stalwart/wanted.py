@@ -70,6 +70,25 @@ ANY: Final = "*"
 
 ADDRESS: Final = "^([^+@]+)([+][^@]*)?@(.+)$"
 """In Stalwart's expressions: local part, tag and domain of an address."""
+MOST_PARTS: Final = 10_000
+LIMIT_PARTS: Final = "\r\n".join(
+    (
+        'require ["vnd.stalwart.expressions", "foreverypart", "reject"];',
+        # Fewer bytes cannot be so many parts.
+        "if size :over 50K {",
+        '  let "parts" "0";',
+        "  foreverypart {",
+        '    let "parts" "parts + 1";',
+        f'    if eval "parts > {MOST_PARTS}" {{',
+        f'      reject "554 5.6.0 This mail has more than {MOST_PARTS} MIME parts.";',
+        "      stop;",
+        "    }",
+        "  }",
+        "}",
+    )
+)
+"""The Sieve script (RFC 5228, RFC 5703) that refuses a mail of absurdly many parts."""
+
 PLACEHOLDER: Final = re.compile(r"\$\{([a-z_]+|id:[A-Za-z]+:[^}]+)\}")
 LONGEST_SHOWN: Final = 300
 PEM: Final = "-----BEGIN CERTIFICATE"
@@ -290,6 +309,7 @@ def _values(wanted: Wanted) -> dict[str, Any]:
         "paused": (
             f"matches('{ADDRESS}', rcpt) && is_local_address('{PAUSED_PREFIX}' + $1 + '@' + $3)"
         ),
+        "limit_parts": LIMIT_PARTS,
         "local_queue": "local",
         "imap_connections": wanted.imap_connections,
         "app_passwords": MOST_APP_PASSWORDS,
