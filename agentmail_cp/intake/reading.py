@@ -41,6 +41,12 @@ log = structlog.stdlib.get_logger(__name__)
 
 CHANNEL = "intake"
 LONGEST_BACKOFF = timedelta(minutes=5)
+LONGEST_UNANSWERED = timedelta(seconds=30)
+"""The same where nobody answered: it may have been the mail server as a whole."""
+
+LATE_ENOUGH = 2
+"""Inboxes of a batch nobody answers for that are left alone before the mail server counts as away."""
+
 RECOVERY = 1.0
 """Seconds to wait when the database or the mail server is away."""
 
@@ -171,14 +177,21 @@ class Intake:
         return self._begun_at
 
     async def _read(self, claims: Sequence[Claim]) -> None:
+        """Read the well together, then each of those that failed before, which may spoil it for others."""
+        if well := [claim for claim in claims if claim.failures == 0]:
+            await self._read_together(well)
+        for claim in claims:
+            if claim.failures > 0:
+                await self._read_together([claim])
+
+    async def _read_together(self, claims: Sequence[Claim]) -> None:
         try:
             async with kept(self._db, claims) as keeping:
                 answers, heard = await self._ask(claims)
             claims = keeping.claims
-        except MailServerUnavailable:
-            async with self._db.transaction() as tx:
-                await _release(tx, claims)
-            raise
+        except MailServerUnavailable as error:
+            await self._unanswered(claims, error)
+            return
         except MailServerError as error:
             await self._read_alone(claims, error)
             return
@@ -205,6 +218,29 @@ class Intake:
             self._unauthenticated,
         )
         return answers, await self._listen_to_all(claims, answers)
+
+    async def _unanswered(self, claims: Sequence[Claim], error: MailServerUnavailable) -> None:
+        """Give claims back where the mail server is away. Where it takes too long, there may be an inbox that
+        it takes too long for: read each alone, and let that one wait. If two are, it is not the inbox.
+        """
+        if not error.reached:
+            async with self._db.transaction() as tx:
+                await _release(tx, claims)
+            raise error
+        if len(claims) == 1:
+            async with self._db.transaction() as tx:
+                await _postpone(tx, claims[0], error, longest=LONGEST_UNANSWERED)
+            raise error
+        late = 0
+        for place, claim in enumerate(claims):
+            try:
+                await self._read_together([claim])
+            except MailServerUnavailable:
+                late += 1
+                if late == LATE_ENOUGH:
+                    async with self._db.transaction() as tx:
+                        await _release(tx, claims[place + 1 :])
+                    raise
 
     async def _read_alone(self, claims: Sequence[Claim], error: MailServerError) -> None:
         """One of these spoils the whole answer: read each by itself."""
@@ -496,10 +532,12 @@ async def _read_again(tx: Tx, claim: Claim) -> None:
     )
 
 
-async def _postpone(tx: Tx, claim: Claim, error: Exception) -> None:
+async def _postpone(
+    tx: Tx, claim: Claim, error: Exception, *, longest: timedelta = LONGEST_BACKOFF
+) -> None:
     """Try this inbox again later, each time later, and keep why it failed."""
     INBOXES.labels("failed").inc()
-    wait = min(timedelta(seconds=2**claim.failures), LONGEST_BACKOFF) * _rng.uniform(0.8, 1.2)
+    wait = min(timedelta(seconds=2 ** min(claim.failures, 30)), longest) * _rng.uniform(0.8, 1.2)
     await tx.execute(
         "update inbox_sync set due_at = now() + %(wait)s, claimed_until = null,"
         " failures = failures + 1, last_error = %(reason)s"

@@ -6,14 +6,24 @@ import asyncio
 import contextlib
 import random
 from collections import Counter
+from collections.abc import Mapping, Sequence, Sized
 from datetime import timedelta
+from functools import partial
 from typing import Any
 
 import pytest
 
 from agentmail_cp import intake, jobs, messages
 from agentmail_cp.intake import Intake, claims, reading
-from agentmail_cp.mailserver import AccountId, Folder, MailServerUnavailable, Relabel
+from agentmail_cp.mailserver import (
+    AccountId,
+    Changes,
+    Cursor,
+    Folder,
+    MailServerError,
+    MailServerUnavailable,
+    Relabel,
+)
 from agentmail_cp.messages import Place
 from agentmail_cp.sandbox import Faults
 from tests.failure.world import World
@@ -369,6 +379,51 @@ async def test_hostile_mail_never_blocks_an_inbox(world: World, kind: str) -> No
             f"/v0/inboxes/{box['inbox_id']}/threads/{each['thread_id']}"
         )
         assert answer.status_code == 200
+
+
+async def test_an_inbox_that_cannot_be_read_in_time_stops_no_other(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A stranger's odd mail in one inbox would keep everybody's from being seen."""
+    boxes = [await world.inbox(f"agent{number}") for number in range(5)]
+    heavy = await world.account(boxes[2])
+    changes = world.sandbox.changes
+
+    async def in_time(cursors: Sequence[Cursor]) -> Mapping[AccountId, Changes | MailServerError]:
+        if heavy in {each.account_id for each in cursors}:
+            raise MailServerUnavailable("No answer in time.", reached=True)
+        return await changes(cursors)
+
+    monkeypatch.setattr(world.sandbox, "changes", in_time)
+    reader = asyncio.create_task(bells_only(world).run())
+    for number in range(2):
+        for box in boxes:
+            await world.deliver_to(box["email"], number=number)
+        await bell(world, *boxes)
+        for box in boxes[:2] + boxes[3:]:
+            await until(partial(world.messages, box), partial(has_length, number + 1), seconds=10)
+    monkeypatch.setattr(world.sandbox, "changes", changes)
+    await until(partial(world.messages, boxes[2]), partial(has_length, 2), seconds=20)
+    await jobs.end([reader])
+
+
+async def test_an_inbox_that_fails_for_days_stops_no_other(world: World) -> None:
+    """Its next pause would be too long for any calendar, and take everybody's reading with it."""
+    boxes = [await world.inbox(f"agent{number}") for number in range(2)]
+    failing = await world.account(boxes[0])
+    await world.rows(
+        "update inbox_sync set failures = 500 where account_id = %(id)s returning 1", id=failing
+    )
+    world.sandbox.faults = Faults(confused=True)
+    reader = bells_only(world)
+    await bell(world, *boxes)
+    await drain(reader)
+    row = await world.rows("select failures from inbox_sync where account_id = %(id)s", id=failing)
+    assert row[0]["failures"] == 501
+
+
+def has_length(length: int, found: Sized) -> bool:
+    return len(found) == length
 
 
 @pytest.mark.parametrize("from_scratch", [False, True], ids=["changes", "from scratch"])
