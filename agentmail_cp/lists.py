@@ -4,7 +4,8 @@ Owns the table `list_entry`. An entry is an address or a bare domain, lower case
 `allow` or the `block` list of one direction (`send`, `receive`, `reply`) of an organisation, a pod or an
 inbox. A domain means exactly that domain, none below it. Entries with an `origin` are suppressions, made
 by `suppress` after a bounce or a complaint: callers see them as `read_only` and cannot delete them; the
-operator can (`lift`).
+operator can (`lift`). A recipient `name+tag@…` of one of our own inboxes falls under the entries of
+`name@…` too, as our mail server takes it for that; elsewhere, and of a sender, a tag may be anybody.
 `verdict` is the whole rule, and pure (docs/adr/lists.md says why it is this one); `verdicts` looks up what it
 needs in one statement. Which direction a mail belongs to, and what follows, `policy` decides. Changing a
 list never touches mail that was judged before.
@@ -13,7 +14,7 @@ list never touches mail that was judged before.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from datetime import datetime
 from enum import StrEnum
 from types import MappingProxyType
@@ -151,6 +152,13 @@ def spellings(address: str | None) -> tuple[str, ...]:
     return (whole, domain) if local and len(whole) <= addresses.MAX_ADDRESS else (domain,)
 
 
+def untagged(address: str | None) -> str | None:
+    """Whose inbox `name+tag@…` is, if it is one's: `name@…`; None for an address without a tag."""
+    name, at, domain = next(iter(spellings(address)), "").rpartition("@")
+    local, tag, _ = name.partition("+")
+    return f"{local}{at}{domain}" if local and tag else None
+
+
 async def verdicts(
     tx: Tx, whose: Reach, direction: Direction, asked: Iterable[str]
 ) -> Mapping[str, Verdict]:
@@ -174,6 +182,7 @@ class _Found(msgspec.Struct, frozen=True):
     scope_id: UUID
     list_type: ListType
     suppressed: bool
+    of_inbox: bool
 
 
 async def judge(
@@ -184,6 +193,7 @@ async def judge(
         return NO_QUESTION
     scopes = [each for each in (whose.inbox_id, whose.pod_id, whose.organization_id) if each]
     entries = {each for _, address in questions for each in spellings(address)}
+    bare = {each for question in questions if (each := _inbox_behind(question))}
     found = await fetch_all(
         tx,
         _Found,
@@ -192,30 +202,53 @@ async def judge(
             "organization_id": whose.organization_id,
             "scopes": scopes,
             "directions": sorted({direction for direction, _ in questions}),
-            "entries": sorted(entries),
+            "entries": sorted(entries | bare),
+            "untagged": sorted(bare),
         },
     )
     exclusive = {each.direction for each in found if not each.entry}
+    inboxes = {each.entry for each in found if each.of_inbox}
     matches: defaultdict[Question, list[Match]] = defaultdict(list)
     for each in found:
         match = Match(scopes.index(each.scope_id), each.list_type, each.suppressed)
         matches[each.direction, each.entry].append(match)
     return {
         (direction, address): verdict(
-            [match for entry in spellings(address) for match in matches[direction, entry]],
+            [
+                match
+                for entry in _entries((direction, address), inboxes)
+                for match in matches[direction, entry]
+            ],
             exclusive=direction in exclusive,
         )
         for direction, address in questions
     }
 
 
+def _entries(question: Question, inboxes: Collection[str]) -> Iterator[str]:
+    """The entries a question is about, given which of those behind tags are inboxes."""
+    yield from spellings(question[1])
+    behind = _inbox_behind(question)
+    if behind in inboxes:
+        yield behind
+
+
+def _inbox_behind(question: Question) -> str | None:
+    direction, address = question
+    return untagged(address) if direction == "send" else None
+
+
 FIND = """
-select direction, entry, scope_id, list_type, origin is not null as suppressed from list_entry
+select direction, entry, scope_id, list_type, origin is not null as suppressed,
+    entry = any(%(untagged)s) and exists (
+        select from inbox where address = entry and inbox.state = 'active'
+    ) as of_inbox
+from list_entry
 where organization_id = %(organization_id)s and scope_id = any(%(scopes)s)
     and direction = any(%(directions)s) and list_type in ('allow', 'block')
     and entry = any(%(entries)s)
 union all
-select asked.direction, '', scope.id, 'allow', false
+select asked.direction, '', scope.id, 'allow', false, false
 from unnest(%(directions)s::text[]) as asked (direction), unnest(%(scopes)s::uuid[]) as scope (id),
     lateral (
         select from list_entry
@@ -224,8 +257,9 @@ from unnest(%(directions)s::text[]) as asked (direction), unnest(%(scopes)s::uui
         order by entry limit 1
     ) as allowing
 """
-"""The entries in question and, with an empty entry, which allow lists have any. The order makes that a probe
-of the index; without it PostgreSQL reads the table for a row that is not there.
+"""The entries in question, and of those that are about a tag whether they are an inbox's, anybody's; with an
+empty entry, which allow lists have any. The order makes that a probe of the index; without it PostgreSQL
+reads the table for a row that is not there.
 """
 
 _COLUMNS = (

@@ -11,7 +11,7 @@ the one that takes longest). It leaves for all its recipients or for none. Owns 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Final
 
@@ -47,12 +47,14 @@ REFUSALS: Final = (InboxPaused, MessageRejected, LimitExceeded, RateLimited)
 class Leaving(msgspec.Struct, frozen=True, kw_only=True):
     """A mail that is about to leave an inbox. `recipients` are bare addresses, `references` the Message-IDs
     it refers to, without brackets and the parent last. `answers_machine`: its parent is automatic.
+    `judged` are recipients, in lower case, of which the lists were asked as they were written before.
     """
 
     place: Place
     recipients: tuple[str, ...]
     references: tuple[str, ...] = ()
     answers_machine: bool = False
+    judged: frozenset[str] = frozenset()
 
 
 async def may_send(tx: Tx, mail: Leaving, defaults: Limits) -> Charge:
@@ -62,7 +64,7 @@ async def may_send(tx: Tx, mail: Leaving, defaults: Limits) -> Charge:
     the mail's row does, with `limits.COUNTING`.
     """
     place = mail.place
-    await may_write_to(tx, place, mail.recipients)
+    await may_write_to(tx, place, mail.recipients, mail.judged)
     recent = await _recent(tx, mail)
     thread_id = recent[0].thread_id if recent else None
     recipients = tuple(sorted({each.lower() for each in mail.recipients}))
@@ -84,11 +86,16 @@ async def may_send(tx: Tx, mail: Leaving, defaults: Limits) -> Charge:
     return charge
 
 
-async def may_write_to(tx: Tx, place: Place, recipients: Sequence[str]) -> None:
-    """Ask only what does not depend on how much is sent. Raises `InboxPaused` and `MessageRejected`."""
+async def may_write_to(
+    tx: Tx, place: Place, recipients: Sequence[str], judged: Collection[str] = ()
+) -> None:
+    """Ask only what does not depend on how much is sent. Raises `InboxPaused` and `MessageRejected`. Lists
+    are about what was written: of those `judged` (in lower case) they were asked as that before.
+    """
     await pauses.ensure_none(tx, place)
     whose = Reach(place.organization_id, place.pod_id, place.inbox_id)
-    refused = lists.refusal(await lists.verdicts(tx, whose, "send", recipients))
+    asked = [each for each in recipients if each.lower() not in judged]
+    refused = lists.refusal(await lists.verdicts(tx, whose, "send", asked))
     if refused:
         raise MessageRejected(refused, fix="Leave them out, or change the lists.")
 

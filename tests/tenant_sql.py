@@ -39,6 +39,7 @@ FOR_EVERY_TENANT = {
     "credentials/logins._POSTPONE": "gives back what a claim over all tenants took",
     "credentials/logins._SETTLE": "takes note of a claim over all tenants",
     "credentials/mail_passwords._DEAD": "one worker looks after the keys of all tenants",
+    "lists.FIND": "our mail server knows the tags of every inbox, whoever has it",
     "limits.forget_old": "removes old rows of all tenants",
     "domains/claiming._HOLD_ABOVE": "a name another organisation has is nobody else's",
     "domains/claiming._PROVE": "a name another organisation has is nobody else's",

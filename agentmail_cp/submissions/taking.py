@@ -67,7 +67,9 @@ _rng = random.SystemRandom()
 
 class _Owner(msgspec.Struct, frozen=True):
     """The inbox behind a login. `taken`: it handed in this mail before, to `noted`; `foreign`: another one
-    has its Message-ID.
+    has its Message-ID. `inboxes` are recipients that are inboxes of this server: Stalwart may have put them
+    in the place of tags and catch-alls, of which the lists were asked as they were written
+    (`check_recipient`).
     """
 
     inbox_id: UUID
@@ -81,6 +83,7 @@ class _Owner(msgspec.Struct, frozen=True):
     foreign: bool
     repeats: int
     noted: list[str]
+    inboxes: frozenset[str]
 
     @property
     def place(self) -> Place:
@@ -97,7 +100,7 @@ async def check_recipient(db: Database, login: str, recipient: str) -> None:
     are asked about the whole mail.
     """
     async with db.reading() as tx:
-        owner = await _owner(tx, login, None)
+        owner = await _owner(tx, login)
         await policy.may_write_to(tx, owner.place, [recipient])
 
 
@@ -173,13 +176,13 @@ async def _judge(
 ) -> tuple[_Owner, Charge | None]:
     """Whose the mail is, and what it counts as; None when it was counted before. Raises `_AnotherMail`."""
     async with db.reading() as tx:
-        owner = await _owner(tx, mail.login, key)
+        owner = await _owner(tx, mail.login, key, mail.recipients)
         ensure_own(mail, owner.address)
         if owner.foreign:
             raise _AnotherMail
         new = owner.new_to(mail)
         if len(new) < len(mail.recipients):
-            await policy.may_write_to(tx, owner.place, mail.recipients)
+            await policy.may_write_to(tx, owner.place, mail.recipients, owner.inboxes)
         if not new:
             return owner, None
         leaving = Leaving(
@@ -187,6 +190,7 @@ async def _judge(
             recipients=new,
             references=references_of(mail),
             answers_machine=answers_machine(mail),
+            judged=owner.inboxes,
         )
         return owner, await policy.may_send(tx, leaving, defaults)
 
@@ -205,7 +209,9 @@ async def _put_aside(
         return None
 
 
-async def _owner(tx: Tx, login: str, key: _Key | None) -> _Owner:
+async def _owner(
+    tx: Tx, login: str, key: _Key | None = None, recipients: Collection[str] = ()
+) -> _Owner:
     """The active inbox behind a login. Raises `MessageRejected` where there is none."""
     found = await fetch_one(
         tx,
@@ -217,6 +223,7 @@ async def _owner(tx: Tx, login: str, key: _Key | None) -> _Owner:
             "named": key and f"<{key.message_id}>",
             "digest": key and key.digest,
             "saved_first": SAVED_FIRST,
+            "recipients": [each.lower() for each in recipients],
         },
     )
     if found is None:
@@ -246,7 +253,9 @@ select inbox.inbox_id, inbox.organization_id, inbox.pod_id, inbox.account_id, ad
     case when submission_id is not null then array(select recipient.address from recipient
         where recipient.inbox_id = inbox.inbox_id
         and recipient.organization_id = inbox.organization_id
-        and recipient.message_id = %(named)s) else '{}' end as noted
+        and recipient.message_id = %(named)s) else '{}' end as noted,
+    array(select other.address from inbox as other
+        where other.address = any(%(recipients)s::text[]) and other.state = 'active') as inboxes
 from inbox join inbox_sync using (inbox_id, organization_id)
 left join submission on submission.inbox_id = inbox.inbox_id
     and submission.organization_id = inbox.organization_id

@@ -105,6 +105,8 @@ def _hand_in(service: Service, inbox: Json, mail: Mail, *, implicit: bool) -> Sa
 
 def _replied(stage: str, code: int, reply: bytes) -> Said:
     """`550 5.7.1 Words. [code]`, taken apart."""
+    if code == 250:
+        return Said(f"{stage} {code}", reply.decode())
     found = re.fullmatch(r"(\d\.\d\.\d) (.*) \[(\w+)\]", reply.decode())
     assert found, (stage, code, reply)
     enhanced, words, name = found.groups()

@@ -13,7 +13,7 @@ from tests.api.doors import DOORS, Mail
 from tests.api.doors_page import PAGE, WRITING, Row, Said, page, plain
 from tests.api.mailbox import account_of, at, rows
 from tests.contract.world import an_email
-from tests.fix_app import Json, Service
+from tests.fix_app import Json, Service, until
 
 pytestmark = pytest.mark.stalwart
 
@@ -72,6 +72,19 @@ async def blocked(case: Case) -> dict[str, Said]:
     return await case.everywhere(Mail(to=(BLOCKED,)))
 
 
+def tag_of(inbox: Json) -> str:
+    """An address that Stalwart knows as this inbox's, too."""
+    return inbox["email"].replace("@", "+tag@")
+
+
+async def blocked_tag(case: Case) -> dict[str, Said]:
+    entry = await case.service.client.post(
+        f"{at(case.inbox)}/lists/send/block", json={"entry": case.other["email"]}
+    )
+    assert entry.status_code == 201
+    return await case.everywhere(Mail(to=(tag_of(case.other),)))
+
+
 async def not_allowed(case: Case) -> dict[str, Said]:
     entry = await case.service.client.post(
         f"{at(case.inbox)}/lists/send/allow", json={"entry": "customer.test"}
@@ -105,6 +118,7 @@ CASES = {
     "`send_paused` is set": paused_for_sending,
     "`status` is `paused`": paused,
     "a recipient is on a block list": blocked,
+    "a recipient is a tag of an inbox on a block list": blocked_tag,
     "a recipient is not on the allow list": not_allowed,
     "a recipient is suppressed (it bounced)": suppressed,
     "more recipients than a limit ever allows": exhausted_for_good,
@@ -124,6 +138,7 @@ async def test_every_door_says_the_same(
         said = await run(case)
         assert_alike(title, said)
         changing = {case.inbox["email"]: "*the inbox*", other["email"]: "*the other*"}
+        changing[tag_of(other)] = "*the other, with a tag*"
         shown.append(Row(title, said).shown(changing))
     await nothing_left(real_service, other)
     if request.config.stash.get(WRITING, False):
@@ -152,6 +167,21 @@ async def nothing_left(service: Service, other: Json) -> None:
         service, "select count from send_count where kind = 'organization' and count > 0"
     )
     assert [each["count"] for each in counts] == [1], "the one mail of today that was sent"
+
+
+async def test_a_tag_that_is_allowed_is_allowed_at_every_door(real_service: Service) -> None:
+    """Stalwart asks about the tag, then about the mailbox behind it, which is on no list."""
+    inbox, other = await real_service.inbox("sender"), await real_service.inbox("other")
+    allowed = {"entry": tag_of(other)}
+    entry = await real_service.client.post(f"{at(inbox)}/lists/send/allow", json=allowed)
+    assert entry.status_code == 201
+    await real_service.send(inbox, to=[tag_of(other)], subject="By API", text="Hello.")
+    for title in ("SMTP 587", "SMTP 465"):
+        said = await DOORS[title](real_service, inbox, Mail(to=(tag_of(other),)))
+        assert said.how == "DATA 250", said
+    refused = await DOORS["API"](real_service, inbox, Mail(to=(other["email"],)))
+    assert refused.code == "message_rejected"
+    await until(lambda: real_service.messages(other), lambda seen: len(seen) == 3, seconds=20)
 
 
 async def test_jmap_is_no_door(real_service: Service) -> None:

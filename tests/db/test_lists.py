@@ -122,6 +122,7 @@ async def test_long_lists_are_judged_by_their_index(database: Database, mode: st
                 "scopes": [place.inbox_id, place.pod_id, place.organization_id],
                 "directions": ["receive", "reply"],
                 "entries": [f"p{n}@example.com" for n in range(50)] + ["example.com"],
+                "untagged": [],
             },
         )
     scans = [node for node in nodes if node.get("Relation Name") == "list_entry"]
@@ -218,6 +219,64 @@ async def test_suppression_outlasts_an_allow_list(database: Database) -> None:
         entry = await lists.get(tx, named, "gone@example.com")
     assert [*found.values()] == [Verdict.BLOCKED, Verdict.ALLOWED]
     assert (entry.read_only, entry.origin, entry.reason) == (True, "bounce", "550 no mailbox")
+
+
+def spellings_of(place: Place) -> tuple[str, str]:
+    """An inbox's address, and a tag of it."""
+    name = place.inbox_id.hex
+    return f"{name}@agents.test", f"{name}+tag@agents.test"
+
+
+@pytest.mark.parametrize(
+    ("entries", "verdict"),
+    [
+        ([("block", 0)], Verdict.BLOCKED),
+        ([("allow", 0)], Verdict.ALLOWED),
+        ([("allow", 0), ("block", 1)], Verdict.BLOCKED),
+        ([("block", 0), ("allow", 1)], Verdict.BLOCKED),
+        ([("suppress", 0), ("allow", 1)], Verdict.BLOCKED),
+    ],
+)
+async def test_a_tag_of_an_inbox_is_its_address_too(
+    database: Database, entries: list[tuple[str, int]], verdict: Verdict
+) -> None:
+    """Whoever is kept from writing to an inbox would put a tag behind its name."""
+    place, other = await an_inbox(database), await an_inbox(database)
+    async with database.transaction() as tx:
+        spellings = spellings_of(other)
+        for kind, which in entries:
+            if kind == "suppress":
+                address = spellings[which]
+                await lists.suppress(tx, place.organization_id, address, origin="complaint")
+            else:
+                whose = "block" if kind == "block" else "allow"
+                await put(tx, reach(place), "send", (whose, spellings[which]))
+        found = await lists.verdicts(tx, reach(place), "send", [spellings[1].upper()])
+    assert [*found.values()] == [verdict]
+
+
+async def test_an_inbox_is_not_its_tag(database: Database) -> None:
+    """Allowed is what was allowed."""
+    place = await an_inbox(database)
+    async with database.transaction() as tx:
+        own, tagged = spellings_of(place)
+        await put(tx, reach(place), "send", ("allow", tagged))
+        found = await lists.verdicts(tx, reach(place), "send", [own, tagged])
+    assert found == {own: Verdict.NOT_ALLOWED, tagged: Verdict.ALLOWED}
+
+
+async def test_elsewhere_a_tag_may_be_anybody(database: Database) -> None:
+    """Only of its own inboxes a server knows that; and a sender may write anything."""
+    place = await an_inbox(database)
+    async with database.transaction() as tx:
+        own, tagged = spellings_of(place)
+        await put(tx, reach(place), "send", ("block", "ada@b.test"))
+        await put(tx, reach(place), "receive", ("block", own))
+        asked = ["ada@b.test", "ada+x@b.test"]
+        found = await lists.verdicts(tx, reach(place), "send", asked)
+        assert [*found.values()] == [Verdict.BLOCKED, Verdict.ALLOWED]
+        found = await lists.verdicts(tx, reach(place), "receive", [own, tagged])
+        assert [*found.values()] == [Verdict.BLOCKED, Verdict.ALLOWED]
 
 
 async def test_the_lists_of_an_organization_are_never_erased_with_a_part_of_it(

@@ -717,6 +717,35 @@ async def test_each_mail_without_message_id_is_its_own(world: Submitting, inbox:
 
 
 @pytest.mark.parametrize("method", ["append", "fetch"])
+async def test_lists_say_of_a_mailbox_what_they_said_of_its_tag(
+    world: Submitting, inbox: Json
+) -> None:
+    """Who may be written to at RCPT would be refused at DATA, by when Stalwart has left the tag out."""
+    other = await world.inbox("other")
+    tagged = other["email"].replace("@", "+tag@")
+    path = f"/v0/inboxes/{inbox['inbox_id']}/lists/send/allow"
+    assert (await world.client.post(path, json={"entry": tagged})).status_code == 201
+    assert (await world.name(inbox, tagged)).json()["action"] == "accept"
+    assert (await world.ask(inbox, to=(other["email"],))).json()["action"] == "accept"
+    assert refusal(await world.name(inbox, other["email"]))[0] == 550
+    assert refusal(await world.ask(inbox, "2@x.test", to=(other["email"], "b@far.test"))) == (
+        550,
+        "Message rejected: Recipient(s) blocked: b@far.test (not in allow list) [message_rejected]",
+    )
+
+
+async def test_a_tag_of_a_blocked_inbox_is_blocked(world: Submitting, inbox: Json) -> None:
+    """The API would send what SMTP refuses."""
+    other = await world.inbox("other")
+    path = f"/v0/inboxes/{inbox['inbox_id']}/lists/send/block"
+    assert (await world.client.post(path, json={"entry": other["email"]})).status_code == 201
+    tagged = other["email"].replace("@", "+tag@")
+    words = f"Message rejected: Recipient(s) blocked: {tagged} (in block list)"
+    sent = await world.post(inbox, to=tagged)
+    assert (sent.status_code, sent.json()["message"]) == (403, words)
+    assert refusal(await world.name(inbox, tagged)) == (550, f"{words} [message_rejected]")
+
+
 async def test_a_lease_that_ended_is_not_used(world: Submitting, inbox: Json, method: str) -> None:
     """Two workers would each put a copy into Sent, and each believe that its own is the one shown."""
     await world.hand_in(inbox)
