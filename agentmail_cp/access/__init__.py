@@ -14,6 +14,7 @@ from agentmail_cp.access.erasure import erase_organization
 from agentmail_cp.access.keyring import Keyring
 from agentmail_cp.access.keys import (
     KEY_BYTES,
+    LATEST_END,
     ApiKey,
     ApiKeyPatch,
     NewApiKey,
@@ -48,6 +49,7 @@ from agentmail_cp.access.reach import Principal, Reach, in_reach
 __all__ = [
     "HIDDEN",
     "KEY_BYTES",
+    "LATEST_END",
     "MAIL_CLIENT",
     "PERMISSIONS",
     "ApiKey",

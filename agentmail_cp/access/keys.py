@@ -27,6 +27,10 @@ from agentmail_cp.errors import Forbidden, Invalid, NotFound, Unauthorized
 
 LONGEST_NAME = 256
 KEY_BYTES = 32
+LATEST_END = datetime(3000, 1, 1, tzinfo=UTC)
+"""When a key or an app password ends at the latest. Later times are not known to Stalwart (from 3001 on), nor
+to psycopg in every time zone (the last hours of 9999); who writes one means never.
+"""
 SHOWN = 8
 """Characters of a secret behind its prefix that a key goes by."""
 
@@ -196,15 +200,18 @@ async def _own(tx: Tx, caller: Principal) -> ApiKey | None:
 
 
 def expiry(expires_at: datetime | None) -> datetime | None:
-    """When a new key ends, in UTC; a time without an offset is taken as UTC. Raises `Invalid`."""
+    """When a new key ends, in UTC; a time without an offset is taken as UTC. Raises `Invalid`
+    TIME_OUT_OF_RANGE.
+    """
     moment = _utc(expires_at)
-    if moment is not None and moment <= datetime.now(UTC):
-        raise Invalid(
-            "expires_at",
-            "expires_at is not a time in the future.",
-            fix="Give a later time, or leave it out.",
-        )
-    return moment
+    if moment is None or datetime.now(UTC) < moment <= LATEST_END:
+        return moment
+    raise Invalid(
+        "expires_at",
+        f"expires_at is not in the future, or after the beginning of {LATEST_END.year}.",
+        fix=f"Give a time to come before {LATEST_END.year}, or leave it out.",
+        detail="TIME_OUT_OF_RANGE",
+    )
 
 
 def _utc(moment: datetime | None) -> datetime | None:

@@ -12,7 +12,7 @@ from __future__ import annotations
 import secrets
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
-from ipaddress import ip_network
+from ipaddress import IPv4Address, ip_network
 from typing import Any
 from uuid import UUID
 
@@ -29,6 +29,7 @@ from agentmail_cp.idempotency import REMEMBERED, Claim
 from agentmail_cp.mailserver import (
     LONGEST_NAME,
     MOST_APP_PASSWORDS,
+    WIDEST_NETWORK,
     Access,
     AccountId,
     AppPassword,
@@ -44,6 +45,7 @@ log = structlog.stdlib.get_logger(__name__)
 
 LEASE = timedelta(seconds=30)
 MOST_NETWORKS = 32
+NOWHERE = IPv4Address(0)
 NONCE_BYTES = 12
 PURPOSE = "app password"
 
@@ -250,20 +252,35 @@ def _networks(given: Sequence[str]) -> tuple[str, ...]:
             fix="Name networks: 192.0.2.0/24.",
             detail="TOO_MANY",
         )
+    return tuple(dict.fromkeys(_network(each) for each in given))
+
+
+def _network(given: str) -> str:
     try:
-        networks = [ip_network(each, strict=False) for each in given]
+        network = ip_network(given, strict=False)
     except ValueError:
+        network = None
+    # A zone, like %eth0, means something on one machine only.
+    if network is None or "%" in given:
         raise Invalid(
             "allowed_ips",
             "This is no IP address and no network.",
             fix="Use addresses like 192.0.2.7 or networks like 192.0.2.0/24 and 2001:db8::/32.",
-        ) from None
-    return tuple(
-        dict.fromkeys(
-            str(each.network_address) if each.prefixlen == each.max_prefixlen else str(each)
-            for each in networks
         )
-    )
+    if network.prefixlen < WIDEST_NETWORK:
+        raise Invalid(
+            "allowed_ips",
+            f"The network {network} is too wide.",
+            fix=f"Name networks of /{WIDEST_NETWORK} or longer prefixes; leave allowed_ips out for anywhere.",
+        )
+    if network.network_address == NOWHERE:
+        raise Invalid(
+            "allowed_ips",
+            f"Nobody has an address like {NOWHERE}.",
+            fix="Name the addresses clients come from; leave allowed_ips out for anywhere.",
+        )
+    alone = network.prefixlen == network.max_prefixlen
+    return str(network.network_address if alone else network)
 
 
 async def _begin(tx: Tx, reach: Reach, app_password_id: UUID) -> None:

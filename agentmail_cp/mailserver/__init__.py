@@ -25,6 +25,7 @@ from agentmail_cp.mailserver.errors import (
 from agentmail_cp.mailserver.logins import (
     LONGEST_NAME,
     MOST_APP_PASSWORDS,
+    WIDEST_NETWORK,
     Access,
     AppPassword,
     NewAppPassword,
@@ -64,6 +65,7 @@ from agentmail_cp.mailserver.queue import (
 __all__ = [
     "LONGEST_NAME",
     "MOST_APP_PASSWORDS",
+    "WIDEST_NETWORK",
     "Access",
     "Account",
     "AccountId",

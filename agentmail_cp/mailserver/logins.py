@@ -19,6 +19,9 @@ MOST_APP_PASSWORDS: Final = 50
 LONGEST_NAME: Final = 128
 """Characters of the name of an app password."""
 
+WIDEST_NETWORK: Final = 8
+"""The shortest prefix of a network in `allowed_ips`."""
+
 
 class Access(StrEnum):
     """What an app password opens: `read` is IMAP without changing anything, `send` is SMTP alone."""
@@ -30,7 +33,8 @@ class Access(StrEnum):
 
 class NewAppPassword(msgspec.Struct, frozen=True, kw_only=True):
     """An app password to be made. From `expires_at` on it opens nothing, and nothing from an address
-    outside `allowed_ips` (addresses and CIDRs; none is any).
+    outside `allowed_ips` (addresses and CIDRs, without zones and nothing that begins at 0.0.0.0; none is
+    any).
     """
 
     app_password_id: UUID

@@ -158,7 +158,21 @@ async def test_a_key_that_is_not_there_is_404(service: Service) -> None:
 async def test_a_key_cannot_end_before_it_begins(service: Service, ago: timedelta) -> None:
     """The caller would wonder why its key never worked."""
     past = (datetime.now(UTC) - ago).isoformat()
-    mistake(await service.client.post("/v0/api-keys", json={"expires_at": past}), "expires_at")
+    answer = await service.client.post("/v0/api-keys", json={"expires_at": past})
+    mistake(answer, "expires_at", "TIME_OUT_OF_RANGE")
+
+
+@pytest.mark.parametrize(
+    "far", ["3000-01-01T00:00:01Z", "9999-12-31T23:59:59Z", "9999-12-31T23:59:59-12:00"]
+)
+async def test_a_key_ends_within_a_thousand_years_or_never(service: Service, far: str) -> None:
+    """Where PostgreSQL keeps another time zone, the end of the year 9999 is a time that cannot be read: no
+    key of the organisation would be listed any more.
+    """
+    answer = await service.client.post("/v0/api-keys", json={"expires_at": far})
+    assert "leave it out" in mistake(answer, "expires_at", "TIME_OUT_OF_RANGE")["fix"]
+    last = await make(service, expires_at="3000-01-01T00:00:00Z")
+    assert last["expires_at"] == "3000-01-01T00:00:00Z"
 
 
 @pytest.mark.parametrize("given", ["2036-01-01T00:00:00Z", "2036-01-01T00:00:00"])

@@ -5,7 +5,8 @@ from __future__ import annotations
 from datetime import UTC, datetime, timedelta
 from uuid import UUID, uuid4
 
-from agentmail_cp.mailserver import Access, NewAppPassword, Refusal
+from agentmail_cp.access import LATEST_END
+from agentmail_cp.mailserver import WIDEST_NETWORK, Access, NewAppPassword, Refusal
 from tests.contract.witness import covers
 from tests.contract.world import World, refused
 
@@ -62,6 +63,29 @@ async def test_app_passwords_are_listed_as_they_were_made_until_they_are_destroy
     await world.server.destroy_app_passwords(account, ids[1:])
     (left,) = await world.server.app_passwords(account)
     assert left.app_password_id == ids[0]
+
+
+@covers("create_app_password", "app_passwords")
+async def test_the_latest_end_and_the_widest_networks_are_taken(world: World) -> None:
+    """What is let through by our own check and refused here is told in the mail server's own words."""
+    account = (await world.account()).account_id
+    widest = (
+        f"128.0.0.0/{WIDEST_NETWORK}",
+        f"2000::/{WIDEST_NETWORK}",
+        "0.0.0.1",
+        "::1",
+        "fe80::1",
+    )
+    wanted = NewAppPassword(
+        app_password_id=uuid4(),
+        name="for good",
+        access=Access.BOTH,
+        expires_at=LATEST_END,
+        allowed_ips=widest,
+    )
+    await world.server.create_app_password(account, wanted)
+    (shown,) = await world.server.app_passwords(account)
+    assert (shown.expires_at, set(shown.allowed_ips)) == (LATEST_END, set(widest))
 
 
 @covers("create_app_password", "set_password", "app_passwords")
