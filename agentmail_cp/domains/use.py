@@ -53,7 +53,7 @@ async def for_inboxes(tx: Tx, reach: Reach, settings: Settings, name: str | None
     Raises `Forbidden` (code `domain_not_verified`) for one that is not verified for its pod.
     """
     own = settings.domain.lower()
-    wanted = own if name is None else _normal(name)
+    wanted = own if name is None else _normal(name, own)
     if wanted == own:
         return MailDomain(own, settings.domain_shared)
     candidates = with_parents(wanted)
@@ -81,11 +81,11 @@ def subdomain(name: str, domain: Domain) -> MailDomainSetup:
     )
 
 
-def _normal(name: str) -> str:
+def _normal(name: str, own: str) -> str:
     try:
         return addresses.check_domain(name.strip().removesuffix("."), "domain")
-    except Invalid:
-        return name.lower()
+    except Invalid as error:
+        raise _not_verified(name, own) from error
 
 
 def _takes(domain: Domain, name: str) -> bool:

@@ -90,6 +90,12 @@ async def test_no_inbox_is_made_on_a_domain_that_is_not_proved(service: Service)
         fault(await ask(service.client, name), 403, "domain_not_verified", "UNKNOWN_DOMAIN")
 
 
+@pytest.mark.parametrize("name", ["a\0.test", "a." * 20_000 + "test", "." * 9_000, "x" * 40_000])
+async def test_what_is_no_domain_name_is_not_looked_for(service: Service, name: str) -> None:
+    """One small request would hold up everybody for half a minute, or end in a crash."""
+    fault(await ask(service.client, name), 403, "domain_not_verified", "UNKNOWN_DOMAIN")
+
+
 async def test_a_domain_serves_its_own_organization_alone(service: Service) -> None:
     other = await tenants.key(service.db, await tenants.organization(service.db))
     await verified_domain(service, NAME)
