@@ -240,11 +240,11 @@ where organization_id = %(organization_id)s and domain_id = %(domain_id)s and de
     and (proved_at is not null or not exists (select from domain as above
         where above.organization_id <> %(organization_id)s and above.name = any(%(parents)s)
             and above.proved_at is not null and (above.subdomains_enabled or exists (
-                select from subdomain join inbox on inbox.domain = subdomain.name
-                    and inbox.organization_id = subdomain.organization_id
-                    and inbox.state in ('creating', 'active', 'deleting')
-                where subdomain.organization_id = above.organization_id
+                select from inbox join subdomain on subdomain.name = inbox.domain
+                    and subdomain.organization_id = inbox.organization_id
                     and subdomain.above = above.name
-                    and (reverse(subdomain.name) = %(backwards)s
-                        or reverse(subdomain.name) like %(below)s)))))
+                where inbox.organization_id = above.organization_id
+                    and inbox.state in ('creating', 'active', 'deleting')
+                    and (reverse(inbox.domain) = %(backwards)s
+                        or reverse(inbox.domain) like %(below)s)))))
 """

@@ -115,5 +115,6 @@ on conflict do nothing
 _FORGET_EMPTY: LiteralString = """
 delete from subdomain where organization_id = %(organization_id)s and above = %(name)s
     and not exists (select from inbox where inbox.organization_id = %(organization_id)s
-        and inbox.domain = subdomain.name and inbox.state in ('creating', 'active', 'deleting'))
+        and inbox.domain = subdomain.name and reverse(inbox.domain) like %(below)s
+        and inbox.state in ('creating', 'active', 'deleting'))
 """

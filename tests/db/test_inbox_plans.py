@@ -11,9 +11,10 @@ from uuid import UUID
 import pytest
 import pytest_asyncio
 
-from agentmail_cp import inboxes, pods
+from agentmail_cp import domains, inboxes, pods
 from agentmail_cp.access import Reach
 from agentmail_cp.db import Database, Tx
+from agentmail_cp.domains import subdomains
 from agentmail_cp.inboxes import inbox
 
 ORGANIZATION, POD = UUID(int=1), UUID(int=7)
@@ -99,3 +100,27 @@ async def test_no_list_and_no_count_looks_at_inboxes_it_does_not_show(tx: Tx) ->
     assert await read(tx, lambda: inboxes.count(tx, ORGANIZATION)) <= ACTIVE
     pods_page = pods.list_page(tx, whole, limit=20, page_token=None)
     assert await read(tx, lambda: pods_page) <= IN_POD
+
+
+STANDING = """
+insert into domain (domain_id, organization_id, name, token, proved_at)
+select lpad(to_hex(n), 32, '0')::uuid, lpad(to_hex(n), 32, '0')::uuid,
+    case n when 1 then 'acme.test' else 'eu.acme.test' end, '', case n when 1 then now() end
+from generate_series(1, 2) as n;
+insert into subdomain (organization_id, above, name)
+values (lpad('1', 32, '0')::uuid, 'acme.test', 'eu.acme.test')
+"""
+"""A large organisation's domain, and another organisation's claim on a name below it."""
+
+
+@pytest.mark.timeout(60)
+async def test_no_question_about_sub_domains_looks_at_inboxes_elsewhere(tx: Tx) -> None:
+    """An organisation with a million inboxes on the shared domain would keep a name from its owner, and its
+    own from being let go, for as long as looking at all of them takes too long.
+    """
+    for statement in STANDING.strip().split(";\n"):
+        await tx.execute(statement)
+    above = await domains.get(tx, Reach(ORGANIZATION), "acme.test")
+    below = await domains.get(tx, Reach(UUID(int=2)), "eu.acme.test")
+    assert await read(tx, lambda: domains.prove(tx, below)) <= IN_POD
+    assert await read(tx, lambda: subdomains.forget_empty(tx, above)) <= IN_POD

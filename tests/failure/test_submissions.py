@@ -700,23 +700,6 @@ async def test_one_recipient_is_judged_at_a_time(world: Submitting, inbox: Json)
     assert second.json()["action"] == "accept"
 
 
-def refusal(answer: httpx.Response) -> tuple[int, str]:
-    """The reply Stalwart is to give its client."""
-    assert answer.status_code == 200
-    said = answer.json()
-    assert said["action"] == "reject"
-    return said["response"]["status"], said["response"]["message"]
-
-
-async def test_each_mail_without_message_id_is_its_own(world: Submitting, inbox: Json) -> None:
-    """Two equal notes are two mails."""
-    answers = [await world.ask(inbox, None) for _ in range(2)]
-    names = [answer.json()["modifications"][0]["value"] for answer in answers]
-    await world.work()
-    assert sorted(each["message_id"] for each in await world.messages(inbox)) == sorted(names)
-
-
-@pytest.mark.parametrize("method", ["append", "fetch"])
 async def test_lists_say_of_a_mailbox_what_they_said_of_its_tag(
     world: Submitting, inbox: Json
 ) -> None:
@@ -746,6 +729,23 @@ async def test_a_tag_of_a_blocked_inbox_is_blocked(world: Submitting, inbox: Jso
     assert refusal(await world.name(inbox, tagged)) == (550, f"{words} [message_rejected]")
 
 
+def refusal(answer: httpx.Response) -> tuple[int, str]:
+    """The reply Stalwart is to give its client."""
+    assert answer.status_code == 200
+    said = answer.json()
+    assert said["action"] == "reject"
+    return said["response"]["status"], said["response"]["message"]
+
+
+async def test_each_mail_without_message_id_is_its_own(world: Submitting, inbox: Json) -> None:
+    """Two equal notes are two mails."""
+    answers = [await world.ask(inbox, None) for _ in range(2)]
+    names = [answer.json()["modifications"][0]["value"] for answer in answers]
+    await world.work()
+    assert sorted(each["message_id"] for each in await world.messages(inbox)) == sorted(names)
+
+
+@pytest.mark.parametrize("method", ["append", "fetch"])
 async def test_a_lease_that_ended_is_not_used(world: Submitting, inbox: Json, method: str) -> None:
     """Two workers would each put a copy into Sent, and each believe that its own is the one shown."""
     await world.hand_in(inbox)
