@@ -22,10 +22,12 @@ from agentmail_cp.events.filters import LOGGED_TYPES, Subscribed, check_types
 from agentmail_cp.events.log import append, append_of_scope, list_labels, list_of_inbox
 from agentmail_cp.events.publishing import (
     WRITTEN,
+    Unpublished,
     newest_position,
     oldest_unpublished,
     publish,
     published_since,
+    unpublished,
 )
 from agentmail_cp.events.reading import (
     NOW,
@@ -63,6 +65,7 @@ __all__ = [
     "Place",
     "Subscribed",
     "Subscription",
+    "Unpublished",
     "after",
     "append",
     "append_of_scope",
@@ -79,6 +82,7 @@ __all__ = [
     "position_of",
     "publish",
     "published_since",
+    "unpublished",
     "visible",
     "visible_ids",
 ]

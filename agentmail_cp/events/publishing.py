@@ -10,7 +10,9 @@ Events from before there were positions (no `number`) never get one.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Final, LiteralString
+from uuid import UUID
 
 import msgspec
 
@@ -30,16 +32,22 @@ LOCK: Final = 0x61676D6576
 _PUBLISH: Final[LiteralString] = (
     # nextval stands outside of what is ordered, so that it is asked in that order.
     "with due as (select event_id as due_id, nextval('event_position') as place from"
-    " (select event_id from event where position is null and number is not null"
-    " order by number limit %(limit)s) as unpublished)"
+    " (select event_id from event where event_id = any(%(event_ids)s) and position is null"
+    " order by number) as unpublished)"
     f" update event set position = place from due where event_id = due_id returning {COLUMNS}"
 )
 
 
-async def publish(tx: Tx, *, limit: int) -> list[Event]:
-    """Give the oldest unpublished events their positions, and tell who listens once `tx` has committed.
+class Unpublished(msgspec.Struct, frozen=True):
+    """An event that was written and has no position yet."""
 
-    Returns them in their order; none when somebody else is publishing.
+    event_id: UUID
+    organization_id: UUID
+
+
+async def unpublished(tx: Tx, *, limit: int) -> list[Unpublished]:
+    """The oldest events without a position, in their order, for `tx` to publish; none when somebody else is
+    publishing.
     """
     turn = await fetch_only(
         tx, _Turn, "select pg_try_advisory_xact_lock(%(lock)s) as mine", {"lock": LOCK}
@@ -47,7 +55,22 @@ async def publish(tx: Tx, *, limit: int) -> list[Event]:
     if not turn.mine:
         return []
     # A statement of its own, so that it sees what the last holder of the lock has committed.
-    events = await fetch_all(tx, Event, _PUBLISH, {"limit": limit})
+    return await fetch_all(
+        tx,
+        Unpublished,
+        "select event_id, organization_id from event"
+        " where position is null and number is not null order by number limit %(limit)s",
+        {"limit": limit},
+    )
+
+
+async def publish(tx: Tx, due: Sequence[Unpublished]) -> list[Event]:
+    """Give events that are `unpublished` their positions, and tell who listens once `tx` has committed;
+    returns them in their order.
+    """
+    if not due:
+        return []
+    events = await fetch_all(tx, Event, _PUBLISH, {"event_ids": [each.event_id for each in due]})
     if events:
         await tx.execute("select pg_notify(%(channel)s, '')", {"channel": PUBLISHED})
     return sorted(events, key=_position)

@@ -54,7 +54,7 @@ from agentmail_cp.webhooks.endpoints import (
     set_headers,
     update,
 )
-from agentmail_cp.webhooks.publishing import CHANNEL, fan_out
+from agentmail_cp.webhooks.publishing import CHANNEL, count_enabled, fan_out
 
 __all__ = [
     "CHANNEL",
@@ -76,6 +76,7 @@ __all__ = [
     "check_count",
     "check_headers",
     "check_url",
+    "count_enabled",
     "create",
     "delete",
     "erase",

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
+from uuid import UUID
 
-from agentmail_cp.db import Tx
+import msgspec
+
+from agentmail_cp.db import Tx, fetch_all
 from agentmail_cp.events import Event
 
 CHANNEL = "delivery"
@@ -22,6 +25,23 @@ async def fan_out(tx: Tx, events: Sequence[Event]) -> int:
     if cursor.rowcount:
         await announce(tx)
     return cursor.rowcount
+
+
+class _Endpoints(msgspec.Struct, frozen=True):
+    organization_id: UUID
+    count: int
+
+
+async def count_enabled(tx: Tx, organization_ids: Collection[UUID]) -> Mapping[UUID, int]:
+    """How many endpoints of each organisation may want an event: none of those that are left out."""
+    rows = await fetch_all(
+        tx,
+        _Endpoints,
+        "select organization_id, count(*) from webhook"
+        " where organization_id = any(%(organization_ids)s) and enabled group by organization_id",
+        {"organization_ids": list(organization_ids)},
+    )
+    return {each.organization_id: each.count for each in rows}
 
 
 async def announce(tx: Tx) -> None:

@@ -151,7 +151,7 @@ async def test_expiry_goes_on_beside_writers_and_publishers(database: Database) 
         await append(writer, place, "new")
         assert await events.expire(database, days=30) == 1
         async with database.transaction() as publisher:
-            await events.publish(publisher, limit=10)
+            await events.publish(publisher, await events.unpublished(publisher, limit=10))
             assert await events.expire(database, days=30) == 0
     await publish(database)
     assert await names(database, place) == ["new"]

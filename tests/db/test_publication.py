@@ -12,15 +12,16 @@ import pytest
 import pytest_asyncio
 from msgspec import structs
 
-from agentmail_cp import db, events, jobs
+from agentmail_cp import db, events, jobs, publication
 from agentmail_cp.access import Reach
 from agentmail_cp.db import Database
 from agentmail_cp.errors import Gone, Invalid
 from agentmail_cp.events import Event, EventType, Feed, Subscribed
 from agentmail_cp.messages import Place
-from agentmail_cp.publication import Publication
+from agentmail_cp.publication import DELIVERIES, Publication
 from tests.db.event_log import EVERYTHING, append, everything, names, neighbour, publish, write
 from tests.db.mailbox import an_inbox
+from tests.fix_app import until
 from tests.fix_proxy import Proxy, port_of, through
 
 
@@ -85,7 +86,7 @@ async def test_whoever_publishes_locks_out_others_until_the_end(database: Databa
     place = await an_inbox(database)
     await write(database, place, "one")
     async with database.transaction() as tx:
-        assert len(await events.publish(tx, limit=10)) == 1
+        assert len(await events.publish(tx, await events.unpublished(tx, limit=10))) == 1
         await write(database, place, "two")
         assert await publish(database) == 0
     assert await publish(database) == 1
@@ -105,8 +106,76 @@ async def test_what_a_publisher_did_not_commit_is_published_again(database: Data
 
 async def publish_and_die(database: Database) -> None:
     async with database.transaction() as tx:
-        await events.publish(tx, limit=10)
+        await events.publish(tx, await events.unpublished(tx, limit=10))
         raise KeyError
+
+
+async def many_endpoints(db: Database, place: Place, count: int) -> None:
+    """As many as an organisation may have, all told of what is sent."""
+    async with db.transaction() as tx:
+        await tx.execute(
+            "insert into webhook (webhook_id, organization_id, scope_id, url, event_types, secret)"
+            " select gen_random_uuid(), %(organization_id)s, %(organization_id)s,"
+            " 'https://hooks.test/' || n, array['message.sent'], 'whsec_AAAA'"
+            " from generate_series(1, %(count)s) as n",
+            {"organization_id": place.organization_id, "count": count},
+        )
+
+
+async def count_deliveries(database: Database) -> int:
+    async with database.reading() as tx:
+        row = await (await tx.execute("select count(*) from delivery")).fetchone()
+    return row["count"] if row else 0
+
+
+async def test_many_endpoints_of_one_stop_nobodys_events(database: Database) -> None:
+    """An agent sent 500 mails, of which 1,000 endpoints of its organisation are told. That was one statement,
+    which took longer than any may, again and again: nobody at all was told of anything any more.
+    """
+    place, stranger = await an_inbox(database), await an_inbox(database)
+    await many_endpoints(database, place, 1000)
+    await write(database, place, *(f"m{number}" for number in range(12)))
+    await write(database, stranger, "of a stranger")
+    told = 0
+    while not await names(database, stranger):
+        assert await publish(database)
+        told, before = await count_deliveries(database), told
+        assert told - before <= DELIVERIES
+    assert told == 12_000
+    assert await names(database, place) == [f"m{number}" for number in range(12)]
+
+
+async def test_an_event_of_more_endpoints_than_a_batch_has_is_published_alone(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(publication, "DELIVERIES", 4)
+    place, stranger = await an_inbox(database), await an_inbox(database)
+    await many_endpoints(database, place, 5)
+    await write(database, place, "one", "two")
+    await write(database, stranger, "three", "four")
+    assert [await publish(database) for _ in range(4)] == [1, 1, 2, 0]
+
+
+async def test_an_event_that_takes_long_to_publish_is_given_the_time(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It cannot be published by halves: given up each time, it would stop all that come after it."""
+    monkeypatch.setattr(publication, "PATIENCE", 0.1)
+    monkeypatch.setattr(publication, "LOOK", 0.1)
+    place = await an_inbox(database)
+    await many_endpoints(database, place, 1)
+    async with database.transaction() as tx:
+        await tx.execute(
+            "create function dawdle() returns trigger language plpgsql"
+            " as $$ begin perform pg_sleep(1); return null; end $$"
+        )
+        await tx.execute(
+            "create trigger dawdling after insert on delivery execute function dawdle()"
+        )
+    await write(database, place, "one")
+    loop = asyncio.create_task(Publication(database).run())
+    assert await until(lambda: names(database, place), bool, seconds=40.0) == ["one"]
+    await jobs.end([loop])
 
 
 async def test_events_from_before_there_were_positions_are_not_told_as_news(

@@ -144,7 +144,7 @@ async def test_nobody_is_told_what_a_publication_that_failed_told(database: Data
 
     async def die() -> None:
         async with database.transaction() as tx:
-            published = await events.publish(tx, limit=10)
+            published = await events.publish(tx, await events.unpublished(tx, limit=10))
             assert await webhooks.fan_out(tx, published) == 1
             raise InterruptedError
 
