@@ -32,7 +32,7 @@ from agentmail_cp.db import Database
 from agentmail_cp.events import Feed
 from agentmail_cp.intake import Doorbell
 from agentmail_cp.jobs import Resources
-from agentmail_cp.mailserver import MailServer
+from agentmail_cp.mailserver import MailServer, MailServerError, MailServerUnavailable
 from agentmail_cp.outbound import Outbound
 from agentmail_cp.settings import PREFIX, Settings, SettingsError
 from agentmail_cp.stalwart import StalwartMailServer
@@ -80,6 +80,11 @@ from agentmail_cp.web.threads import InboxThreads, PodThreads, Threads
 from agentmail_cp.web.throttle import RequestLimit
 from agentmail_cp.web.throttle import headers as throttle_headers
 from agentmail_cp.web.webhooks import InboxWebhooks, PodWebhooks, Webhooks
+
+log = structlog.stdlib.get_logger(__name__)
+
+AGAIN: Final = 5.0
+"""Seconds after which a mail server that cannot be used is asked once more who it is."""
 
 ROUTES: Final = (
     get_organization,
@@ -203,10 +208,12 @@ def create_app(
     *,
     server: MailServer | None = None,
     worker: bool = True,
+    introduced: bool = False,
     request_window: float = WINDOW,
 ) -> AgentMail:
-    """The application; `server` replaces the Stalwart the settings name. `request_window` is how many
-    seconds `requests_per_minute` counts for, so that tests need not wait for a minute.
+    """The application; `server` replaces the Stalwart the settings name. `introduced`: at the start the log
+    is told of the mail server. `request_window` is how many seconds `requests_per_minute` counts for, so
+    that tests need not wait for a minute.
     """
     db = Database(settings.database_url, size=settings.database_pool_size)
     mail_server = server or connect_mail_server(settings)
@@ -222,6 +229,7 @@ def create_app(
         async with (
             _opened(db, outbound, mail_server if server is None else None),
             _looping(doorbell, feed, sockets),
+            _introducing(mail_server) if introduced else contextlib.nullcontext(),
             jobs.working(resources) if worker else contextlib.nullcontext(),
         ):
             yield
@@ -272,6 +280,46 @@ async def _looping(doorbell: Doorbell, feed: Feed, sockets: Sockets) -> AsyncGen
     finally:
         feed.close()
         await jobs.end(tasks)
+
+
+@contextlib.asynccontextmanager
+async def _introducing(server: MailServer) -> AsyncGenerator[None]:
+    task = asyncio.create_task(introduce(server))
+    try:
+        yield
+    finally:
+        await jobs.end([task])
+
+
+async def introduce(server: MailServer, *, again: float = AGAIN) -> None:
+    """Tell the log what the mail server is, and what our key may not do there; until it can be used, why
+    not, each reason once.
+    """
+    told = ""
+    while True:
+        try:
+            found = await server.status()
+        except MailServerError as error:
+            if str(error) != told:
+                _complain(error)
+            told = str(error)
+            await asyncio.sleep(again)
+        else:
+            break
+    log.info("mail_server.ready", product=found.product, version=found.version)
+    if found.missing:
+        log.error(
+            "mail_server.permissions_missing",
+            missing=", ".join(found.missing),
+            fix="Run `agentmail-cp stalwart apply` as an administrator.",
+        )
+
+
+def _complain(error: MailServerError) -> None:
+    if isinstance(error, MailServerUnavailable):
+        log.warning("mail_server.waiting", reason=str(error))
+    else:
+        log.error("mail_server.unusable", reason=str(error), fix="Run `agentmail-cp doctor`.")
 
 
 def _routes(settings: Settings) -> list[ControllerRouterHandler]:
@@ -381,7 +429,7 @@ async def serve(
 ) -> None:
     """Run the API, and the worker unless told otherwise, until SIGTERM or SIGINT."""
     wire.allow_many()
-    app = create_app(settings, server=server, worker=worker)
+    app = create_app(settings, server=server, worker=worker, introduced=True)
     await HttpServer(app, http_config(app, settings)).serve()
 
 
@@ -425,7 +473,7 @@ async def work(settings: Settings) -> None:
         asyncio.get_running_loop().add_signal_handler(each, stop.set)
     await db.open()
     try:
-        async with jobs.working(Resources(settings, db, server)):
+        async with _introducing(server), jobs.working(Resources(settings, db, server)):
             await stop.wait()
     finally:
         await db.close()

@@ -394,10 +394,13 @@ def _collect(environ: Mapping[str, str]) -> dict[str, Any]:
 
 def _read(name: str, path: str) -> str:
     try:
-        return Path(path).read_text(encoding="utf-8").strip()
+        text = Path(path).read_text(encoding="utf-8").strip()
     except (OSError, ValueError) as error:
         reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
         raise SettingsError(f"{name} names {path}, which cannot be read: {reason}.") from None
+    if not text:
+        raise SettingsError(f"{name} names {path}, which is empty.")
+    return text
 
 
 def _explain(error: msgspec.ValidationError, values: Mapping[str, Any]) -> str:

@@ -209,8 +209,10 @@ def test_every_setting_can_be_read_from_a_file(field: str, tmp_path: Path) -> No
     """Container secrets are files, and end with a line break."""
     from_text = settings.load(GOOD)
     value = URL if field == "database_url" else getattr(from_text, field)
-    if value is None:
+    if value in {None, ""}:
         fitting: dict[str, object] = {
+            "dns_servers": "10.0.0.2",
+            "outbound_allow": "10.0.0.0/8",
             "deleted_inbox_retention_days": 7,
             "mail_host": "mx1.api.test, mx2.api.test",
             "sending_host": "out.api.test",
@@ -238,6 +240,17 @@ def test_a_file_that_cannot_be_read_names_variable_and_path(tmp_path: Path) -> N
             settings.load(GOOD | {f"{PREFIX}STALWART_KEY_FILE": str(path)})
         assert f"{PREFIX}STALWART_KEY_FILE names {path}" in str(caught.value)
         assert "secret" not in str(caught.value)
+
+
+@pytest.mark.parametrize("text", ["", "\n"])
+@pytest.mark.parametrize("field", ["stalwart_key", "stalwart_webhook_secret", "database_url"])
+def test_an_empty_file_is_no_secret(field: str, text: str, tmp_path: Path) -> None:
+    """A secret that was never written would be the empty one: anybody could sign with it."""
+    file = tmp_path / "secret"
+    file.write_text(text)
+    with pytest.raises(SettingsError) as caught:
+        settings.load(GOOD | {f"{variable(field)}_FILE": str(file)})
+    assert str(caught.value) == f"{variable(field)}_FILE names {file}, which is empty."
 
 
 @pytest.mark.parametrize("name", ["STALWART_KEYS", "DATABASE", "FILE", "SDK", "PORT_FILE_FILE"])
