@@ -127,12 +127,11 @@ async def expire_events(context: JobContext, timestamp: int) -> None:  # noqa: A
 
 
 async def forget_old(context: JobContext, timestamp: int) -> None:  # noqa: ARG001
-    """Remove rows of finished sends, submissions, drafts, windows and Idempotency-Keys that nobody asks
-    for any more.
+    """Remove rows of finished sends, submissions, windows and Idempotency-Keys that nobody asks for any
+    more.
     """
     async with _resources(context).db.transaction(patience=LONG) as tx:
         await sending.forget_old(tx)
-        await drafts.forget_sent(tx)
         await submissions.forget_old(tx)
         await outcomes.forget_old(tx)
         await limits.forget_old(tx)

@@ -133,11 +133,11 @@ def draft(row: drafts.Draft, address: str, content: MailContent | None) -> Draft
 
 
 def unread_draft(row: drafts.Draft, address: str) -> Draft:
-    """A draft for whoever may not read it: that it is there, and when it is sent."""
+    """A draft for whoever may not read it: that it is there, and when it is sent. So is one that was."""
     return Draft(
         inbox_id=address,
         draft_id=row.draft_id,
-        labels=sorted(row.labels),
+        labels=row.shown_labels,
         updated_at=row.updated_at,
         created_at=row.created_at,
         client_id=row.client_id,

@@ -9,7 +9,8 @@ before. The newest copy in Drafts that is not marked `$deleted` is the one in fo
 `storing` (announced, its document on the way; nobody is shown it) → `draft` ⇄ `updating` (a change is on
 its way) | `sending` (exactly while its row in `send` is open) | `deleting` (gone for callers) → gone.
 `sending` → `sent` (gone for callers; its document is still to be destroyed) → gone; a row with a
-`client_id` stays `sent` for a day, so that a late repetition of its creation makes no second mail.
+`client_id` stays `sent` for good, bare of what it said, so that no repetition of its creation, however
+late, makes a second mail.
 
 `lease_until` is how long whoever works on a `storing`, `updating`, `deleting` or `sent` row is believed to
 be alive; then `settle` finishes it. Of a `draft` row it is when the version in force is looked for, until
@@ -26,7 +27,7 @@ failure                                answer                      next
 =====================================  ==========================  =====================================
 bad input, parent missing              400 / 404 / 422             nothing was written
 client_id used before                  200, the stored draft       nothing was written
-client_id of a draft that was sent     409 `conflict`              nothing was written
+client_id of a draft that was sent     200, that it was sent       nothing was written
 client_id still being stored           409, `Retry-After`          the first request answers
 Idempotency-Key used before            201, the stored draft       nothing was written
 refused by the mail server             400 / 403                   no draft; a changed one stays as it was
@@ -71,7 +72,7 @@ from agentmail_cp.drafts.schedule import (
     unschedule,
     unschedule_all,
 )
-from agentmail_cp.drafts.settlement import clear_sent, forget_sent, settle
+from agentmail_cp.drafts.settlement import clear_sent, settle
 from agentmail_cp.drafts.writing import (
     Revision,
     create,
@@ -107,7 +108,6 @@ __all__ = [
     "ensure_addressed",
     "erase",
     "fail",
-    "forget_sent",
     "free",
     "get",
     "hold_back",

@@ -77,6 +77,11 @@ class Draft(msgspec.Struct, frozen=True, kw_only=True):
         return "sending" if self.state == "sending" else self.send_status
 
     @property
+    def shown_labels(self) -> list[str]:
+        """What callers are told of its labels; of one that was sent nothing else is kept."""
+        return ["sent"] if self.state == "sent" else sorted(self.labels)
+
+    @property
     def key(self) -> dict[str, Any]:
         """What names the row in a query."""
         return {
@@ -136,14 +141,17 @@ async def get(
     draft_id: UUID,
     inbox_id: UUID | None = None,
     pod_id: UUID | None = None,
+    remembered: bool = False,
 ) -> Draft:
-    """A draft as callers know it, in one inbox, or in any active one of a pod or of the organisation.
+    """A draft as callers know it, in one inbox, or in any active one of a pod or of the organisation;
+    or, if it may be one that is only `remembered`, one that was sent under a `client_id`.
 
     Raises `NotFound`. Of copies that a mail client made in several inboxes it is the one made first.
     """
     query: LiteralString = (
         f"select {COLUMNS} from draft where organization_id = %(organization_id)s"
-        f" and draft_id = %(draft_id)s and {_VISIBLE}"
+        f" and draft_id = %(draft_id)s and ({_VISIBLE}"
+        " or (%(remembered)s and state = 'sent' and client_id is not null))"
     )
     query += " and inbox_id = %(inbox_id)s" if inbox_id is not None else _IN_ACTIVE_INBOXES
     if pod_id is not None:
@@ -153,6 +161,7 @@ async def get(
         "draft_id": draft_id,
         "inbox_id": inbox_id,
         "pod_id": pod_id,
+        "remembered": remembered,
     }
     found = await fetch_one(tx, Draft, query + " order by created_at limit 1", parameters)
     if found is None:

@@ -151,7 +151,7 @@ async def _adopt(tx: Tx, row: Draft, mail: Mail) -> None:
         ' "references" = %(references)s, preview = %(preview)s, size = %(size)s,'
         " has_attachment = %(has_attachment)s, send_at = null, send_status = null, send_error = null,"
         " next_send_at = null, fire_at = null, updated_at = now(),"
-        " client_id = case when state in ('deleting', 'sent') then null else client_id end,"
+        " client_id = case when state = 'deleting' then null else client_id end,"
         " state = case when state in ('deleting', 'sent') then 'draft' else state end"
         " where inbox_id = %(inbox_id)s and organization_id = %(organization_id)s"
         " and draft_id = %(draft_id)s",

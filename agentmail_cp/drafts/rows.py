@@ -272,7 +272,9 @@ async def undelete(tx: Tx, row: Draft) -> None:
 
 
 async def forget(tx: Tx, row: Draft) -> None:
-    """The document of a deleted or sent draft is gone. What was sent under a `client_id` is remembered."""
+    """The document of a deleted or sent draft is gone. That it was sent under a `client_id` is remembered,
+    and nothing of what it said.
+    """
     await tx.execute(
         "delete from draft where inbox_id = %(inbox_id)s and organization_id = %(organization_id)s"
         " and draft_id = %(draft_id)s and (state = 'deleting'"
@@ -280,7 +282,10 @@ async def forget(tx: Tx, row: Draft) -> None:
         _held(row),
     )
     await tx.execute(
-        "update draft set document_id = null, taken = null, lease_until = null"
+        "update draft set document_id = null, taken = null, lease_until = null, mail_state = null,"
+        " change = null, in_reply_to = null, forward_of = null, labels = '{}', kept_labels = '{}',"
+        """ subject = null, "to" = '{}', cc = '{}', bcc = '{}', reply_to = '{}', "references" = '{}',"""
+        " preview = '', size = 0, has_attachment = false"
         " where inbox_id = %(inbox_id)s and organization_id = %(organization_id)s"
         " and draft_id = %(draft_id)s and state = 'sent' and lease_until = %(lease_until)s",
         _held(row),

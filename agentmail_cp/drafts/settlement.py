@@ -34,9 +34,6 @@ log = structlog.stdlib.get_logger(__name__)
 SETTLING = timedelta(seconds=30)
 """The lease of whoever finds out what became of a draft."""
 
-REMEMBERED = timedelta(hours=24)
-"""How long the `client_id` of a draft that was sent is remembered."""
-
 SECOND_LOOK = 1.0
 """Seconds between two looks for a document that is not there: a mail server that was frozen may, when it
 wakes, still carry out a request nobody waits for any more."""
@@ -228,13 +225,3 @@ async def _destroy(server: MailServer, row: Draft, documents: list[DocumentId]) 
     except MailServerRejected as error:
         if error.code is not Refusal.NO_ACCOUNT:
             raise
-
-
-async def forget_sent(tx: Tx) -> int:
-    """Remove what was only remembered for its `client_id`; returns how many."""
-    cursor = await tx.execute(
-        "delete from draft where state = 'sent' and document_id is null"
-        " and updated_at < now() - %(remembered)s",
-        {"remembered": REMEMBERED},
-    )
-    return cursor.rowcount

@@ -96,7 +96,7 @@ async def made_before(
 ) -> Draft | None:
     """The draft that a creation with this client_id made; one that nobody finished is taken back.
 
-    Raises `Conflict` while it is being made, and for one that was sent.
+    One that was sent is its bare row. Raises `Conflict` while it is being made.
     """
     async with db.reading() as tx:
         row = await fetch_one(
@@ -110,12 +110,8 @@ async def made_before(
                 "client_id": client_id,
             },
         )
-    if row is None or row.state in VISIBLE:
+    if row is None or row.state in VISIBLE or row.state == "sent":
         return row
-    if row.state == "sent":
-        raise Conflict(
-            "The draft with this client_id was sent.", fix="Use a new client_id for a new draft."
-        )
     await _settle_first(db, server, row)
     return None
 

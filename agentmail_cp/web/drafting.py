@@ -109,19 +109,21 @@ class Desk(msgspec.Struct, frozen=True):
                 organization_id=inbox.organization_id,
                 draft_id=draft_id,
                 inbox_id=inbox.inbox_id,
+                remembered=True,
             )
 
     async def _made(
         self, inbox: Inbox, data: bodies.CreateDraft, claim: Claim
     ) -> tuple[Draft, bool]:
         """A new draft, or the one that has this client_id, and which of the two it is."""
-        send_at = self._moment(data.send_at)
         known = await self._known(inbox, data.client_id)
         earlier = known or await self._left_over(inbox, claim)
         if earlier is not None:
             async with self.db.transaction() as tx:
                 await idempotency.complete(tx, claim, earlier.draft_id, new=known is None)
             return earlier, known is None
+        # Whoever repeats a creation after its time has come gets the draft all the same.
+        send_at = self._moment(data.send_at)
         about = await self._about(inbox, data.in_reply_to or data.forward_of)
         new = NewDraft(
             draft_id=claim.uuid(),
@@ -317,9 +319,9 @@ class Desk(msgspec.Struct, frozen=True):
     async def _answer(self, inbox: Inbox, row: Draft, *, own: bool = False) -> bodies.Draft:
         """The draft for its author. It is written, so that it cannot be read now is no failure: told
         one, a caller would do it again. A key that may not read drafts is shown what it says only where
-        that is the key's `own` words.
+        that is the key's `own` words, and nobody of one that was sent: the message says it.
         """
-        if not (own or self.caller.may("draft_read")):
+        if row.state == "sent" or not (own or self.caller.may("draft_read")):
             return bodies.unread_draft(row, inbox.address)
         try:
             content = await self._content(row)

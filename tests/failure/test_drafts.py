@@ -135,21 +135,41 @@ async def test_client_id_used_before(world: World) -> None:
 
 
 async def test_client_id_of_a_draft_that_was_sent(world: World) -> None:
-    """A creation repeated after its answer got lost would send the mail a second time."""
+    """A workflow that is run again, a moment or a week later, would send the mail a second time."""
     inbox = await world.inbox("author")
-    body = {"client_id": "c", "to": OUTSIDE, "send_at": ahead(0)}
-    assert (await world.client.post(path(inbox), json=body)).status_code == 201
+    body = {"client_id": "c", "to": OUTSIDE, "subject": "Welcome", "send_at": ahead(0)}
+    made = await world.client.post(path(inbox), json=body)
     assert await fire(world) == 1
-    for _ in range(2):
-        late = await world.client.post(path(inbox), json=body)
-        assert late.status_code == 409
+    for send_at in (ahead(0), ahead(-3600), ahead(3600), None):
+        late = await world.client.post(path(inbox), json={**body, "send_at": send_at})
+        assert late.status_code == 200, late.text
+        told = late.json()
+        assert (told["draft_id"], told["client_id"]) == (made.json()["draft_id"], "c")
+        assert (told["labels"], told.get("send_status")) == (["sent"], None)
         await settle(world)
         await read_all(world)
     assert len(world.sandbox.outbox) == 1
-    await world.rows("update draft set updated_at = now() - interval '25 h' returning 1")
-    async with world.db.transaction() as tx:
-        assert await drafts.forget_sent(tx) == 1
-    assert await states(world) == []
+    assert await listed(world, inbox) == []
+    (kept,) = await world.rows("select * from draft")
+    assert "Welcome" not in str(kept)
+    assert OUTSIDE not in str(kept)
+
+
+async def test_a_repetition_is_told_of_a_draft_that_was_sent_by_either_name(world: World) -> None:
+    """Under its key and its client_id a creation would be answered 404, and 200 without the key."""
+    inbox = await world.inbox("author")
+    body = {"client_id": "c", "to": OUTSIDE, "send_at": ahead(0)}
+
+    async def create() -> httpx.Response:
+        return await world.client.post(path(inbox), json=body, headers={"Idempotency-Key": "k"})
+
+    made = await create()
+    assert await fire(world) == 1
+    again = await create()
+    assert again.status_code == 201, again.text
+    assert again.headers["Idempotent-Replayed"] == "true"
+    assert again.json()["draft_id"] == made.json()["draft_id"]
+    assert again.json()["labels"] == ["sent"]
 
 
 async def fire(world: World) -> int:
@@ -593,6 +613,8 @@ async def test_a_sent_draft_that_a_client_saves_once_more_is_a_draft_again(world
     await world.crash(world.sandbox.before, "destroy_mail", send(world, inbox, made))
     await save_in_client(world, inbox, {"Message-ID": message_id})
     await read_all(world)
+    again = await world.client.post(path(inbox), json={"to": OUTSIDE, "client_id": "c"})
+    assert (again.status_code, again.json()["draft_id"]) == (200, made["draft_id"])
     assert (await send(world, inbox, made, key="other")).status_code == 200
     assert len(world.sandbox.outbox) == 2
     assert b"By hand" in world.sandbox.outbox[1].raw
