@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection, Iterable, Sequence
+from hashlib import sha256
 from typing import Any, Literal
 from uuid import UUID
 
@@ -30,8 +31,14 @@ MOST_ADDRESSES = 1_000
 MOST_REFERENCES = 100
 LONGEST_PREVIEW = 200
 
-SYNTHETIC = re.compile(r"<document-\d+@[^>]*>")
+SYNTHETIC = re.compile(r"<document-\d+@[^>]*>|<digest-[0-9a-f]{32}@message-id\.invalid>")
 """No mail goes by such a Message-ID of its own: it could stand in the way of another's."""
+
+_UNFIT_FOR_PATHS = re.compile(r"[\x00-\x1f\x7f?#\ue02f]|%[0-9A-Fa-f]{2}|/\.\.?/")
+"""What does not come through where an id is put into a path as it is, as the Python SDK does: its HTTP
+client ends the path at `?` and `#`, follows dots, leaves what looks percent-encoded, and refuses control
+characters. U+E02F is the mark of `web.paths`.
+"""
 
 
 class Place(msgspec.Struct, frozen=True):
@@ -56,14 +63,15 @@ class Arrival(msgspec.Struct, frozen=True):
 
 
 def arrivals(fresh: Iterable[Mail], sent: Collection[str]) -> list[Arrival]:
-    """Those of the new mails that others sent. `sent` are Message-IDs (no brackets) of the inbox's own."""
+    """Those of the new mails that others sent. `sent` are ids (in brackets) of the inbox's own."""
     fresh = list(fresh)
-    own = {*sent, *(mail.message_id for mail in fresh if _direction(mail) == "sent")}
+    ours = (mail.message_id for mail in fresh if _direction(mail) == "sent")
+    own = {*sent, *(id_of(each) for each in ours if each)}
     return [
         Arrival(
             mail.document_id,
             mail.sender.email if mail.sender else None,
-            not own.isdisjoint(parents(mail)),
+            not own.isdisjoint(named for each in parents(mail) for named in ids_of(each)),
             authentication.read(mail.authentication_results),
         )
         for mail in fresh
@@ -82,20 +90,42 @@ def choose_ids(
     taken: Iterable[str],
     reserved: frozenset[str] = frozenset(),
 ) -> dict[DocumentId, str]:
-    """The id each new message goes by: its Message-ID in brackets, or one made for it.
+    """The id each new message goes by: that of its Message-ID, or one made for its document.
 
     `taken` are ids others of the inbox go by, or are about to; `reserved` ones are for mail in Sent.
     """
     taken = set(taken)
     chosen: dict[DocumentId, str] = {}
     for mail in fresh:
-        own = f"<{mail.message_id}>"
+        own = _own_id(mail)
         kept_free = own in reserved and Folder.SENT not in mail.folders
-        if not usable(mail.message_id) or SYNTHETIC.fullmatch(own) or own in taken or kept_free:
+        if own is None or own in taken or kept_free:
             own = synthetic_id(mail.document_id, place.domain)
         chosen[mail.document_id] = own
         taken.add(own)
     return chosen
+
+
+def _own_id(mail: Mail) -> str | None:
+    if mail.message_id is None or not usable(mail.message_id):
+        return None
+    return None if SYNTHETIC.fullmatch(f"<{mail.message_id}>") else id_of(mail.message_id)
+
+
+def id_of(message_id: str) -> str:
+    """The id a mail with this Message-ID (no brackets) goes by: the same in brackets, or, where a path could
+    not hold that, a digest of it, so that whoever knows the Message-ID still finds the mail.
+    """
+    own = f"<{message_id}>"
+    if not _UNFIT_FOR_PATHS.search(own):
+        return own
+    digest = sha256(message_id.encode("utf-8", "replace")).hexdigest()[:32]
+    return f"<digest-{digest}@message-id.invalid>"
+
+
+def ids_of(message_id: str) -> tuple[str, ...]:
+    """Every id a mail with this Message-ID (no brackets) may go by: earlier releases had no digests."""
+    return tuple(dict.fromkeys((f"<{message_id}>", id_of(message_id))))
 
 
 def usable(message_id: str | None) -> bool:

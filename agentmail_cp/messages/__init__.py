@@ -3,9 +3,10 @@
 Owns the table `message`. A row is keyed by (inbox, document id of the mail server) and says where the
 message stands; text, HTML, headers and attachments stay in the mail server and are read from there. A
 message is `received` or `sent` from the moment it is first seen. Its `message_id` is the RFC Message-ID in
-brackets; a twin (the same Message-ID once more in one inbox) or a mail without one gets an id made from
-its document id. Drafts are not messages. Every write happens under the lock of the inbox's
-`inbox_sync` row, so an inbox's rows, threads and events change together and in one order.
+brackets, or the digest of one that a path cannot hold; a twin (the same Message-ID once more in one inbox)
+or a mail without one gets an id made from its document id. Drafts are not messages. Every write happens
+under the lock of the inbox's `inbox_sync` row, so an inbox's rows, threads and events change together and
+in one order.
 """
 
 from __future__ import annotations

@@ -79,11 +79,12 @@ async def record(
     fresh = [m for m in present if m.document_id not in known and not _not_ours_yet(m, held)]
     shown = _shown_as_sent(rows, copies)
     found = sort_out(fresh, copies, shown)
-    taken = {row.message_id for row in rows} | {f"<{each}>" for each in held}
-    reserved = frozenset(f"<{each}>" for each in copies.keys() - shown.keys())
+    taken = {row.message_id for row in rows} | {filing.id_of(each) for each in held}
+    reserved = frozenset(filing.id_of(each) for each in copies.keys() - shown.keys())
     if judge is not None:
-        own = {row.message_id.strip("<>") for row in rows if row.direction == "sent"}
-        arrived = filing.arrivals(found.new, own | held | copies.keys())
+        own = {row.message_id for row in rows if row.direction == "sent"}
+        own |= {filing.id_of(each) for each in held | copies.keys()}
+        arrived = filing.arrivals(found.new, own)
         kept = {**kept, **await judge(tx, place, arrived)} if arrived else kept
     async with tx.pipeline():
         touched: set[UUID] = set()
@@ -121,10 +122,11 @@ def _is_being_handed_in(mail: Mail) -> bool:
 
 def _shown_as_sent(rows: Iterable[_Known], copies: Copies) -> dict[str, DocumentId]:
     """Which document stands for each Message-ID that clients handed in."""
+    names = {each: name for name in copies for each in filing.ids_of(name)}
     shown = {
-        name: row.document_id
+        names[row.message_id]: row.document_id
         for row in rows
-        if row.direction == "sent" and (name := row.message_id.strip("<>")) in copies
+        if row.direction == "sent" and row.message_id in names
     }
     known = {row.document_id for row in rows}
     return {name: own for name, own in copies.items() if own is not None and own in known} | shown
@@ -148,7 +150,7 @@ async def _known(tx: Tx, place: Place, mails: Sequence[Mail], copies: Copies) ->
     """The rows of these mails and of `copies`, and those that have a Message-ID one of them carries or
     answers.
     """
-    names = {m.message_id for m in mails if filing.usable(m.message_id)}
+    names = {m.message_id for m in mails if m.message_id and filing.usable(m.message_id)}
     names.update(parent for mail in mails for parent in filing.parents(mail))
     return await fetch_all(
         tx,
@@ -161,7 +163,7 @@ async def _known(tx: Tx, place: Place, mails: Sequence[Mail], copies: Copies) ->
             "organization_id": place.organization_id,
             "document_ids": [mail.document_id for mail in mails]
             + [own for own in copies.values() if own is not None],
-            "message_ids": [f"<{name}>" for name in names],
+            "message_ids": [each for name in names for each in filing.ids_of(name)],
         },
     )
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection, Sequence
 from datetime import datetime
 from typing import LiteralString
@@ -9,12 +10,14 @@ from uuid import UUID
 
 import msgspec
 
-from agentmail_cp import pages
+from agentmail_cp import filing, pages
 from agentmail_cp.db import Tx, fetch_all
 from agentmail_cp.errors import NotFound
 from agentmail_cp.mailserver import DocumentId
 from agentmail_cp.messages.message import COLUMNS, Message, Named
 from agentmail_cp.threads import pattern
+
+_BRACKETED = re.compile(r"<.*>", re.DOTALL)
 
 MOST_ATTACHED = 100
 """Messages of one thread whose attachments a list shows."""
@@ -105,7 +108,10 @@ async def get(
     candidates: Sequence[str],
     masks: Sequence[int],
 ) -> Message:
-    """The first message that goes by one of these ids; `NotFound` when none is visible."""
+    """The first message that goes by one of these ids, or has one for its Message-ID; `NotFound` when none
+    is visible.
+    """
+    candidates = _with_digests(candidates)
     rows = await fetch_all(
         tx,
         Message,
@@ -115,7 +121,7 @@ async def get(
         {
             "organization_id": organization_id,
             "inbox_id": inbox_id,
-            "candidates": list(candidates),
+            "candidates": candidates,
             "masks": list(masks),
         },
     )
@@ -133,6 +139,7 @@ async def get_many(
     masks: Sequence[int],
 ) -> list[Message | None]:
     """For each list of spellings of an id the message `get` would find, or None."""
+    wanted = [_with_digests(each) for each in wanted]
     rows = await fetch_all(
         tx,
         Message,
@@ -150,6 +157,14 @@ async def get_many(
     return [
         next((found[each] for each in candidates if each in found), None) for candidates in wanted
     ]
+
+
+def _with_digests(candidates: Sequence[str]) -> list[str]:
+    """These ids, each before the digest it may have been filed under."""
+    every = [
+        filing.ids_of(each[1:-1]) if _BRACKETED.fullmatch(each) else (each,) for each in candidates
+    ]
+    return list(dict.fromkeys(named for names in every for named in names))
 
 
 async def get_named(tx: Tx, names: Collection[Named]) -> dict[Named, Message]:

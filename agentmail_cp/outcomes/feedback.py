@@ -16,7 +16,7 @@ from typing import Final
 import msgspec
 import structlog
 
-from agentmail_cp import authentication, recipients
+from agentmail_cp import authentication, filing, recipients
 from agentmail_cp.db import Database, Tx, fetch_all
 from agentmail_cp.filing import Place
 from agentmail_cp.mailserver import (
@@ -143,7 +143,7 @@ async def take(
 
 async def _news(tx: Tx, place: Place, feedback: Feedback, held: Collection[str]) -> list[News]:
     """What a report says of a message of this inbox; nothing when it is about none."""
-    names = [f"<{each}>" for each in feedback.message_ids]
+    names = [filing.id_of(each) for each in feedback.message_ids]
     every = await recipients.of_messages(
         tx,
         organization_id=place.organization_id,

@@ -40,7 +40,7 @@ async def queued(tx: Tx, *mails: Enqueued) -> None:
         {
             "queue_ids": [each.queue_id for each in known],
             "senders": [each.sender.lower() for each in known],
-            "message_ids": [f"<{each.message_id}>" for each in known],
+            "message_ids": [filing.id_of(each.message_id or "") for each in known],
         },
     )
 

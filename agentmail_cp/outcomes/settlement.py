@@ -19,7 +19,7 @@ import msgspec
 import structlog
 from prometheus_client import Counter
 
-from agentmail_cp import events, labels, lists, messages, recipients
+from agentmail_cp import events, filing, labels, lists, messages, recipients
 from agentmail_cp.db import Database, Tx, fetch_all, fetch_only
 from agentmail_cp.events import EventType, NewEvent
 from agentmail_cp.filing import Place
@@ -296,7 +296,7 @@ def _grouped(taken: Sequence[Step]) -> Iterable[tuple[EventType, dict[str, Any]]
 
 
 async def _quoted(tx: Tx, place: Place, changed: Iterable[_Changed]) -> frozenset[str]:
-    """Those of the messages whose ids others of their threads mention. Only asked of what came by mail."""
+    """Those of the messages that others of their threads may mention. Only asked of what came by mail."""
     doubtful = [each.message for each in changed if any(step.news.by_mail for step in each.taken)]
     if not doubtful:
         return frozenset()
@@ -316,7 +316,9 @@ async def _quoted(tx: Tx, place: Place, changed: Iterable[_Changed]) -> frozense
             "names": names,
         },
     )
-    return frozenset(row.message_id for row in rows)
+    # What others would mention of these is the Message-ID, which their names do not say.
+    unknown = (each for each in names if filing.SYNTHETIC.fullmatch(each))
+    return frozenset([*(row.message_id for row in rows), *unknown])
 
 
 class _Mention(msgspec.Struct, frozen=True):

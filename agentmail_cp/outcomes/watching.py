@@ -20,7 +20,7 @@ from uuid import UUID
 import msgspec
 import structlog
 
-from agentmail_cp import recipients
+from agentmail_cp import filing, recipients
 from agentmail_cp.db import Database, Tx, fetch_all
 from agentmail_cp.errors import Unavailable
 from agentmail_cp.filing import Place
@@ -179,7 +179,7 @@ async def _find_again(db: Database, server: MailServer, lost: Sequence[Waiting])
     found: list[_QueueId] = []
     for sender in sorted({each.sender for each in lost}):
         for mail in await server.queued_by(sender):
-            message_id = f"<{mail.message_id}>"
+            message_id = filing.id_of(mail.message_id or "")
             if inbox_id := wanted.get((sender, message_id)):
                 found.append(_QueueId(inbox_id, message_id, mail.queue_id))
                 async with db.reading() as tx:
@@ -278,7 +278,7 @@ async def _complain(tx: Tx, complaint: Complaint) -> None:
     owners = await fetch_all(tx, _Owner, _OWNER, {"sender": complaint.sender.lower()})
     for owner in owners:
         place = Place(owner.inbox_id, owner.organization_id, owner.pod_id, owner.domain)
-        await _complain_about(tx, place, complaint, f"<{complaint.message_id}>")
+        await _complain_about(tx, place, complaint, filing.id_of(complaint.message_id))
 
 
 _OWNER = """

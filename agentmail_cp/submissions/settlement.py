@@ -11,7 +11,7 @@ from collections.abc import Sequence
 import msgspec
 import structlog
 
-from agentmail_cp import messages
+from agentmail_cp import filing, messages
 from agentmail_cp.db import Database, Tx
 from agentmail_cp.labels import SEEN, SENT_KEYWORD
 from agentmail_cp.mailserver import (
@@ -124,11 +124,11 @@ async def _indexed(tx: Tx, row: Claimed) -> set[DocumentId | None]:
         await tx.execute(
             "select document_id from message where inbox_id = %(inbox_id)s"
             " and organization_id = %(organization_id)s and direction = 'sent'"
-            " and (message_id = %(message_id)s or document_id = %(document_id)s)",
+            " and (message_id = any(%(message_ids)s) or document_id = %(document_id)s)",
             {
                 "inbox_id": row.inbox_id,
                 "organization_id": row.organization_id,
-                "message_id": f"<{row.message_id}>",
+                "message_ids": list(filing.ids_of(row.message_id)),
                 "document_id": row.document_id,
             },
         )

@@ -23,7 +23,7 @@ import msgspec
 import structlog
 from uuid_utils.compat import uuid7
 
-from agentmail_cp import limits, outcomes, policy
+from agentmail_cp import filing, limits, outcomes, policy
 from agentmail_cp.compose import new_message_id
 from agentmail_cp.db import Database, Tx, fetch_one
 from agentmail_cp.errors import MessageRejected, Unavailable
@@ -220,7 +220,7 @@ async def _owner(
         {
             "inbox_id": inbox_uuid(login.lower()),
             "message_id": key and key.message_id,
-            "named": key and f"<{key.message_id}>",
+            "named": key and filing.id_of(key.message_id),
             "digest": key and key.digest,
             "saved_first": SAVED_FIRST,
             "recipients": [each.lower() for each in recipients],
@@ -352,6 +352,6 @@ async def _expect(tx: Tx, owner: _Owner, message_id: str, recipients: Collection
         tx,
         organization_id=owner.organization_id,
         inbox_id=owner.inbox_id,
-        message_id=f"<{message_id}>",
+        message_id=filing.id_of(message_id),
         addresses=list(recipients),
     )

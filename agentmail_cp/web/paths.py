@@ -1,10 +1,11 @@
 """Request paths: `/api/v1` leads where `/v0` does, and an id that holds `/`, `%`, `+`, `?` or `#` still
 reaches its route.
 
-The Python SDK sends Message-IDs as they are, the Node SDK percent-encodes them, and a router parts a
-path at every `/`. So before routing a path is decoded once, leniently, and the slashes that belong to
-an inbox or message id, or to an entry of a list, are replaced by a private mark, which `restore` turns
-back in the handler. Never raises: what is no path of ours is left for the router to refuse.
+The Python SDK sends Message-IDs as they are (`filing.id_of` sees to it that they come through), the Node SDK
+percent-encodes them, and a router parts a path at every `/`. So before routing a path is decoded once,
+leniently, and the slashes that belong to an inbox or message id, or to an entry of a list, are replaced by a
+private mark, which `restore` turns back in the handler. Never raises: what is no path of ours is left for
+the router to refuse.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from typing import Final
 from urllib.parse import unquote, unquote_to_bytes
 
 MARK: Final = "\ue02f"
-"""Stands for a `/` inside an id; a private-use character, so no id has it of itself."""
+"""Stands for a `/` inside an id; a private-use character, which no id has (`filing.id_of`)."""
 
 _HOME = "/v0"
 

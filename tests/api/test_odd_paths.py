@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from email import message_from_bytes
 from email.message import EmailMessage
 from urllib.parse import quote
 
-import httpx
 import pytest
 
+from agentmail_cp import filing
 from tests.api.faults import fault
 from tests.fix_app import Json, Service, a_mail, until
 
@@ -20,6 +21,8 @@ IDS = [
     "<100%@elsewhere.test>",
     "<a+b=c#d@elsewhere.test>",
     "</@elsewhere.test>",
+    "<a/../b@elsewhere.test>",
+    "<a/./b@elsewhere.test>",
 ]
 PREFIXES = ["/v0", "/api/v1"]
 NO_KIND = ["no-uuid", "%2F", "a%2Fb", "%00", "%F0%28", "%", "%C3%BC", "0" * 300]
@@ -33,7 +36,7 @@ async def received(service: Service, message_id: str) -> Json:
     source = mail.as_bytes().replace(b"To:", f"Message-ID: {message_id}\r\nTo:".encode(), 1)
     await service.deliver(source, inbox["email"])
     (message,) = await until(lambda: service.messages(inbox), lambda seen: len(seen) == 1)
-    assert message["message_id"] == message_id
+    assert message["message_id"] == filing.id_of(message_id[1:-1])
     return {**message, "id": inbox["id"]}
 
 
@@ -42,7 +45,9 @@ async def received(service: Service, message_id: str) -> Json:
 async def test_every_route_of_a_message_finds_it(
     service: Service, prefix: str, message_id: str
 ) -> None:
-    """Mail from senders with unusual ids could be listed, and neither read nor answered."""
+    """Mail from senders with unusual ids could be listed, and neither read nor answered. Whoever knows the
+    Message-ID, as from another mail's In-Reply-To, finds it by that.
+    """
     message = await received(service, message_id)
     (attachment,) = message["attachments"]
     at = f"{prefix}/inboxes/{message['id']}/messages/{quote(message_id, safe='')}"
@@ -52,8 +57,8 @@ async def test_every_route_of_a_message_finds_it(
         assert answer.status_code in {200, 204}, (method, rest, answer.text)
         return answer.json() if answer.content else {}
 
-    assert (await ask("GET", ""))["message_id"] == message_id
-    assert (await ask("GET", "/raw"))["message_id"] == message_id
+    assert (await ask("GET", ""))["message_id"] == message["message_id"]
+    assert (await ask("GET", "/raw"))["message_id"] == message["message_id"]
     shown = await ask("GET", f"/attachments/{attachment['attachment_id']}")
     assert shown["filename"] == "a.pdf"
     assert "seen" in (await ask("PATCH", "", {"add_labels": ["seen"]}))["labels"]
@@ -67,16 +72,41 @@ async def test_every_route_of_a_message_finds_it(
     fault(await service.client.get(at), 404, "not_found")
 
 
-@pytest.mark.parametrize(
-    "message_id", [each for each in IDS if "?" not in each and "#" not in each]
-)
+@pytest.mark.parametrize("message_id", IDS)
 async def test_an_id_written_as_it_is_finds_it_too(service: Service, message_id: str) -> None:
-    """The Python SDK encodes nothing but what its HTTP client must."""
+    """The Python SDK puts ids into paths as they are listed. An agent would meet a mail for ever that it can
+    neither read nor mark as read, or do that to another mail than it means.
+    """
     message = await received(service, message_id)
-    raw = message_id.replace("<", "%3C").replace(">", "%3E").replace("%2F", "%252F")
-    at = f"/v0/inboxes/{message['inbox_id']}/messages/"
-    answer = await service.client.get(httpx.URL(raw_path=(at + raw).encode()))
-    assert answer.json()["message_id"] == message_id
+    at = f"/v0/inboxes/{message['inbox_id']}/messages/{message['message_id']}"
+    answer = await service.client.get(at)
+    assert answer.json()["message_id"] == message["message_id"]
+    answer = await service.client.patch(at, json={"remove_labels": ["unread"]})
+    assert answer.status_code == 200, answer.text
+    assert await service.messages(message, labels="unread") == []
+
+
+@pytest.mark.parametrize("message_id", ["<order?7@elsewhere.test>", "<a/../b@elsewhere.test>"])
+async def test_the_world_knows_it_by_its_message_id(service: Service, message_id: str) -> None:
+    """An answer that names another id would begin a new conversation at whoever gets it."""
+    message = await received(service, message_id)
+    at = f"/v0/inboxes/{message['inbox_id']}"
+    answer = await service.client.post(
+        f"{at}/messages/{message['message_id']}/reply", json={"text": "Thanks"}
+    )
+    reply = answer.json()
+    draft = await service.client.post(
+        f"{at}/drafts", json={"in_reply_to": message["message_id"], "text": "And this"}
+    )
+    answer = await service.client.post(f"{at}/drafts/{draft.json()['draft_id']}/send", json={})
+    for sent in (reply, answer.json()):
+        told = await service.client.get(f"{at}/messages/{sent['message_id']}/raw")
+        raw = (await service.client.get(told.json()["download_url"])).content
+        assert message_from_bytes(raw)["In-Reply-To"] == message_id
+        assert sent["thread_id"] == message["thread_id"]
+    await service.deliver(a_mail(message["inbox_id"], In_Reply_To=message_id), message["inbox_id"])
+    found = await until(lambda: service.messages(message), lambda seen: len(seen) == 4)
+    assert {each["thread_id"] for each in found} == {message["thread_id"]}
 
 
 @pytest.mark.parametrize("prefix", PREFIXES)

@@ -61,6 +61,40 @@ async def test_a_twin_and_a_mail_without_an_id_are_messages_of_their_own(
     }
 
 
+async def test_an_id_that_no_path_could_hold_is_shown_as_its_digest(database: Database) -> None:
+    """Whoever knows the Message-ID still finds the mail, before and after an upgrade; nobody can send a mail
+    that goes by another's digest.
+    """
+    place = await an_inbox(database)
+    odd, old = "order#1@y", "order#2@y"
+    await record(database, place, a_mail(1, message_id=filing.id_of(odd)[1:-1]))
+    await record(database, place, *(a_mail(each, message_id=odd) for each in (2, 3)))
+    await record(database, place, a_mail(4, message_id="plain@y"))
+    async with database.transaction() as tx:
+        await tx.execute("update message set message_id = '<order#2@y>' where document_id = 4")
+    await record(database, place, a_mail(4, message_id=old), a_mail(5, message_id=old))
+    assert await ids(database, place) == {
+        1: "<document-1@agents.test>",
+        2: filing.id_of(odd),
+        3: "<document-3@agents.test>",
+        4: f"<{old}>",
+        5: filing.id_of(old),
+    }
+    for named, document_id in ((f"<{odd}>", 2), (f"<{old}>", 4), (filing.id_of(old), 5)):
+        assert (await found_by(database, place, named)).document_id == document_id
+
+
+async def found_by(db: Database, place: Place, *candidates: str) -> Message:
+    async with db.reading() as tx:
+        return await messages.get(
+            tx,
+            organization_id=place.organization_id,
+            inbox_id=place.inbox_id,
+            candidates=candidates,
+            masks=(0,),
+        )
+
+
 async def test_nobody_can_take_the_id_of_a_message_to_come(database: Database) -> None:
     """A mail that calls itself like a later mail's synthetic id would stop the inbox for ever."""
     place = await an_inbox(database)
@@ -329,12 +363,4 @@ async def test_the_first_spelling_of_an_id_that_is_known_wins(database: Database
     """Callers encode ids twice or not at all; the spelling they wrote comes before a guess."""
     place = await an_inbox(database)
     await record(database, place, a_mail(1, message_id="a%41@y"), a_mail(2, message_id="aA@y"))
-    async with database.reading() as tx:
-        found = await messages.get(
-            tx,
-            organization_id=place.organization_id,
-            inbox_id=place.inbox_id,
-            candidates=["<a%41@y>", "<aA@y>"],
-            masks=(0,),
-        )
-    assert found.document_id == 1
+    assert (await found_by(database, place, "<a%41@y>", "<aA@y>")).document_id == 1

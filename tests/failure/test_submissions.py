@@ -184,6 +184,23 @@ async def test_the_message_tells_of_the_copy_it_points_to(world: Submitting, inb
     assert (await world.client.get(path)).json()["text"].strip() == "Text"
 
 
+async def test_a_mail_under_an_id_that_no_path_could_hold(world: Submitting, inbox: Json) -> None:
+    """It goes by another id, so it would be shown once for each copy, or never be told as delivered."""
+    odd = "order#1@script.test"
+    assert (await world.ask(inbox, odd)).status_code == 200
+    await world.work()
+    (message,) = await world.messages(inbox)
+    path = f"/v0/inboxes/{inbox['inbox_id']}/messages/{message['message_id']}"
+    (delivery,) = (await world.client.get(path)).json()["deliveries"]
+    assert delivery["address"] == "ada@elsewhere.test"
+    theirs = await world.save(inbox, odd)
+    await world.work()
+    assert await world.stored(inbox, Folder.SENT) == [theirs]
+    (shown,) = await world.messages(inbox)
+    assert (shown["message_id"], shown["labels"]) == (message["message_id"], ["sent"])
+    assert [event.type.value for event in await world.events_of(inbox)] == ["message.sent"]
+
+
 async def test_nothing_happens_before_its_time(world: Submitting, inbox: Json) -> None:
     """The client's copy is on its way; ours would be one too many for a moment."""
     await world.hand_in(inbox)

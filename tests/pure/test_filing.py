@@ -38,6 +38,7 @@ def test_a_synthetic_id_is_recognised_so_that_no_mail_can_claim_it(
 ) -> None:
     own = filing.synthetic_id(DocumentId(number), domain)
     assert filing.SYNTHETIC.fullmatch(own)
+    assert filing.SYNTHETIC.fullmatch(filing.id_of(f"{number}?@{domain}"))
 
 
 @given(st.text(max_size=20))
@@ -58,8 +59,10 @@ def test_only_what_others_sent_arrived_and_an_answer_is_told_by_its_parent() -> 
             a_mail(4, references=("own@agents.test",), sender=None),
             a_mail(5, keywords=frozenset({"$sent"}), folders=frozenset({Folder.TRASH})),
             a_mail(6, message_id=None, in_reply_to=("",)),
+            a_mail(7, in_reply_to=("order#7@agents.test",)),
+            a_mail(8, in_reply_to=("order#8@agents.test",)),
         ],
-        {"known@agents.test"},
+        {"<known@agents.test>", filing.id_of("order#7@agents.test"), "<order#8@agents.test>"},
     )
     ada = "ada@elsewhere.test"
     assert [(each.document_id, each.sender, each.answers) for each in found] == [
@@ -67,4 +70,6 @@ def test_only_what_others_sent_arrived_and_an_answer_is_told_by_its_parent() -> 
         (3, ada, True),
         (4, None, False),
         (6, ada, False),
+        (7, ada, True),
+        (8, ada, True),
     ]

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from urllib.parse import quote
 
+import httpx
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
+from agentmail_cp import filing
 from agentmail_cp.web.paths import MARK, message_id_candidates, normalise, restore
 
 ID = st.text(
@@ -57,6 +59,41 @@ def test_unencoded_slashes_in_ids_arrive(prefix: str, message_id: str, suffix: s
     segments, found = routed(path)
     assert found == message_id
     assert "/".join(segments[segments.index("messages") + 2 :]) == suffix.removeprefix("/")
+
+
+ANY_ID = st.text(st.characters(exclude_categories=("Cs",), exclude_characters="\0"), min_size=1)
+ODD_ID = st.text("a/.%2fF?#>\t\x7f@" + MARK, min_size=1, max_size=12)
+
+
+@given(st.one_of(ANY_ID, ODD_ID), SUFFIX)
+@example("a?b", "")
+@example("a#b", "/raw")
+@example("a/../b", "")
+@example("a/./b", "/reply")
+@example("%41", "")
+@example("a\tb", "")
+@example("../a/..", "")
+def test_a_mail_goes_by_its_message_id_just_when_the_python_sdk_gets_there_with_it(
+    message_id: str, suffix: str
+) -> None:
+    """A stranger's mail could neither be read nor marked as read, so an agent met it for ever; or another
+    mail was read and deleted in its place. The SDK puts ids into paths as they are.
+    """
+    own = filing.id_of(message_id)
+    assert found_by_the_sdk(own, suffix)
+    assert (own == f"<{message_id}>") == found_by_the_sdk(f"<{message_id}>", suffix)
+
+
+def found_by_the_sdk(message_id: str, suffix: str) -> bool:
+    try:
+        url = httpx.URL(f"http://api.test/v0/inboxes/a@b.c/messages/{message_id}{suffix}")
+    except httpx.InvalidURL:
+        return False
+    raw_path, _, query = url.raw_path.partition(b"?")
+    head, _, rest = normalise(raw_path).partition("/messages/")
+    value, _, after = rest.partition("/")
+    there = head == "/v0/inboxes/a@b.c" and not query and after == suffix.removeprefix("/")
+    return there and restore(value) == message_id
 
 
 @given(PREFIX, BARE_ID, SUFFIX)

@@ -119,6 +119,27 @@ def test_an_id_with_odd_characters_is_found(sdk: Sdk, way: str) -> None:
     assert raw.message_id == item.message_id
 
 
+@pytest.mark.parametrize(
+    "local", ["order?7", "order#7", "a/../b", "a/./b", "100%25", "known@elsewhere.test>?x"]
+)
+def test_a_strangers_id_keeps_nobody_from_their_mail(sdk: Sdk, local: str) -> None:
+    """Whoever reads what is unread would meet the mail for ever, or mark another as read in its place."""
+    inbox = new_inbox(sdk)
+    calls = sdk.client.inboxes.messages
+    sdk.deliver(a_mail(inbox.email, "Known", Message_ID="<known@elsewhere.test>"))
+    until(lambda: calls.list(inbox.inbox_id), lambda page: page.count == 1)
+    stranger = a_mail(inbox.email, "Strange").as_bytes()
+    sdk.deliver(f"Message-ID: <{local}@elsewhere.test>\n".encode() + stranger, inbox.email)
+    unread = until(
+        lambda: calls.list(inbox.inbox_id, labels=["unread"]), lambda page: page.count == 2
+    )
+    for item in unread.messages:
+        assert calls.get(inbox.inbox_id, item.message_id).subject == item.subject
+        assert calls.get_raw(inbox.inbox_id, item.message_id).message_id == item.message_id
+        calls.update(inbox.inbox_id, item.message_id, remove_labels=["unread"])
+    assert calls.list(inbox.inbox_id, labels=["unread"]).count == 0
+
+
 def test_update_labels(sdk: Sdk) -> None:
     """An agent would answer the same mail again and again."""
     at = conversation(sdk)
