@@ -4,8 +4,9 @@ A delivery that is due is claimed by one worker alone, for as long as that renew
 dies gives back what it had within seconds. Of each endpoint only the oldest that are due are looked at,
 `lanes.AT_ONCE` of them or, while it fails, one: that keeps an endpoint's deliveries about in order, its
 attempts few over all workers, and the cost of a look the same however much waits for an endpoint that is
-away. A result counts for the claim it was made under: where a lease ended too early, the delivery is
-somebody else's by then.
+away. Among these the organisations take turns, and each one's failing endpoints have a `SHARE`, so that none
+waits for another's. A result counts for the claim it was made under: where a lease ended too early, the
+delivery is somebody else's by then.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from agentmail_cp.db import Tx, fetch_all, fetch_only
 from agentmail_cp.events import Event, EventType
 from agentmail_cp.events.reading import COLUMNS
 from agentmail_cp.webhooks.attempts import FINAL, OURS, Failure, Result
-from agentmail_cp.webhooks.lanes import AT_ONCE, Room
+from agentmail_cp.webhooks.lanes import AT_ONCE, SHARE, Room
 from agentmail_cp.webhooks.schedule import PATIENCE, pause
 
 LEASE: Final = timedelta(seconds=4)
@@ -103,16 +104,21 @@ their index, instead of by its own key.
 _CLAIM: LiteralString = (
     f"with {_PENDING}, endpoint as (select webhook.webhook_id, failing_since is not null as failing"
     " from pending join webhook using (webhook_id) where enabled and webhook_id <> all(%(closed)s)),"
-    " open as (select delivery_id, due_at, failing, row_number()"
-    " over (partition by endpoint.webhook_id order by due_at, number) as place"
-    " from endpoint cross join lateral (select delivery_id, due_at, number, claimed_until"
+    # What is under way comes before what waits, so that it counts against its endpoint and organisation.
+    " open as (select delivery_id, organization_id, due_at, failing, taken, row_number()"
+    " over (partition by endpoint.webhook_id order by taken desc, due_at, number) as place"
+    " from endpoint cross join lateral (select delivery_id, organization_id, due_at, number,"
+    " coalesce(claimed_until > now(), false) as taken"
     " from delivery where delivery.webhook_id = endpoint.webhook_id and state = 'pending'"
     " and due_at <= now() order by due_at, number"
-    " limit case when failing then 1 else %(at_once)s end) as oldest"
-    " where claimed_until is null or claimed_until <= now()),"
-    # Every endpoint's first before any endpoint's second.
+    " limit case when failing then 1 else %(at_once)s end) as oldest),"
+    # Every organisation's first before any organisation's second, and so of the endpoints of each.
+    " shared as (select delivery_id, due_at, failing, taken, row_number()"
+    " over (partition by organization_id, failing order by taken desc, place, due_at) as share"
+    " from open),"
     " queue as (select delivery_id, failing, row_number()"
-    " over (partition by failing order by place, due_at) as turn from open),"
+    " over (partition by failing order by share, due_at) as turn from shared"
+    " where not taken and (share <= %(share)s or not failing)),"
     " chosen as (select delivery_id from delivery where delivery_id = any(array("
     "select delivery_id from queue where turn <= case when failing then %(failing)s else %(fast)s end))"
     f" and {_UNDONE} and (claimed_until is null or claimed_until <= now())"
@@ -147,6 +153,7 @@ def wanted(room: Room) -> dict[str, object]:
         "at_once": AT_ONCE,
         "fast": min(room.fast, BATCH),
         "failing": min(room.failing, BATCH),
+        "share": SHARE,
         "lease": LEASE,
     }
 
@@ -165,12 +172,21 @@ async def events_of(tx: Tx, claims: Iterable[Claim]) -> dict[UUID, Event]:
     return {event.event_id: event for event in rows}
 
 
+_MINE: LiteralString = (
+    # In the order of their ids, so that renewing and recording the same claims never wait in a ring.
+    "mine as (select delivery_id as id, claim"
+    " from unnest(%(ids)s::uuid[], %(claims)s::uuid[]) as claimed (id, claim)"
+    f" join delivery on delivery_id = id where {_UNDONE} and claim_id = claim"
+    " order by delivery_id for no key update of delivery)"
+)
+"""Claims that still are this worker's, locked."""
+
+
 async def hold(tx: Tx, claims: Sequence[Claim], lease: timedelta = LEASE) -> int:
     """Let the leases of claims end `lease` from now; returns how many still are this worker's."""
     cursor = await tx.execute(
-        "update delivery set claimed_until = clock_timestamp() + %(lease)s"
-        " from unnest(%(ids)s::uuid[], %(claims)s::uuid[]) as mine (delivery_id, claim)"
-        f" where delivery.delivery_id = mine.delivery_id and {_UNDONE} and claim_id = claim",
+        f"with {_MINE} update delivery set claimed_until = clock_timestamp() + %(lease)s"
+        f" from mine where delivery_id = id and {_UNDONE} and claim_id = claim",
         {**_identified(claims), "lease": lease},
     )
     return cursor.rowcount
@@ -184,14 +200,15 @@ def _identified(claims: Sequence[Claim]) -> dict[str, object]:
 
 
 _RECORD: LiteralString = (
-    "with told as (select * from unnest(%(ids)s::uuid[], %(claims)s::uuid[],"
+    f"with {_MINE}, told as (select * from unnest(%(ids)s::uuid[], %(claims)s::uuid[],"
     " %(states)s::text[], %(rests)s::interval[], %(ats)s::timestamptz[], %(durations)s::int[],"
     " %(statuses)s::smallint[], %(errors)s::text[], %(responses)s::text[])"
     " as told (id, claim, outcome, rest, at, duration_ms, status, error, response)),"
     " written as (update delivery set state = outcome, claimed_until = null, claim_id = null,"
     " due_at = now() + coalesce(rest, '0'), attempts = attempts + 1,"
     " failures = failures + case when outcome = 'delivered' then 0 else 1 end, updated_at = now()"
-    f" from told where delivery_id = id and {_UNDONE} and claim_id = claim"
+    " from told join mine using (id, claim)"
+    f" where delivery_id = id and {_UNDONE} and claim_id = claim"
     " returning delivery_id, organization_id, attempts)"
     " insert into delivery_attempt (delivery_id, number, organization_id, at, duration_ms, status,"
     " error, response) select delivery_id, attempts, organization_id, at, duration_ms, status,"

@@ -58,7 +58,7 @@ from agentmail_cp.webhooks.attempts import (
     failure_of_status,
 )
 from agentmail_cp.webhooks.claims import BATCH, Claim, Done
-from agentmail_cp.webhooks.lanes import FAILING, MOST, Lanes
+from agentmail_cp.webhooks.lanes import MOST, PROBES, Lanes
 from agentmail_cp.webhooks.publishing import CHANNEL
 from agentmail_cp.webhooks.schedule import asked_for
 
@@ -126,7 +126,7 @@ class Delivering:
         self._db = db
         ways = (
             Outbound(allowed, connections=most, resolvers=RESOLVERS, resolve=resolve)
-            for most in (MOST, FAILING)
+            for most in (MOST, PROBES)
         )
         # Names that are resolved slowly, or never, keep those waiting alone that fail as well.
         self._outbound, self._probes = ways

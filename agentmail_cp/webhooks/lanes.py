@@ -4,13 +4,15 @@ Attempts of a worker run in lanes. Endpoints that are well share the fast one; a
 over after `SLOW_AFTER` seconds gives its place back and goes on beside it, and until it is over its
 endpoint gets no further attempts of this worker. An endpoint whose last attempt failed has a lane of few
 places, one attempt at a time, until one succeeds; the more failed in a row, the longer it rests in between,
-up to `REST`, since making what is to be delivered costs most. So an endpoint that hangs or refuses takes no
-place that another waits for; what it has in the fast lane at most are `AT_ONCE` places for `SLOW_AFTER`
-seconds.
+up to `REST`, since making what is to be delivered costs most. There, too, a slow attempt gives its place
+back, until there are `PROBES` of them; no organisation has more than a `SHARE` of these. So an endpoint that
+hangs or refuses takes no place that another waits for; what it has in the fast lane at most are `AT_ONCE`
+places for `SLOW_AFTER` seconds.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Final
 from uuid import UUID
 
@@ -28,6 +30,12 @@ process may by default have 1,024 files open."""
 
 FAILING: Final = 64
 """Attempts of one worker at endpoints whose last attempt failed."""
+
+PROBES: Final = 256
+"""The same, the slow ones included."""
+
+SHARE: Final = 64
+"""Attempts at failing endpoints of one organisation that are under way at the same time, over all workers."""
 
 SLOW_AFTER: Final = 1.0
 """Seconds after which an attempt is slow."""
@@ -66,6 +74,10 @@ class _Underway(msgspec.Struct, frozen=True):
     since: float
 
 
+def _slow(attempts: Sequence[_Underway], now: float) -> list[_Underway]:
+    return [each for each in attempts if now - each.since >= SLOW_AFTER]
+
+
 class Lanes:
     """The attempts of one worker. Times are of any clock in seconds that only goes forward."""
 
@@ -99,10 +111,13 @@ class Lanes:
     def room(self, now: float) -> Room:
         """What may begin now."""
         well = [each for each in self._underway.values() if not each.failing]
-        slow = [each for each in well if now - each.since >= SLOW_AFTER]
+        failing = [each for each in self._underway.values() if each.failing]
+        slow = _slow(well, now)
         return Room(
             fast=max(0, min(FAST - len(well) + len(slow), MOST - len(well))),
-            failing=max(0, FAILING - len(self._underway) + len(well)),
+            failing=max(
+                0, min(FAILING - len(failing) + len(_slow(failing, now)), PROBES - len(failing))
+            ),
             closed=frozenset(each.webhook_id for each in slow) | self._resting(now),
         )
 

@@ -14,7 +14,7 @@ from agentmail_cp.webhooks import claims as rows
 from agentmail_cp.webhooks.attempts import Result
 from agentmail_cp.webhooks.claims import Claim
 from agentmail_cp.webhooks.delivering import RENEWAL, TIMEOUT
-from agentmail_cp.webhooks.lanes import AT_ONCE, Room
+from agentmail_cp.webhooks.lanes import AT_ONCE, SHARE, Room
 from tests.db.endpoints import (
     EMPTY,
     SENT_BACK,
@@ -28,6 +28,7 @@ from tests.db.endpoints import (
     look_at,
 )
 from tests.db.mailbox import an_inbox
+from tests.fix_app import until
 
 
 async def test_workers_never_claim_the_same_delivery(database: Database) -> None:
@@ -97,6 +98,87 @@ async def test_every_endpoint_has_its_turn(database: Database) -> None:
     await happen(database, place, 11)
     claims = await claim(database, Room(fast=2, failing=0, closed=frozenset()))
     assert {each.webhook_id for each in claims} == {busy.webhook_id, late.webhook_id}
+
+
+async def test_nobody_waits_behind_all_endpoints_of_another(database: Database) -> None:
+    """A tenant with 70 endpoints was told of everything first, and whoever came a moment later last."""
+    busy, other = await an_inbox(database), await an_inbox(database)
+    for _ in range(70):
+        await an_endpoint(database, busy)
+    late = await an_endpoint(database, other)
+    await happen(database, busy, 1, 2)
+    await happen(database, other, 3)
+    assert late.webhook_id in {each.webhook_id for each in await claim(database)}
+
+
+async def test_the_next_place_is_not_for_whoever_has_most_of_them(database: Database) -> None:
+    """Where places come free one by one, the oldest delivery is always of the tenant that is owed most."""
+    busy, other = await an_inbox(database), await an_inbox(database)
+    for _ in range(3):
+        await an_endpoint(database, busy)
+    late = await an_endpoint(database, other)
+    await happen(database, busy, 1, 2)
+    await happen(database, other, 3)
+    one = Room(fast=1, failing=0, closed=frozenset())
+    found = [each.webhook_id for _ in range(2) for each in await claim(database, one)]
+    assert found[1] == late.webhook_id
+
+
+async def test_failing_endpoints_of_one_leave_places_for_those_of_others(
+    database: Database,
+) -> None:
+    """A tenant's 200 dead endpoints held every place, and another's that had failed once and was well again
+    waited for minutes.
+    """
+    busy, other = await an_inbox(database), await an_inbox(database)
+    for _ in range(SHARE + 6):
+        await an_endpoint(database, busy)
+    once = await an_endpoint(database, other)
+    await happen(database, busy, 1)
+    await happen(database, other, 2)
+    async with database.transaction() as tx:
+        await tx.execute("update webhook set failing_since = now()")
+    first = await claim(database)
+    assert once.webhook_id in {each.webhook_id for each in first}
+    rest = await claim(database)
+    assert len(first) + len(rest) == SHARE + 1
+    assert await claim(database) == []
+    await end(database, rest, SENT_BACK)
+    assert len(await claim(database)) == len(rest)
+
+
+@pytest.mark.parametrize("late", ["renews", "records"])
+async def test_claims_are_locked_in_one_order(database: Database, late: str) -> None:
+    """A worker renews its claims while it records some of them. Locked in different orders, PostgreSQL ends
+    one of the two: results are written down late, or leases end and deliveries are made twice.
+    """
+    place = await an_inbox(database)
+    await an_endpoint(database, place)
+    await happen(database, place, *range(1, AT_ONCE + 1))
+    claims = sorted(await claim(database), key=lambda each: each.delivery_id, reverse=True)
+
+    async def work() -> None:
+        if late == "records":
+            await end(database, claims, TAKEN)
+            return
+        async with database.transaction() as tx:
+            await rows.hold(tx, claims)
+
+    async with database.transaction() as tx:
+        await tx.execute(
+            "select from delivery where delivery_id = %(first)s for update",
+            {"first": claims[-1].delivery_id},
+        )
+        working = asyncio.create_task(work())
+        await until(lambda: waiting_for_a_row(tx), bool)
+        cursor = await tx.execute("select from delivery for update skip locked")
+        assert cursor.rowcount == len(claims)
+    await working
+
+
+async def waiting_for_a_row(tx: Tx) -> bool:
+    cursor = await tx.execute("select from pg_locks where not granted")
+    return cursor.rowcount > 0
 
 
 async def test_a_slow_endpoint_gets_no_more_until_it_has_answered(database: Database) -> None:
