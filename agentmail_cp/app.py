@@ -28,7 +28,8 @@ from procrastinate.exceptions import ConnectorException
 
 from agentmail_cp import jobs, sizes
 from agentmail_cp.access import Keyring
-from agentmail_cp.db import Database
+from agentmail_cp.db import Database, not_migrated, pending
+from agentmail_cp.errors import Unavailable
 from agentmail_cp.events import Feed
 from agentmail_cp.intake import Doorbell
 from agentmail_cp.jobs import Resources
@@ -427,10 +428,28 @@ class _Libraries(logging.Handler):
 async def serve(
     settings: Settings, *, server: MailServer | None = None, worker: bool = True
 ) -> None:
-    """Run the API, and the worker unless told otherwise, until SIGTERM or SIGINT."""
+    """Run the API, and the worker unless told otherwise, until SIGTERM or SIGINT. Raises `Unavailable` where
+    the schema of this release is missing.
+    """
+    await _demand_schema(settings)
     wire.allow_many()
     app = create_app(settings, server=server, worker=worker, introduced=True)
     await HttpServer(app, http_config(app, settings)).serve()
+
+
+async def _demand_schema(settings: Settings) -> None:
+    """Let nothing start that would fail at every step. A database that is away stops no start."""
+    missing: list[str] = []
+    db = Database(settings.database_url, size=1)
+    await db.open()
+    try:
+        with contextlib.suppress(Unavailable):
+            async with db.reading() as tx:
+                missing = await pending(tx)
+    finally:
+        await db.close()
+    if missing:
+        raise not_migrated(missing)
 
 
 class HttpServer(uvicorn.Server):
@@ -465,7 +484,10 @@ def http_config(app: AgentMail, settings: Settings) -> uvicorn.Config:
 
 
 async def work(settings: Settings) -> None:
-    """Run the worker alone until SIGTERM or SIGINT."""
+    """Run the worker alone until SIGTERM or SIGINT. Raises `Unavailable` where the schema of this release is
+    missing.
+    """
+    await _demand_schema(settings)
     db = Database(settings.database_url, size=settings.database_pool_size)
     server = connect_mail_server(settings)
     stop = asyncio.Event()

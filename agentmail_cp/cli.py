@@ -49,6 +49,10 @@ async def _database(loaded: Settings) -> AsyncGenerator[Database]:
     database = Database(loaded.database_url, size=2)
     await database.open()
     try:
+        async with database.reading() as tx:
+            missing = await db.pending(tx)
+        if missing:
+            raise db.not_migrated(missing)
         yield database
     finally:
         await database.close()

@@ -380,3 +380,11 @@ async def pending(tx: Tx) -> list[str]:
     rows = await (await tx.execute("select name from migration")).fetchall()
     applied = {row["name"] for row in rows}
     return [each.name for each in migrations() if each.name not in applied]
+
+
+def not_migrated(missing: Sequence[str]) -> Unavailable:
+    """What is said while migrations of this release are missing. A database that a later release has
+    migrated has all of them.
+    """
+    what = "1 migration is" if len(missing) == 1 else f"{len(missing)} migrations are"
+    return Unavailable(f"{what} not applied.", fix="Run `agentmail-cp migrate`.")

@@ -12,7 +12,7 @@ from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from agentmail_cp import db as database
 from agentmail_cp import outcomes
 from agentmail_cp.db import Database
-from agentmail_cp.errors import Invalid, NotFound, Unauthorized, Unavailable
+from agentmail_cp.errors import Invalid, NotFound, Unauthorized
 from agentmail_cp.stalwart import hooks
 from agentmail_cp.web.auth import OPEN
 from agentmail_cp.web.inject import Config, Db, Doorbell
@@ -108,9 +108,7 @@ async def ready(db: Db) -> dict[str, str]:
     async with db.reading() as tx:
         missing = await database.pending(tx)
     if missing:
-        raise Unavailable(
-            f"{len(missing)} migrations are not applied.", fix="Run `agentmail-cp migrate`."
-        )
+        raise database.not_migrated(missing)
     return {"status": "ok"}
 
 

@@ -14,10 +14,12 @@ from uuid import uuid4
 import psycopg
 import pytest
 import pytest_asyncio
+from click.testing import CliRunner
 from psycopg import AsyncConnection, sql
 from psycopg.conninfo import make_conninfo
 
 from agentmail_cp import db
+from agentmail_cp.cli import main
 from agentmail_cp.db import Database, Migration, MigrationChanged
 from agentmail_cp.errors import Unavailable
 
@@ -47,6 +49,18 @@ async def test_an_empty_database_gets_everything_and_a_second_run_nothing(empty_
     assert await db.migrate(empty_url) == NAMES
     assert await db.migrate(empty_url) == []
     assert applied(empty_url) == NAMES
+
+
+async def test_before_it_has_run_a_command_says_so(empty_url: str) -> None:
+    """The first command of a new installation would end in a traceback about a table."""
+    env = {"AGENTMAIL_CP_DATABASE_URL": empty_url}
+    commands = [["org", "list"], ["org", "create", "Acme"], ["keys", "create"], ["domains", "list"]]
+    for command in commands:
+        done = await asyncio.to_thread(CliRunner().invoke, main, command, env=env)
+        assert done.exit_code == 1
+        assert done.output == (
+            f"{len(NAMES)} migrations are not applied. Run `agentmail-cp migrate`.\n"
+        )
 
 
 async def test_many_processes_may_migrate_at_once(empty_url: str) -> None:
