@@ -13,7 +13,7 @@ import re
 from collections.abc import Mapping
 from ipaddress import IPv4Network, IPv6Network, ip_address, ip_network
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
 
 import msgspec
 import psycopg
@@ -41,9 +41,14 @@ Tls = Literal["implicit", "starttls", "none"]
 Unauthenticated = Literal["none", "label", "drop"]
 
 DNS_PORT = 53
-_HOSTS = (
-    r"^[A-Za-z0-9][A-Za-z0-9.-]*\.[A-Za-z0-9-]+(\s*,\s*[A-Za-z0-9][A-Za-z0-9.-]*\.[A-Za-z0-9-]+)*$"
-)
+_LABEL = re.compile(r"[A-Za-z0-9]([A-Za-z0-9_-]*[A-Za-z0-9])?")
+_EXAMPLES = {
+    "stalwart_url": "use a URL like http://stalwart:8080",
+    "stalwart_webhook_url": "use a URL like http://api:8000",
+    "public_url": "use a URL like https://api.example.com",
+    "key_prefix": "use letters and digits, then _, like inai_",
+}
+_NUMBERS = {"int": "a whole number", "float": "a number"}
 _NO_DATABASE_URL = (
     f"{PREFIX}DATABASE_URL is no PostgreSQL URL; write it like postgresql://user:password@host:5432/name,"
     " and %, @ and / in a password as %25, %40 and %2F."
@@ -116,11 +121,11 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     domain_shared: bool = True
     """Whether `domain` is shared by organisations: its addresses then get a random suffix."""
 
-    mail_host: Annotated[str, Meta(pattern=_HOSTS)] | None = None
+    mail_host: str | None = None
     """Where customers' domains get their mail: what their MX records name, one host or several parted by
     commas, the preferred first; by default `imap_host`, `smtp_host` or the host of `public_url`."""
 
-    sending_host: Annotated[str, Meta(pattern=_HOSTS)] | None = None
+    sending_host: str | None = None
     """Hosts that mail leaves from, by commas, which customers' SPF records name; by default `mail_host`."""
 
     dkim_secret: str | None = None
@@ -330,20 +335,55 @@ def load(environ: Mapping[str, str] | None = None) -> Settings:
     check_database_url(settings.database_url)
     _ = settings.outbound_networks
     _ = settings.name_servers
-    return msgspec.structs.replace(settings, domain=_name("domain", settings.domain))
+    _check_host("imap_host", settings.imap_host)
+    _check_host("smtp_host", settings.smtp_host)
+    return msgspec.structs.replace(
+        settings,
+        domain=_domain(settings.domain),
+        mail_host=_names("mail_host", settings.mail_host),
+        sending_host=_names("sending_host", settings.sending_host),
+    )
 
 
-def _name(field: str, text: str) -> str:
-    """A domain name as Stalwart keeps it: in lower-case ASCII, without a final dot."""
-    try:
-        name = addresses.check_domain(text.strip().removesuffix("."), field)
-    except Invalid:
-        name = None
-    if name is None or _is_address(name):
+def _domain(text: str) -> str:
+    name = _name(text)
+    if name is None:
         raise SettingsError(
-            f"{PREFIX}{field.upper()} is no domain name (now {text!r}); write it like example.com."
+            f"{PREFIX}DOMAIN is no domain name (now {text!r}); write it like example.com."
         )
     return name
+
+
+def _name(text: str) -> str | None:
+    """A domain name as Stalwart keeps it, in lower-case ASCII without a final dot; None for what is none."""
+    try:
+        name = addresses.check_domain(text.strip().removesuffix("."), "name")
+    except Invalid:
+        return None
+    return None if _is_address(name) else name
+
+
+def _names(field: str, text: str | None) -> str | None:
+    """Hosts that stand in DNS records, which cannot lead to addresses."""
+    if text is None:
+        return None
+    names = [_name(each) for each in text.split(",") if each.strip()]
+    if not names or None in names:
+        raise SettingsError(
+            f"{PREFIX}{field.upper()} does not fit: use host names, not addresses, parted by commas, like"
+            f" mx1.example.com (now {text!r})."
+        )
+    return ", ".join(each for each in names if each)
+
+
+def _check_host(field: str, text: str | None) -> None:
+    """What mail clients connect to may be an address, or a name of one's own network, as well."""
+    if text is None or _is_address(text) or _name(text) or _LABEL.fullmatch(text):
+        return
+    raise SettingsError(
+        f"{PREFIX}{field.upper()} does not fit: use a host like mail.example.com, without a port"
+        f" (now {text!r})."
+    )
 
 
 def _is_address(text: str) -> bool:
@@ -413,7 +453,20 @@ def _explain(error: msgspec.ValidationError, values: Mapping[str, Any]) -> str:
     if field == "database_url":
         return _NO_DATABASE_URL
     shown = "" if field in SECRETS else f" (now {values.get(field)!r})"
-    return f"{PREFIX}{field.upper()} does not fit: {reason}{shown}."
+    return f"{PREFIX}{field.upper()} does not fit: {_allowed(field, reason)}{shown}."
+
+
+def _allowed(field: str, reason: str) -> str:
+    """What msgspec says of a value that does not fit, for people."""
+    kind = get_type_hints(Settings)[field]
+    if get_origin(kind) is Literal:
+        return f"use one of {', '.join(get_args(kind))}"
+    if kind is bool:
+        return "use true or false"
+    number = re.match(r"Expected `(int|float)[^`]*`( [<>]=? [^,]+)?", reason)
+    if number is None:
+        return _EXAMPLES.get(field, reason)
+    return f"use {_NUMBERS[number[1]]}{(number[2] or '').removesuffix('.0')}"
 
 
 def _purpose(field: str) -> str:

@@ -28,9 +28,11 @@ WRONG = {
     "domain": "my company",
     "domain_shared": "maybe",
     "imap_port": "0",
+    "imap_host": "https://mail.example.com",
     "imap_tls": "ssl",
     "imap_connections_per_inbox": "0",
     "smtp_port": "x",
+    "smtp_host": "mail.example.com:587",
     "smtp_tls": "ssl",
     "smtps_port": "0",
     "mx_port": "70000",
@@ -83,8 +85,6 @@ FREE_TEXT = {
     "host",
     "dkim_secret",
     "download_secret",
-    "imap_host",
-    "smtp_host",
 }
 
 
@@ -125,6 +125,52 @@ def complaint(environ: dict[str, str]) -> str:
 def test_a_time_that_is_no_number_is_refused(field: str, value: str) -> None:
     with pytest.raises(SettingsError, match=variable(field)):
         settings.load(GOOD | {variable(field): value})
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "told"),
+    [
+        ("imap_tls", "ssl", "use one of implicit, starttls, none (now 'ssl')."),
+        ("log_level", "loud", "use one of debug, info, warning, error (now 'loud')."),
+        ("domain_shared", "yes", "use true or false (now 'yes')."),
+        ("port", "http", "use a whole number (now 'http')."),
+        ("port", "70000", "use a whole number <= 65535 (now '70000')."),
+        ("sweep_interval", "60s", "use a number (now '60s')."),
+        ("sweep_interval", "0", "use a number > 0 (now '0')."),
+        ("deleted_inbox_retention_days", "never", "use a whole number (now 'never')."),
+        ("stalwart_url", "stalwart", "use a URL like http://stalwart:8080 (now 'stalwart')."),
+        ("key_prefix", "inai", "use letters and digits, then _, like inai_ (now 'inai')."),
+    ],
+)
+def test_a_refusal_says_what_is_allowed(field: str, value: str, told: str) -> None:
+    """A regular expression, or the value alone, sends people into the source."""
+    with pytest.raises(SettingsError) as caught:
+        settings.load(GOOD | {variable(field): value})
+    assert str(caught.value) == f"{variable(field)} does not fit: {told}"
+
+
+@pytest.mark.parametrize("field", ["mail_host", "sending_host"])
+@pytest.mark.parametrize(
+    "value", ["203.0.113.9", "mx.example.com, 10.0.0.1", "mail", ",", "https://mx.example.com"]
+)
+def test_what_cannot_stand_in_customers_records_is_refused(field: str, value: str) -> None:
+    """Customers would be told to publish an MX record that leads to an address, and get no mail."""
+    with pytest.raises(SettingsError) as caught:
+        settings.load(GOOD | {variable(field): value})
+    assert str(caught.value) == (
+        f"{variable(field)} does not fit: use host names, not addresses, parted by commas, like"
+        f" mx1.example.com (now {value!r})."
+    )
+
+
+@pytest.mark.parametrize(
+    "host", ["localhost", "mail_1", "127.0.0.1", "::1", "mail.example.com", "Büro.test"]
+)
+def test_mail_clients_may_be_told_of_any_host(host: str) -> None:
+    """On a machine or network of one's own there may be no domain name."""
+    given = {variable("imap_host"): host, variable("smtp_host"): host}
+    loaded = settings.load(GOOD | given)
+    assert (loaded.imap_host, loaded.smtp_host) == (host, host)
 
 
 @pytest.mark.parametrize("field", sorted(SECRETS))
@@ -212,6 +258,8 @@ def test_every_setting_can_be_read_from_a_file(field: str, tmp_path: Path) -> No
     if value in {None, ""}:
         fitting: dict[str, object] = {
             "dns_servers": "10.0.0.2",
+            "imap_host": "imap.api.test",
+            "smtp_host": "smtp.api.test",
             "outbound_allow": "10.0.0.0/8",
             "deleted_inbox_retention_days": 7,
             "mail_host": "mx1.api.test, mx2.api.test",
