@@ -99,6 +99,7 @@ FOR_EVERY_TENANT = {
     "webhooks/claims.forget_old": "removes old rows of all tenants",
     "webhooks/claims.give_up": "ends deliveries of all tenants",
     "webhooks/claims.hold": "gives back what a claim over all tenants took",
+    "webhooks/claims.put_off": "gives back what a claim over all tenants took",
     "webhooks/claims.measure": "a metric of the whole service",
     "submissions/taking._OWNER": "the login of a mail client says whose inbox it is",
 }

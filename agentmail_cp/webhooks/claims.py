@@ -192,6 +192,17 @@ async def hold(tx: Tx, claims: Sequence[Claim], lease: timedelta = LEASE) -> int
     return cursor.rowcount
 
 
+async def put_off(tx: Tx, claims: Sequence[Claim], pause: timedelta) -> None:
+    """Give claims back, to be due in `pause`, as if nothing had been tried; what comes after them at their
+    endpoints is looked at meanwhile.
+    """
+    await tx.execute(
+        f"with {_MINE} update delivery set due_at = now() + %(pause)s, claimed_until = null,"
+        f" claim_id = null from mine where delivery_id = id and {_UNDONE} and claim_id = claim",
+        {**_identified(claims), "pause": pause},
+    )
+
+
 def _identified(claims: Sequence[Claim]) -> dict[str, object]:
     return {
         "ids": [each.delivery_id for each in claims],

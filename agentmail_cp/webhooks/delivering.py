@@ -8,6 +8,7 @@ What happens when                    then
 ===================================  =================================================================
 the mail server is away              the claims rest for `RECOVERY`; no attempt is counted
 the database is away                 outcomes are kept and recorded later; nothing new begins
+an event cannot be read              others go on; it rests longer each time (`rendering`), not counted
 a worker is killed                   nobody renews its claims: they are made again in seconds, at least once
 a worker is told to stop             what is under way has `GRACE` to end; the rest is given back
 an event cannot be rendered          that is an attempt in vain of its own deliveries, nobody else's
@@ -22,7 +23,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from random import SystemRandom
 from time import monotonic
@@ -36,7 +37,7 @@ from prometheus_client import Counter, Gauge, Histogram
 
 from agentmail_cp.db import Database
 from agentmail_cp.errors import Unavailable
-from agentmail_cp.events import Event, EventType
+from agentmail_cp.events import Event
 from agentmail_cp.outbound import (
     Network,
     Outbound,
@@ -60,6 +61,7 @@ from agentmail_cp.webhooks.attempts import (
 from agentmail_cp.webhooks.claims import BATCH, Claim, Done
 from agentmail_cp.webhooks.lanes import MOST, PROBES, Lanes
 from agentmail_cp.webhooks.publishing import CHANNEL
+from agentmail_cp.webhooks.rendering import Render, Rendered, Rendering
 from agentmail_cp.webhooks.schedule import asked_for
 
 log = structlog.stdlib.get_logger(__name__)
@@ -90,9 +92,6 @@ GRACE: Final = 2.0
 
 RENEWAL: Final = 1.0
 """Seconds between renewals of the leases of what is under way."""
-
-Render = Callable[[Sequence[Event]], Awaitable[Sequence[bytes]]]
-"""The bodies of events, in their order. Raises `Unavailable` when that has to wait."""
 
 _rng = SystemRandom()
 
@@ -130,7 +129,7 @@ class Delivering:
         )
         # Names that are resolved slowly, or never, keep those waiting alone that fail as well.
         self._outbound, self._probes = ways
-        self._render = render
+        self._rendering = Rendering(render)
         self._lanes = Lanes()
         self._done: list[Done] = []
         self._tasks: set[asyncio.Task[None]] = set()
@@ -190,8 +189,8 @@ class Delivering:
             raise
         for each in claims:
             self._enter(each)
-        if claims:
-            self._begin(self._deliver(claims, events))
+        for some in self._apart(claims):
+            self._begin(self._deliver(some, events))
         if len(claims) >= BATCH:
             self._rounds.wake()
         return room.fast == 0
@@ -217,54 +216,30 @@ class Delivering:
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
+    def _apart(self, claims: Sequence[Claim]) -> list[list[Claim]]:
+        """Claims that are rendered together: all but those of events that others would wait for in vain."""
+        together = [each for each in claims if not self._rendering.is_suspect(each.event_id)]
+        alone: dict[UUID | None, list[Claim]] = {}
+        for each in claims:
+            if self._rendering.is_suspect(each.event_id):
+                alone.setdefault(each.event_id, []).append(each)
+        return [*([together] if together else []), *alone.values()]
+
     async def _deliver(self, claims: Sequence[Claim], events: Mapping[UUID, Event]) -> None:
         """Render the events of some claims, and post each to its endpoint."""
+        wanted = {each.event_id for each in claims}
+        theirs = [event for event_id, event in events.items() if event_id in wanted]
         try:
-            bodies, resting = await self._bodies(claims, events)
+            found = await self._rendering.bodies(theirs)
         except Exception:
             log.exception("deliveries.not_rendered")
-            bodies, resting = {}, set(events)
-        await self._let_rest([each for each in claims if each.event_id in resting])
-        claims = [each for each in claims if each.event_id not in resting]
+            found = Rendered({}, frozenset(event.event_id for event in theirs), {})
         for each in claims:
-            kept = each.event_id is None or each.event_id in events
-            self._begin(self._post(each, bodies.get(each.message_id), kept=kept))
-
-    async def _bodies(
-        self, claims: Sequence[Claim], events: Mapping[UUID, Event]
-    ) -> tuple[dict[str, bytes], set[UUID]]:
-        """Bodies by id, and the events that have to wait for the mail server or the database."""
-        made = {
-            each.message_id: samples.body(each.event_type, each.delivery_id)
-            for each in claims
-            if each.event_id is None
-        }
-        resting: set[UUID] = set()
-        # What carries no mail need not wait for the mail server.
-        for carrying in (True, False):
-            some = [event for event in events.values() if _carries_mail(event) is carrying]
-            try:
-                made |= await self._rendered(some)
-            except Unavailable as error:
-                log.info("deliveries.resting", reason=error.message, events=len(some))
-                resting |= {event.event_id for event in some}
-        return made, resting
-
-    async def _rendered(self, events: Sequence[Event]) -> dict[str, bytes]:
-        """Events in words; one that breaks the others is left out. Raises `Unavailable`."""
-        if not events:
-            return {}
-        try:
-            bodies = await self._render(events)
-        except Unavailable:
-            raise
-        except Exception:
-            log.exception("deliveries.not_rendered", events=len(events))
-            if len(events) == 1:
-                return {}
-            alone = [await self._rendered([event]) for event in events]
-            return {event_id: body for each in alone for event_id, body in each.items()}
-        return {str(event.event_id): body for event, body in zip(events, bodies, strict=True)}
+            if each.event_id not in found.waiting and each.event_id not in found.put_off:
+                self._begin(self._post(each, _body(each, found), kept=_is_kept(each, events)))
+        await self._let_rest([each for each in claims if each.event_id in found.waiting])
+        for event_id, pause in found.put_off.items():
+            await self._put_off([each for each in claims if each.event_id == event_id], pause)
 
     async def _let_rest(self, claims: Sequence[Claim]) -> None:
         """Give claims back, to be looked at again in `RECOVERY` seconds, as if nothing had been tried."""
@@ -276,6 +251,15 @@ class Delivering:
         for each in claims:
             self._leave(each)
         self._wake_in(RECOVERY)
+
+    async def _put_off(self, claims: Sequence[Claim], pause: float) -> None:
+        """Let claims be due later, as if nothing had been tried: others of their endpoints go first."""
+        with contextlib.suppress(Unavailable):
+            async with self._db.transaction() as tx:
+                await rows.put_off(tx, claims, timedelta(seconds=pause))
+        for each in claims:
+            self._leave(each)
+        self._wake_in(pause)
 
     async def _renew(self) -> None:
         """Keep what is under way, and what is over but not recorded yet."""
@@ -395,8 +379,14 @@ def headers(claim: Claim, body: bytes, at: datetime) -> dict[str, str]:
     return theirs | ours
 
 
-def _carries_mail(event: Event) -> bool:
-    return event.type.startswith(EventType.MESSAGE_RECEIVED)
+def _body(claim: Claim, found: Rendered) -> bytes | None:
+    if claim.event_id is None:
+        return samples.body(claim.event_type, claim.delivery_id)
+    return found.bodies.get(claim.message_id)
+
+
+def _is_kept(claim: Claim, events: Mapping[UUID, Event]) -> bool:
+    return claim.event_id is None or claim.event_id in events
 
 
 async def _beginning(response: Response) -> str:

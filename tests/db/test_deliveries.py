@@ -318,6 +318,25 @@ async def test_claims_that_rest_are_not_attempts(database: Database) -> None:
     assert row.attempts == 0
 
 
+async def test_what_is_put_off_lets_others_of_its_endpoint_go_first(database: Database) -> None:
+    """A failing endpoint is tried with its oldest delivery alone. If that cannot be read, the endpoint would
+    never be tried again.
+    """
+    place = await an_inbox(database)
+    webhook = await an_endpoint(database, place)
+    await happen(database, place, 1, 2)
+    async with database.transaction() as tx:
+        await tx.execute("update webhook set failing_since = now()")
+    (first,) = await claim(database)
+    async with database.transaction() as tx:
+        await rows.put_off(tx, [first], timedelta(minutes=1))
+    (second,) = await claim(database)
+    assert second.delivery_id != first.delivery_id
+    put_off, _ = await deliveries(database, webhook)
+    assert (put_off.state, put_off.attempts, put_off.failures) == ("pending", 0, 0)
+    assert put_off.wait > 30
+
+
 async def test_both_secrets_sign_while_one_replaces_the_other(database: Database) -> None:
     place = await an_inbox(database)
     webhook = await an_endpoint(database, place, headers={"X-Token": "t"})

@@ -29,12 +29,14 @@ from tests.receiver import HANG, ON_LOOPBACK, Receiver, answer
 
 class Words:
     """Puts events into words: for those in `away` it needs a mail server that is not there, for those in
-    `unspeakable` it breaks, and before `allowed` it does not end.
+    `unspeakable` it breaks, those in `unreadable` the mail server never gives, and before `allowed` it does
+    not end.
     """
 
     def __init__(self) -> None:
         self.away: set[EventType] = set()
         self.unspeakable: set[str | None] = set()
+        self.unreadable: set[str | None] = set()
         self.allowed = asyncio.Event()
         self.allowed.set()
         self.calls: list[int] = []
@@ -43,6 +45,8 @@ class Words:
         self.calls.append(len(events))
         await self.allowed.wait()
         if any(event.type in self.away for event in events):
+            raise Unavailable("The mail server is not answering.")
+        if any(event.message_id in self.unreadable for event in events):
             raise Unavailable("The mail server is not answering.")
         if any(event.message_id in self.unspeakable for event in events):
             raise KeyError
@@ -168,6 +172,38 @@ async def test_what_carries_no_mail_need_not_wait_for_the_mail_server(
     async with worker(database, words):
         await receiver.until(1)
     assert [row.state for row in await deliveries(database, webhook)] == ["pending", "delivered"]
+
+
+async def test_a_mail_that_cannot_be_read_keeps_no_other_waiting(
+    database: Database, place: Place, receiver: Receiver
+) -> None:
+    """Anybody may send a mail that takes the mail server longer to read than it may: whatever was claimed
+    with it, of whichever tenant, waited with it for ever.
+    """
+    other = await an_inbox(database)
+    bad = await an_endpoint(database, place, receiver.url("/bad"))
+    good = await an_endpoint(database, other, receiver.url("/good"))
+    words = Words()
+    words.unreadable = {"<m1@elsewhere.test>"}
+    await happen(database, place, 1, 2, 3)
+    await happen(database, other, 4, 5)
+    async with worker(database, words):
+        await until_all(database, good, "delivered")
+        await until(lambda: deliveries(database, bad), lambda rows: all_delivered(rows[1:]))
+        before = len(words.calls)
+        await happen(database, other, 6)
+        assert len(await until_all(database, good, "delivered")) == 3
+        # Together once more would have been divided again.
+        assert len([calls for calls in words.calls[before:] if calls == 1]) <= 2
+        unread, *read = await deliveries(database, bad)
+        assert (unread.state, unread.attempts) == ("pending", 0)
+        assert all_delivered(read)
+        words.unreadable.clear()
+        await until(lambda: deliveries(database, bad), all_delivered, seconds=30.0)
+
+
+def all_delivered(rows: list[Row]) -> bool:
+    return all(row.state == "delivered" for row in rows)
 
 
 async def test_an_event_that_cannot_be_told_harms_no_other(
