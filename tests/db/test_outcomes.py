@@ -11,7 +11,7 @@ from uuid import UUID
 import pytest
 import pytest_asyncio
 
-from agentmail_cp import events, limits, lists, messages, outcomes, recipients
+from agentmail_cp import events, filing, limits, lists, messages, outcomes, recipients
 from agentmail_cp.access import Reach
 from agentmail_cp.db import Database, Tx
 from agentmail_cp.events import Event, EventType
@@ -58,11 +58,12 @@ class Mailing:
         async with self.db.reading() as tx:
             await outcomes.queued(tx, Enqueued(queue_id, self.sender, MESSAGE.strip("<>")))
 
-    async def send(self, *to: str, refused: Sequence[str] = ()) -> None:
+    async def send(self, *to: str, refused: Sequence[str] = (), **fields: Any) -> None:
         """What recording a send does."""
         verdicts = [Verdict(each, accepted=True, reply="250 OK") for each in to]
         verdicts += [Verdict(each, accepted=False, reply="550 5.1.1 Unknown") for each in refused]
-        mail = a_mail(1, folders=frozenset({Folder.SENT}), keywords=frozenset({"$seen"}))
+        own = {"folders": frozenset({Folder.SENT}), "keywords": frozenset({"$seen"})}
+        mail = a_mail(1, **own, **fields)
         async with self.db.transaction() as tx:
             await messages.lock(tx, self.place.organization_id, self.place.inbox_id)
             filed = await messages.record(tx, self.place, present=[mail])
@@ -74,9 +75,9 @@ class Mailing:
         async with self.db.transaction() as tx:
             await outcomes.note(tx, [report])
 
-    async def hear_by_mail(self, to: str) -> None:
+    async def hear_by_mail(self, to: str, about: str = MESSAGE) -> None:
         """What a mail does that says so."""
-        news = News(message_id=MESSAGE, address=to, outcome="failed", code="5.1.1", by_mail=True)
+        news = News(message_id=about, address=to, outcome="failed", code="5.1.1", by_mail=True)
         async with self.db.transaction() as tx:
             await tell(tx, self.place, [news])
 
@@ -221,17 +222,25 @@ async def test_what_a_mail_said_the_queue_may_confirm(mailing: Mailing) -> None:
     assert await mailing.suppressed() == {ADA: "bounce"}
 
 
-@pytest.mark.parametrize("quotes", [{"references": ("m1@elsewhere.test",)}, {}])
+@pytest.mark.parametrize(
+    ("name", "quotes"),
+    [
+        ("m1@elsewhere.test", {"references": ("m1@elsewhere.test",)}),
+        ("m#1@elsewhere.test", {"references": ("m#1@elsewhere.test",)}),
+        ("m1@elsewhere.test", {}),
+    ],
+    ids=["quoted", "quoted by an id it does not go by", "not quoted"],
+)
 async def test_who_was_sent_an_answer_cannot_bar_whom_it_quotes(
-    mailing: Mailing, quotes: dict[str, Any]
+    mailing: Mailing, name: str, quotes: dict[str, Any]
 ) -> None:
     """The id of a message to Ada alone stands in every answer, and Bob may get one of those."""
-    await mailing.send(ADA)
+    await mailing.send(ADA, message_id=name)
     answer = a_mail(2, message_id="m2@elsewhere.test", folders=frozenset({Folder.SENT}), **quotes)
     async with mailing.db.transaction() as tx:
         await messages.lock(tx, mailing.place.organization_id, mailing.place.inbox_id)
         await messages.record(tx, mailing.place, present=[answer])
-    await mailing.hear_by_mail(ADA)
+    await mailing.hear_by_mail(ADA, filing.id_of(name))
     assert [each.type for each in await mailing.told()] == [EventType.MESSAGE_BOUNCED]
     assert await mailing.suppressed() == ({} if quotes else {ADA: "bounce"})
 
