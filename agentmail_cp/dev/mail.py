@@ -20,8 +20,7 @@ from agentmail_cp.dev.stalwart import LocalStalwart, is_made
 from agentmail_cp.dev.state import Endpoint
 from agentmail_cp.sandbox import MailSandbox
 from agentmail_cp.sizes import mail_limit
-from agentmail_cp.stalwart import mtahook, setup
-from agentmail_cp.stalwart.hooks import DOORBELL_PATH
+from agentmail_cp.stalwart import setup
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Mapping
@@ -97,13 +96,7 @@ async def running(chosen: Plan, state: StateFolder, settings: Settings) -> Async
             )
     else:
         kind = DockerStalwart if chosen.way == "docker" else LocalStalwart
-        folder = _folder(chosen.way, state)
-        server = kind(
-            folder,
-            domain=settings.domain,
-            doorbell=_doorbell(settings),
-            hook=mtahook.hook_at(_service(settings), settings.stalwart_webhook_secret or ""),
-        )
+        server = kind.wanting(_folder(chosen.way, state), _wanted(settings))
         async with server:
             yield _own(server, settings)
 
@@ -157,14 +150,10 @@ def _own(server: LocalStalwart, settings: Settings) -> Mail:
     )
 
 
-def _service(settings: Settings) -> str:
-    """Where the mail server reaches the service."""
-    return f"http://{HOST}:{settings.port}"
-
-
-def _doorbell(settings: Settings) -> setup.Doorbell:
-    return setup.Doorbell(
-        url=f"{_service(settings)}{DOORBELL_PATH}",
-        secret=settings.stalwart_webhook_secret or "",
-        throttle=round(settings.stalwart_webhook_throttle * 1000),
-    )
+def _wanted(settings: Settings) -> setup.Wanted:
+    """What `stalwart apply` would want, ringing and asking here."""
+    here = msgspec.structs.replace(settings, stalwart_webhook_url=f"http://{HOST}:{settings.port}")
+    try:
+        return setup.wanted_state(here, dev=True)
+    except setup.SetupError as error:
+        raise DevError(str(error)) from None

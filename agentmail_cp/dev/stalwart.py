@@ -89,14 +89,18 @@ class LocalStalwart:
         dns: tuple[str, int] | None = None,
     ) -> None:
         self._folder = folder.absolute()
-        self._domain = domain
-        self._doorbell = doorbell
-        self._hook = hook
-        self._dns = dns
+        self._wanted = setup.Wanted(domain=domain, doorbell=doorbell, hook=hook, dev=True, dns=dns)
         # Hexadecimal: Stalwart takes a password that begins with "_" for a hash (BSDi crypt).
         self._password = secrets.token_hex(32)
         self._process: subprocess.Popen[bytes] | None = None
         self._ports: Ports | None = None
+
+    @classmethod
+    def wanting(cls, folder: Path, wanted: setup.Wanted) -> Self:
+        """One that is brought to this state, on ports of its own."""
+        server = cls(folder, domain=wanted.domain)
+        server._wanted = wanted
+        return server
 
     @property
     def ports(self) -> Ports:
@@ -123,14 +127,7 @@ class LocalStalwart:
     @property
     def wanted(self) -> setup.Wanted:
         """The state it is brought to."""
-        return setup.Wanted(
-            domain=self._domain,
-            doorbell=self._doorbell,
-            hook=self._hook,
-            own=self._own_server(),
-            dev=True,
-            dns=self._dns,
-        )
+        return msgspec.structs.replace(self._wanted, own=self._own_server())
 
     @property
     def pid(self) -> int:
@@ -289,7 +286,7 @@ class LocalStalwart:
         binds = {
             name: (f"{HOST}:{port}",) for name, port in msgspec.structs.asdict(self.ports).items()
         }
-        return setup.OwnServer(hostname=f"mail.{self._domain}", **binds)
+        return setup.OwnServer(hostname=f"mail.{self._wanted.domain}", **binds)
 
     def _client(self, authorization: str) -> JmapClient:
         return JmapClient(self.url, authorization, connections=4)

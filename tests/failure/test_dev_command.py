@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import imaplib
 import json
 import os
 import re
@@ -14,7 +15,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Generator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -24,7 +25,8 @@ import psycopg
 import pytest
 
 from agentmail_cp.dev.postgres import create_database
-from agentmail_cp.dev.stalwart import LocalStalwart
+from agentmail_cp.dev.stalwart import HOST, LocalStalwart
+from agentmail_cp.sizes import mail_limit
 from tests.fix_stalwart import needs_stalwart, unverified
 
 BIN = Path(sys.executable).parent
@@ -306,6 +308,32 @@ def test_with_stalwart_what_a_client_hands_in_shows_up_as_sent(start: Start) -> 
         labels = [label for message in answer["messages"] for label in message["labels"]]
         shown = sorted({"received", "sent"} & set(labels))
     assert shown == ["received", "sent"]
+
+
+@pytest.mark.stalwart
+def test_with_stalwart_the_limits_are_those_of_the_settings(start: Start) -> None:
+    """Who tries a limit out before production would see another, as a send that the API takes and the mail
+    server refuses.
+    """
+    size = 40_000_000
+    run = start(
+        PATH=with_stalwart(),
+        AGENTMAIL_CP_MAX_MESSAGE_SIZE=str(size),
+        AGENTMAIL_CP_IMAP_CONNECTIONS_PER_INBOX="2",
+    )
+    run.until_up()
+    made = run.request("POST", "/v0/inboxes", json={"username": "ada"}).json()
+    with smtplib.SMTP(HOST, run.about["smtp"]["port"], local_hostname="out.test") as client:
+        client.ehlo()
+        assert client.esmtp_features["size"] == str(mail_limit(size))
+    with ExitStack() as clients:
+        for _ in range(2):
+            imap = imaplib.IMAP4_SSL(HOST, run.about["imap"]["port"], ssl_context=unverified())
+            clients.enter_context(imap).login(made["email"], made["credentials"]["password"])
+        third = imaplib.IMAP4_SSL(HOST, run.about["imap"]["port"], ssl_context=unverified())
+        clients.callback(third.shutdown)
+        with pytest.raises(imaplib.IMAP4.error):
+            third.login(made["email"], made["credentials"]["password"])
 
 
 @pytest.mark.stalwart
