@@ -126,8 +126,12 @@ def check_key(key: str | None) -> None:
 
 
 def check_client_id(client_id: str) -> None:
-    """Raise `Invalid` unless it is 1 to 256 of A-Z a-z 0-9 - . _ ~."""
+    """Raise `Invalid` unless it is 1 to 256 of A-Z a-z 0-9 - . _ ~, and can stand in a path."""
     _check("client_id", client_id, "client_id does not fit.")
+    if client_id in {".", ".."}:
+        raise Invalid(
+            "client_id", f"{client_id} means another place in a path.", fix="Add a letter."
+        )
 
 
 def _check(field: str, token: str, message: str) -> None:

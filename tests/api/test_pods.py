@@ -106,7 +106,8 @@ async def test_a_mistake_with_a_pod_is_said(service: Service) -> None:
     at = f"/v0/pods/{pod['pod_id']}"
     mistake(await service.client.post("/v0/pods", json={"name": ""}), "name")
     mistake(await service.client.post("/v0/pods", json={"name": 7}), "name", "INVALID_TYPE")
-    mistake(await service.client.post("/v0/pods", json={"client_id": "a b"}), "client_id")
+    for client_id in ("a b", ".", ".."):
+        mistake(await service.client.post("/v0/pods", json={"client_id": client_id}), "client_id")
     mistake(await service.client.patch(at, json={}), "name", "REQUIRED")
     mistake(await service.client.patch(at, json={"name": None}), "name", "INVALID_TYPE")
     mistake(await service.client.patch(at, json={"inbox_limit": 0}), "inbox_limit")
