@@ -37,6 +37,7 @@ Seconds = Annotated[float, Meta(gt=0, le=86_400)]
 Count = Annotated[int, Meta(ge=1)]
 Limit = Annotated[int, Meta(ge=0, le=1_000_000_000)]
 """0 is no limit."""
+Url = Annotated[str, Meta(pattern=r"^https?://[^\s/?#]\S*$")]
 Tls = Literal["implicit", "starttls", "none"]
 Unauthenticated = Literal["none", "label", "drop"]
 
@@ -68,7 +69,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     database_pool_size: Count = 10
     """Connections one process may hold."""
 
-    stalwart_url: Annotated[str, Meta(pattern="^https?://")] | None = None
+    stalwart_url: Url | None = None
     """Base URL of the Stalwart HTTP listener, for example http://stalwart:8080."""
 
     stalwart_key: str | None = None
@@ -94,7 +95,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     stalwart_certificate_key: str | None = None
     """The certificate's private key, PEM."""
 
-    stalwart_webhook_url: Annotated[str, Meta(pattern="^https?://")] | None = None
+    stalwart_webhook_url: Url | None = None
     """Where Stalwart reaches this service, for example http://api:8000; None leaves the webhook off."""
 
     stalwart_webhook_secret: str | None = None
@@ -109,7 +110,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     port: Port = 8000
     """Port the API listens on."""
 
-    public_url: Annotated[str, Meta(pattern="^https?://")] | None = None
+    public_url: Url | None = None
     """Base URL under which clients reach the API; by default http://host:port."""
 
     download_secret: str | None = None

@@ -139,6 +139,7 @@ def test_a_time_that_is_no_number_is_refused(field: str, value: str) -> None:
         ("sweep_interval", "0", "use a number > 0 (now '0')."),
         ("deleted_inbox_retention_days", "never", "use a whole number (now 'never')."),
         ("stalwart_url", "stalwart", "use a URL like http://stalwart:8080 (now 'stalwart')."),
+        ("public_url", "https://", "use a URL like https://api.example.com (now 'https://')."),
         ("key_prefix", "inai", "use letters and digits, then _, like inai_ (now 'inai')."),
     ],
 )
