@@ -17,6 +17,8 @@ class Reason(StrEnum):
     TIMEOUT = "timeout"
     TOO_LARGE = "too_large"
     BROKEN = "broken"
+    BUSY = "busy"
+    """We could not even ask, as we do too much else: nothing was tried, and nobody else is to blame."""
 
 
 class OutboundError(Exception):

@@ -8,11 +8,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import functools
-import socket
 import ssl
 from collections.abc import AsyncGenerator, Awaitable, Callable, Generator, Iterable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from typing import Final, cast
 
 import httpcore
@@ -20,11 +17,12 @@ import msgspec
 
 from agentmail_cp import __version__, tls
 from agentmail_cp.outbound.errors import OutboundError, Reason
+from agentmail_cp.outbound.names import OWNER, PATIENCE, Names
 from agentmail_cp.outbound.targets import Network, Target, permitted, target_of
 
 USER_AGENT: Final = f"agentmail_cp/{__version__}"
 CONNECT_TIMEOUT: Final = 5.0
-"""Seconds for resolving a name, and for each address tried."""
+"""Seconds for each address tried."""
 IDLE_TIMEOUT: Final = 10.0
 """Seconds a peer may say or take nothing, unless a request says otherwise."""
 CONNECTIONS: Final = 32
@@ -51,7 +49,8 @@ Resolve = Callable[[str, int], Awaitable[Sequence[str]]]
 
 class Request(msgspec.Struct, frozen=True, kw_only=True):
     """What to ask. `most` is the largest answer in bytes, `seconds` the time for all of it, `idle` how many
-    of them the peer may say or take nothing.
+    of them the peer may say or take nothing, `owner` whom it is for: names that nobody answers for are then
+    in the way of that owner's other requests alone.
     """
 
     url: str
@@ -61,6 +60,7 @@ class Request(msgspec.Struct, frozen=True, kw_only=True):
     method: str = "GET"
     headers: tuple[tuple[str, str], ...] = ()
     content: bytes | None = None
+    owner: str = ""
 
 
 class Response:
@@ -121,10 +121,11 @@ class Outbound:
         resolve: Resolve | None = None,
         backend: httpcore.AsyncNetworkBackend | None = None,
     ) -> None:
-        self._threads = ThreadPoolExecutor(resolvers, thread_name_prefix="resolve")
-        self._looking: dict[tuple[str, int], asyncio.Future[Sequence[str]]] = {}
+        self._names = Names(resolvers)
         self._connections = connections
-        self._backend = _Judging(allowed, resolve or self._resolve, backend or _real_backend())
+        self._backend = _Judging(
+            allowed, _timed(resolve) if resolve else self._names.resolve, backend or _real_backend()
+        )
         self._pool: httpcore.AsyncConnectionPool | None = None
 
     @contextlib.asynccontextmanager
@@ -145,7 +146,7 @@ class Outbound:
         """End every request."""
         if self._pool is not None:
             await self._pool.aclose()
-        self._threads.shutdown(wait=False, cancel_futures=True)
+        self._names.close()
 
     async def _ask(self, request: Request, target: Target, deadline: float) -> httpcore.Response:
         asked = httpcore.Request(
@@ -166,6 +167,7 @@ class Outbound:
                 }
             },
         )
+        OWNER.set(request.owner)
         with _translated():
             async with asyncio.timeout_at(deadline):
                 return await self._opened().handle_async_request(asked)
@@ -181,25 +183,6 @@ class Outbound:
                 network_backend=self._backend,
             )
         return self._pool
-
-    async def _resolve(self, host: str, port: int) -> Sequence[str]:
-        """Look a name up, once for everybody who asks meanwhile: a name that nobody answers for holds one
-        thread, however many want it.
-        """
-        asked = (host, port)
-        looking = self._looking.get(asked)
-        if looking is None:
-            loop = asyncio.get_running_loop()
-            looking = loop.run_in_executor(self._threads, _look_up, host, port)
-            self._looking[asked] = looking
-            looking.add_done_callback(functools.partial(self._looked, asked))
-        return await asyncio.shield(looking)
-
-    def _looked(self, asked: tuple[str, int], found: asyncio.Future[Sequence[str]]) -> None:
-        del self._looking[asked]
-        if not found.cancelled():
-            # Nobody may be waiting for it any more, and asyncio complains of an error nobody saw.
-            found.exception()
 
 
 class _Judging(httpcore.AsyncNetworkBackend):
@@ -233,8 +216,7 @@ class _Judging(httpcore.AsyncNetworkBackend):
     async def _judged(self, host: str, port: int) -> Sequence[str]:
         """Every address of the name; raises when there is none, or one that must not be reached."""
         try:
-            async with asyncio.timeout(CONNECT_TIMEOUT):
-                addresses = await self._resolve(host, port)
+            addresses = await self._resolve(host, port)
         except (OSError, UnicodeError):
             # TimeoutError is an OSError, as is what the resolver says of a name without an address.
             raise _not_allowed() from None
@@ -243,14 +225,17 @@ class _Judging(httpcore.AsyncNetworkBackend):
         return addresses
 
 
+def _timed(resolve: Resolve) -> Resolve:
+    async def timed(host: str, port: int) -> Sequence[str]:
+        async with asyncio.timeout(PATIENCE):
+            return await resolve(host, port)
+
+    return timed
+
+
 def _real_backend() -> httpcore.AsyncNetworkBackend:
     # httpcore does not say that its own backends are ones.
     return cast("httpcore.AsyncNetworkBackend", httpcore.AnyIOBackend())
-
-
-def _look_up(host: str, port: int) -> Sequence[str]:
-    found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
-    return list(dict.fromkeys(str(each[4][0]) for each in found))
 
 
 def _headers(request: Request, target: Target) -> list[tuple[bytes, bytes]]:

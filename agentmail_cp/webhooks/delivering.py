@@ -12,6 +12,7 @@ an event cannot be read              others go on; it rests longer each time (`r
 a worker is killed                   nobody renews its claims: they are made again in seconds, at least once
 a worker is told to stop             what is under way has `GRACE` to end; the rest is given back
 an event cannot be rendered          that is an attempt in vain of its own deliveries, nobody else's
+too many names are looked up         the delivery is due again in `BUSY`; no attempt is counted
 an event is no longer kept           its deliveries have failed
 ===================================  =================================================================
 
@@ -42,6 +43,7 @@ from agentmail_cp.outbound import (
     Network,
     Outbound,
     OutboundError,
+    Reason,
     Request,
     Resolve,
     Response,
@@ -69,8 +71,11 @@ log = structlog.stdlib.get_logger(__name__)
 TIMEOUT: Final = 15.0
 """Seconds an attempt may take in all."""
 
-RESOLVERS: Final = 32
+RESOLVERS: Final = 64
 """Names that are looked up at once; each holds a thread for as long as name servers don't answer."""
+
+BUSY: Final = 2.0
+"""Seconds a delivery is put off whose endpoint's name could not be looked up for all the others."""
 
 LOOK: Final = 1.0
 """Seconds between looks for retries whose time has come and for what dead workers left."""
@@ -107,6 +112,10 @@ OVERDUE = Gauge(
     "agentmail_webhook_oldest_due_seconds",
     "Age of the oldest due delivery to an endpoint that is not failing.",
 )
+
+
+class _Busy(Exception):
+    """An attempt did not even begin, for want of a thread."""
 
 
 class Delivering:
@@ -274,7 +283,12 @@ class Delivering:
                     await rows.hold(tx, held)
 
     async def _post(self, claim: Claim, body: bytes | None, *, kept: bool) -> None:
-        result = await self._result(claim, body, kept=kept)
+        try:
+            result = await self._result(claim, body, kept=kept)
+        except _Busy:
+            log.info("delivery.put_off", delivery_id=str(claim.delivery_id))
+            await self._put_off([claim], BUSY)
+            return
         kind = result.failure or "delivered"
         ATTEMPTS.labels(kind).inc()
         SECONDS.observe(result.duration.total_seconds())
@@ -302,13 +316,15 @@ class Delivering:
             self._wake_in(done.rest.total_seconds())
 
     async def _result(self, claim: Claim, body: bytes | None, *, kept: bool) -> Result:
-        """Try once. Never raises, so that every attempt is recorded and none is for ever."""
+        """Try once. Raises nothing but `_Busy`, so that every attempt is recorded and none is for ever."""
         at, begun = datetime.now(UTC), monotonic()
         if body is None:
             failure = Failure.NOT_MADE if kept else Failure.NOT_KEPT
             return Result(at=at, duration=timedelta(), failure=failure)
         try:
             found = await self._ask(claim, body, at)
+        except _Busy:
+            raise
         except Exception:
             log.exception("delivery.broken", delivery_id=str(claim.delivery_id))
             found = Result(at=at, duration=timedelta(), failure=Failure.BROKEN)
@@ -323,6 +339,7 @@ class Delivering:
             most=MOST_RESPONSE,
             seconds=TIMEOUT,
             idle=TIMEOUT,
+            owner=str(claim.organization_id),
         )
         try:
             outbound = self._probes if claim.failing else self._outbound
@@ -336,6 +353,8 @@ class Delivering:
                     asked=asked_for(response.status, response.headers, at),
                 )
         except OutboundError as error:
+            if error.reason is Reason.BUSY:
+                raise _Busy from None
             failure = failure_of_reason(error.reason)
             return Result(at=at, duration=timedelta(), failure=failure)
 

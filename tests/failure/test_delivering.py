@@ -17,6 +17,7 @@ from agentmail_cp.db import Database
 from agentmail_cp.errors import Unavailable
 from agentmail_cp.events import Event, EventType
 from agentmail_cp.messages import Place
+from agentmail_cp.outbound import OutboundError, Reason, Resolve
 from agentmail_cp.settings import networks
 from agentmail_cp.webhooks import Delivering, Webhook, delivering
 from agentmail_cp.webhooks.claims import Claim
@@ -66,10 +67,13 @@ async def place(database: Database) -> Place:
 
 @contextlib.asynccontextmanager
 async def worker(
-    db: Database, words: Words | None = None, allow: str = ON_LOOPBACK
+    db: Database,
+    words: Words | None = None,
+    allow: str = ON_LOOPBACK,
+    resolve: Resolve | None = None,
 ) -> AsyncGenerator[Delivering]:
     """A worker that delivers while the context is open."""
-    loop = Delivering(db, (words or Words()).render, networks(allow))
+    loop = Delivering(db, (words or Words()).render, networks(allow), resolve=resolve)
     running = asyncio.create_task(loop.run())
     try:
         yield loop
@@ -257,7 +261,7 @@ async def test_anything_but_2xx_is_a_failure(
     assert [each.path for each in receiver.got] == ["/hook"]
 
 
-async def errors_of(db: Database) -> list[str]:
+async def errors_of(db: Database) -> list[str | None]:
     async with db.reading() as tx:
         rows = await (await tx.execute("select error from delivery_attempt")).fetchall()
     return [row["error"] for row in rows]
@@ -277,6 +281,28 @@ async def test_an_answer_is_read_no_further_than_2_kb(
     async with database.reading() as tx:
         row = await (await tx.execute("select response from delivery_attempt")).fetchone()
     assert row == {"response": "y" * 2048}
+
+
+async def test_what_is_not_even_asked_for_is_no_attempt(
+    database: Database, place: Place, receiver: Receiver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Names of other tenants that nobody answers for made a healthy endpoint fail, of having no address."""
+    monkeypatch.setattr(delivering, "BUSY", 0.05)
+    asked: list[str] = []
+
+    async def resolve(host: str, _port: int) -> Sequence[str]:
+        asked.append(host)
+        if len(asked) == 1:
+            raise OutboundError(Reason.BUSY, "Too many names are being looked up.")
+        return ["127.0.0.1"]
+
+    webhook = await an_endpoint(database, place, f"http://well.test:{receiver.port}/hook")
+    await happen(database, place, 1)
+    async with worker(database, resolve=resolve):
+        await until_all(database, webhook, "delivered", attempts=1)
+    assert len(asked) == 2
+    assert await errors_of(database) == [None]
+    assert (await look_at(database, webhook)).failing_since is None
 
 
 async def test_an_endpoint_that_hangs_costs_fifteen_seconds(

@@ -16,7 +16,7 @@ import httpcore
 import pytest
 from httpcore._async import connection
 
-from agentmail_cp.outbound import Outbound, OutboundError, Reason, Request, fetcher
+from agentmail_cp.outbound import Outbound, OutboundError, Reason, Request, names
 from agentmail_cp.settings import networks
 from tests.fix_stalwart import StalwartServer
 
@@ -380,7 +380,7 @@ async def test_a_name_is_looked_up_once_for_all_who_wait_for_it(
             answered.wait(5)
         return ["127.0.0.1"]
 
-    monkeypatch.setattr(fetcher, "_look_up", look_up)
+    monkeypatch.setattr(names, "look_up", look_up)
     async with serving(saying(OK)) as port:
         client = Outbound(LOOPBACK, resolvers=2)
         waiting = [
@@ -393,6 +393,49 @@ async def test_a_name_is_looked_up_once_for_all_who_wait_for_it(
         assert await asyncio.gather(*waiting) == [(200, b"hello")] * 4
         await client.close()
     assert sorted(asked) == ["files.test", "slow.test"]
+
+
+async def test_names_nobody_answers_for_are_in_the_way_of_their_owner_alone(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """One tenant's dead names held every thread there is. Another's good name waited for one, and was then
+    said to have no address on the internet.
+    """
+    monkeypatch.setattr(names, "QUEUE", 0.5)
+    answered = threading.Event()
+    asked: list[str] = []
+
+    def look_up(host: str, _port: int) -> list[str]:
+        asked.append(host)
+        if host != "files.test":
+            answered.wait(30)
+        return ["127.0.0.1"]
+
+    monkeypatch.setattr(names, "look_up", look_up)
+
+    async def ask(port: int, host: str, owner: str) -> Reason | int:
+        request = Request(url=f"http://{host}:{port}/", most=1000, seconds=30.0, owner=owner)
+        try:
+            async with client.open(request) as response:
+                return response.status
+        except OutboundError as error:
+            return error.reason
+
+    async with serving(saying(OK)) as port:
+        client = Outbound(LOOPBACK, resolvers=4)
+        dead = [asyncio.create_task(ask(port, f"dead{n}.test", "one")) for n in range(4)]
+        assert await ask(port, "files.test", "another") == 200
+        # Its own have to wait, are not said to be at fault, and take no thread once nobody waits for them.
+        waiting, busy = set(dead), list[Reason | int]()
+        while len(waiting) > 1:
+            ended, waiting = await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
+            busy += [task.result() for task in ended]
+        assert busy == [Reason.BUSY] * 3
+        answered.set()
+        assert await ask(port, "files.test", "one") == 200
+        await asyncio.wait(dead)
+        await client.close()
+    assert len([host for host in asked if host != "files.test"]) == 1
 
 
 async def test_a_request_may_wait_longer_for_its_first_word() -> None:

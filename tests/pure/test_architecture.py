@@ -186,7 +186,9 @@ DOORS = {
     "stalwart/jmap": {"httpx", "ssl", "ssl.SSLContext"},
     # Whom to believe, nothing that connects.
     "tls": {"ssl"},
-    "outbound/fetcher": {"httpcore", "socket", "ssl", "connect_tcp"},
+    "outbound/fetcher": {"httpcore", "ssl", "connect_tcp"},
+    # Looks names up, and connects to none.
+    "outbound/names": {"socket"},
 }
 """The only modules that may go out, and by which way."""
 
