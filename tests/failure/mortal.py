@@ -53,7 +53,7 @@ ADOPTION: dict[str, Step] = {
 }
 DELIVERY: dict[str, Step] = {
     "delivery: before the claim is committed": (claims, "events_of", "after"),
-    "delivery: after the claim": (Delivering, "_bodies", "before"),
+    "delivery: after the claim": (Delivering, "_deliver", "before"),
     "delivery: before the request": (Delivering, "_ask", "before"),
     "delivery: during the request": (Delivering, "_ask", "during"),
     "delivery: after the answer": (Delivering, "_ask", "after"),
