@@ -319,6 +319,25 @@ async def test_ten_thousand_characters_are_too_many(target: Target, route: str, 
 
 
 @pytest.mark.parametrize(
+    ("route", "field"),
+    [
+        (route, field)
+        for route, fields in FIELDS.items()
+        for field in ("to", "cc", "bcc", "reply_to")
+        if field in fields
+    ],
+)
+@pytest.mark.parametrize(
+    "value", ["a@b.cc," * 100_000, ["a@b.cc"] * 51], ids=["one text", "a list"]
+)
+async def test_more_addresses_than_a_mail_takes_are_too_many(
+    target: Target, route: str, field: str, value: object
+) -> None:
+    """One request would hold the process while it reads them; a Reply-To of thousands would leave."""
+    mistake(await target.ask(route, **{field: value}), field, "TOO_MANY_RECIPIENTS")
+
+
+@pytest.mark.parametrize(
     "metadata",
     [
         {"": "x"},
