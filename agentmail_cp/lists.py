@@ -229,7 +229,7 @@ def _entries(question: Question, inboxes: Collection[str]) -> Iterator[str]:
     """The entries a question is about, given which of those behind tags are inboxes."""
     yield from spellings(question[1])
     behind = _inbox_behind(question)
-    if behind in inboxes:
+    if behind is not None and behind in inboxes:
         yield behind
 
 

@@ -92,7 +92,7 @@ async def _renew(tx: Tx, claims: Sequence[Claim]) -> list[_Renewed]:
         {
             "lease": LEASE,
             "inboxes": [claim.inbox_id for claim in claims],
-            "untils": [claim.claimed_until for claim in claims],
+            "held_until": [claim.claimed_until for claim in claims],
         },
     )
 
@@ -100,7 +100,7 @@ async def _renew(tx: Tx, claims: Sequence[Claim]) -> list[_Renewed]:
 _RENEW = """
 with held as (
     select inbox_id from inbox_sync
-    join unnest(%(inboxes)s::uuid[], %(untils)s::timestamptz[]) as claim (inbox_id, until)
+    join unnest(%(inboxes)s::uuid[], %(held_until)s::timestamptz[]) as claim (inbox_id, until)
         using (inbox_id)
     where claimed_until = claim.until
     order by inbox_id for update of inbox_sync skip locked
