@@ -164,6 +164,18 @@ async def test_an_event_that_takes_long_to_publish_is_given_the_time(
     monkeypatch.setattr(publication, "LOOK", 0.1)
     place = await an_inbox(database)
     await many_endpoints(database, place, 1)
+    await write(database, place, "one")
+    async with dawdling(database):
+        loop = asyncio.create_task(Publication(database).run())
+        try:
+            assert await until(lambda: names(database, place), bool, seconds=40.0) == ["one"]
+        finally:
+            await jobs.end([loop])
+
+
+@contextlib.asynccontextmanager
+async def dawdling(database: Database) -> AsyncGenerator[None]:
+    """Deliveries take a second to be written."""
     async with database.transaction() as tx:
         await tx.execute(
             "create function dawdle() returns trigger language plpgsql"
@@ -172,10 +184,12 @@ async def test_an_event_that_takes_long_to_publish_is_given_the_time(
         await tx.execute(
             "create trigger dawdling after insert on delivery execute function dawdle()"
         )
-    await write(database, place, "one")
-    loop = asyncio.create_task(Publication(database).run())
-    assert await until(lambda: names(database, place), bool, seconds=40.0) == ["one"]
-    await jobs.end([loop])
+    try:
+        yield
+    finally:
+        # The next test is given the same database.
+        async with database.transaction() as tx:
+            await tx.execute("drop function dawdle cascade")
 
 
 async def test_events_from_before_there_were_positions_are_not_told_as_news(
