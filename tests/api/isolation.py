@@ -442,7 +442,7 @@ def together(everybody: Mapping[str, Attacker]) -> list[Attacker]:
 
 
 async def at_rest(stage: Stage) -> Stage:
-    """The same stage with everybody's accounts, once all their mail has been read."""
+    """The same stage with everybody's accounts, once all their mail has been read and told of."""
 
     async def behind() -> list[str]:
         """The accounts of which something is still to be read."""
@@ -457,7 +457,12 @@ async def at_rest(stage: Stage) -> Stage:
             if not each["idle"] or each["state"] != await _state(stage, each["account_id"])
         ]
 
+    async def untold() -> list[Any]:
+        """The events that have no place in the log yet."""
+        return await rows(stage.service, "select event_id from event where position is null")
+
     await until(behind, lambda accounts: accounts == [], seconds=20)
+    await until(untold, lambda events: events == [], seconds=20)
     found = await rows(stage.service, "select account_id from inbox_sync order by account_id")
     accounts = tuple(AccountId(each["account_id"]) for each in found)
     return msgspec.structs.replace(stage, accounts=accounts)
