@@ -147,9 +147,10 @@ async def _fetched(
 ) -> OutgoingAttachment:
     url, field = part.given.url or "", f"{part.field}.url"
     seconds = max(0.0, deadline - asyncio.get_running_loop().time())
+    owner = str(inbox.organization_id)
     try:
         async with uploads.outbound.open(
-            Request(url=url, most=room.left, seconds=seconds)
+            Request(url=url, most=room.left, seconds=seconds, owner=owner)
         ) as response:
             _ensure_plain(response, field)
             content_type = part.content_type or _told_type(response)
@@ -229,6 +230,8 @@ def _ensure_plain(response: Response, field: str) -> None:
 def _not_fetched(error: OutboundError, field: str, room: Room) -> AgentMailError:
     if error.reason is Reason.TOO_LARGE:
         return too_large(room.limit, field)
+    if error.reason is Reason.BUSY:
+        return Unavailable(f"{field} could not be fetched. {error.text}")
     return _rejected(error.text, field)
 
 

@@ -6,6 +6,7 @@ import asyncio
 import base64
 import contextlib
 import json
+import threading
 from collections.abc import AsyncGenerator
 
 import httpx
@@ -13,6 +14,7 @@ import msgspec
 import pytest
 import pytest_asyncio
 
+from agentmail_cp.outbound import names
 from agentmail_cp.sandbox import MailSandbox
 from agentmail_cp.web import requests
 from tests.api.faults import mistake
@@ -236,6 +238,29 @@ async def test_attachments_that_take_too_long_give_their_place_up(fetching: Serv
     assert (answer["status"], answer["code"]) == (503, "service_unavailable")
     assert await fetching.messages(inbox) == []
     assert (await attempt(fetching, inbox, {"content": CONTENT}))["status"] == 200
+
+
+async def test_a_url_that_could_not_even_be_asked_for_is_asked_for_again(
+    fetching: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The sender would be told that their link is bad, because of the links they sent before."""
+    inbox = await fetching.inbox("alice")
+    go_on = threading.Event()
+
+    def look_up(host: str, port: int) -> list[str]:
+        del host, port
+        go_on.wait(20)
+        return ["127.0.0.1"]
+
+    monkeypatch.setattr(names, "look_up", look_up)
+    monkeypatch.setattr(names, "QUEUE", 0.05)
+    urls = [f"http://n{number}.test/" for number in range(9)]
+    await asyncio.gather(*(attempt(fetching, inbox, {"url": url}) for url in urls[:8]))
+    answer = await attempt(fetching, inbox, {"url": urls[8]})
+    go_on.set()
+    assert (answer["status"], answer["code"]) == (503, "service_unavailable")
+    assert "attachments.0.url" in answer["message"]
+    assert await fetching.messages(inbox) == []
 
 
 @pytest.mark.parametrize(
