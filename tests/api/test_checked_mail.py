@@ -21,7 +21,7 @@ from agentmail_cp.dev.stalwart import LocalStalwart
 from agentmail_cp.stalwart import StalwartMailServer
 from agentmail_cp.stalwart.jmap import JmapClient, bearer
 from tests.api.mailbox import named, ok, path_of
-from tests.fix_app import DOMAIN, Json, Service, a_mail, serving
+from tests.fix_app import DOMAIN, Json, Service, a_mail, serving, until
 from tests.fix_dns import DnsServer
 from tests.fix_stalwart import HOST, Mailbox, StalwartServer, needs_stalwart, private_folder
 
@@ -254,8 +254,12 @@ async def test_what_the_mail_servers_filter_calls_spam_is_hidden_as_spam(
     assert bank["labels"] == ["received", "spam", "unauthenticated", "unread"]
     assert await service.messages(inbox) == []
     page = "/v0/events?event_types=message.received.spam"
-    told = (await ok(await service.client.get(page)))["events"]
-    assert [each["message"]["subject"] for each in told] == ["pills", "bank"]
+
+    async def told() -> list[str]:
+        events = (await ok(await service.client.get(page)))["events"]
+        return [each["message"]["subject"] for each in events]
+
+    await until(told, lambda subjects: subjects == ["pills", "bank"])
     others = "/v0/events?event_types=message.received&event_types=message.received.unauthenticated"
     assert (await ok(await service.client.get(others)))["events"] == []
 
