@@ -9,8 +9,6 @@ do not name, never shows a secret and, when it only checks, sends no write.
 
 from __future__ import annotations
 
-import contextlib
-import os
 from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
@@ -19,8 +17,10 @@ from agentmail_cp.mailserver import MailServerError, ServerStatus
 from agentmail_cp.sizes import mail_limit
 from agentmail_cp.stalwart import certificates, mtahook
 from agentmail_cp.stalwart.calls import Call, SetError, reference
+from agentmail_cp.stalwart.errors import SetupError
 from agentmail_cp.stalwart.hooks import DOORBELL_PATH
 from agentmail_cp.stalwart.jmap import JmapClient, LoginRefused, basic, bearer
+from agentmail_cp.stalwart.keyfile import new_key_file, read_key
 from agentmail_cp.stalwart.wanted import (
     MAILBOX_ROLE,
     OWN_DOMAIN,
@@ -44,7 +44,7 @@ from agentmail_cp.stalwart.wanted import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Generator, Iterable, Mapping
+    from collections.abc import Iterable, Mapping
     from pathlib import Path
 
     from agentmail_cp.settings import Settings
@@ -109,10 +109,6 @@ NEEDED: Final = (
     *(f"sysArfExternalReport{verb}" for verb in ("Get", "Query", "Destroy")),
 )
 """Permissions the running service uses. What mailboxes get is needed too, see `needed`."""
-
-
-class SetupError(Exception):
-    """Stalwart cannot be set up. The message says what to do, in one or two sentences."""
 
 
 class Report(msgspec.Struct, frozen=True):
@@ -236,7 +232,7 @@ async def make_key(client: JmapClient, path: Path) -> None:
     """Have a new API key of the service account made and write it to a file. Older ones stay valid until
     they are destroyed. Raises SetupError; none is made, or left, that could not be written.
     """
-    with _key_file(path) as write:
+    with new_key_file(path) as write:
         account = await _service_account(client)
         made = await _create_key(client, account)
         try:
@@ -483,18 +479,6 @@ async def _with_key(client: JmapClient, report: Report, key_file: Path | None) -
     return msgspec.structs.replace(report, key_file=str(key_file))
 
 
-def read_key(path: Path) -> str | None:
-    """The key in a file, None when there is no such file. Raises SetupError when it cannot be read."""
-    try:
-        return path.read_text(encoding="ascii").strip()
-    except FileNotFoundError:
-        return None
-    except OSError as error:
-        raise SetupError(f"The API key in {path} cannot be read: {error.strerror}.") from None
-    except UnicodeDecodeError:
-        raise SetupError(f"{path} holds no API key; name another file.") from None
-
-
 class _ApiKey(msgspec.Struct):
     id: str
     secret: str
@@ -526,34 +510,6 @@ async def _destroy_key(client: JmapClient, account: str, key: _ApiKey) -> None:
 async def _set_keys(client: JmapClient, account: str, arguments: dict[str, Any]) -> _Done:
     call = Call("x:ApiKey/set", {"accountId": account, **arguments}, "0")
     return (await client.call(call))["0"].into(_Done)
-
-
-@contextlib.contextmanager
-def _key_file(path: Path) -> Generator[Callable[[str], None]]:
-    """What writes a key so that nobody else can read it at any moment. That there can be such a file is
-    seen before the block begins; raises SetupError when it cannot be written.
-    """
-    temporary = path.with_name(f"{path.name}.new")
-
-    def write(key: str) -> None:
-        with temporary.open("w", encoding="ascii") as file:
-            file.write(f"{key}\n")
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-
-    try:
-        temporary.unlink(missing_ok=True)
-        os.close(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600))
-        yield write
-    except OSError as error:
-        raise SetupError(
-            f"The API key cannot be written to {path}: {error.strerror}. No key was made; name a file that "
-            "can be written."
-        ) from None
-    finally:
-        with contextlib.suppress(OSError):
-            temporary.unlink(missing_ok=True)
 
 
 def _login(settings: Settings, *, prefer_key: bool = False) -> str:
