@@ -148,6 +148,13 @@ def client(service: Service, key: Key | None) -> httpx.AsyncClient:
     )
 
 
+async def two_pods(service: Service) -> tuple[list[UUID], list[httpx.AsyncClient]]:
+    """Two new pods of the service's organisation, and a client with a key of each."""
+    pods = [await pod(service.db, service.organization_id) for _ in "ab"]
+    keys = [await key(service.db, service.organization_id, pod_id=each) for each in pods]
+    return pods, [client(service, each) for each in keys]
+
+
 class _Through(httpx.AsyncBaseTransport):
     """Sends by way of another client: its transport, but none of its headers."""
 

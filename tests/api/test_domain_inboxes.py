@@ -106,11 +106,7 @@ async def test_a_pods_domain_serves_its_own_pod_and_one_of_all_serves_each(
     service: Service,
 ) -> None:
     """An agent of one customer would write in the name of another."""
-    pods = [await tenants.pod(service.db, service.organization_id) for _ in "ab"]
-    clients = [
-        tenants.client(service, await tenants.key(service.db, service.organization_id, pod_id=pod))
-        for pod in pods
-    ]
+    pods, clients = await tenants.two_pods(service)
     await verified_domain(service, "one.test", scope=Reach(service.organization_id, pods[0]))
     await verified_domain(service, "all.test")
     assert (await ask(clients[0], "one.test")).status_code == 201

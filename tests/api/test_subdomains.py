@@ -292,11 +292,7 @@ async def test_a_pod_makes_no_inbox_beside_another_pods_on_a_name_below_its_doma
     service: Service,
 ) -> None:
     """Pods are customers: one that let its name go would write and be written to in the name of the next."""
-    pods = [await tenants.pod(service.db, service.organization_id) for _ in "ab"]
-    clients = [
-        tenants.client(service, await tenants.key(service.db, service.organization_id, pod_id=pod))
-        for pod in pods
-    ]
+    pods, clients = await tenants.two_pods(service)
     first, second = (Reach(service.organization_id, pod) for pod in pods)
     await verified_domain(service, ABOVE, scope=second, subdomains_enabled=True)
     below = await verified_domain(service, f"eu.{ABOVE}", scope=first)

@@ -214,11 +214,7 @@ async def test_another_pods_inboxes_stay_readable_and_get_nothing_of_the_next_po
     service: Service,
 ) -> None:
     """Pods are customers: one that takes a name over must not write to the other's mailbox."""
-    pods = [await tenants.pod(service.db, service.organization_id) for _ in "ab"]
-    clients = [
-        tenants.client(service, await tenants.key(service.db, service.organization_id, pod_id=pod))
-        for pod in pods
-    ]
+    pods, clients = await tenants.two_pods(service)
     first = await verified_domain(service, NAME, scope=Reach(service.organization_id, pods[0]))
     body = {"domain": NAME, "username": "ada"}
     inbox = (await clients[0].post("/v0/inboxes", json=body)).json()
